@@ -1,0 +1,79 @@
+# StreamBus: every task of the project. `make help` lists them.
+#
+# One build profile (release) serves running, testing and benchmarking, because RocksDB is compiled once per profile.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# ccache makes a second compilation of RocksDB take seconds; without it plain clang is used.
+CCACHE := $(shell command -v ccache >/dev/null 2>&1 && echo "ccache ")
+export CC := $(CCACHE)clang
+export CXX := $(CCACHE)clang++
+export CARGO_TERM_COLOR ?= auto
+
+CARGO := cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+STREAMBUS := $(TARGET)/release/streambus
+DATA ?= ./data
+LISTEN ?= 127.0.0.1:9092
+HTTP ?= 127.0.0.1:8080
+CYCLES ?= 500
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install what the build needs (Debian packages; nothing when it is all there)
+	@scripts/install-deps.sh
+
+.PHONY: build
+build: deps ## Build the one binary, streambus
+	$(CARGO) build --release --locked -p streambus-cli
+
+.PHONY: run
+run: build ## Build and start a broker: data in ./data, clients on 9092, HTTP on 8080
+	exec $(STREAMBUS) server --data-dir $(DATA) --listen $(LISTEN) --http $(HTTP)
+
+.PHONY: test
+test: deps ## Build and pass every test
+	$(CARGO) build --release --locked --workspace --bins
+	$(CARGO) test --release --locked --workspace
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: deps ## Check formatting, lints and documentation
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
+
+.PHONY: verify
+verify: lint test ## The one gate: everything a change must pass
+
+.PHONY: soak
+soak: build ## kill -9 and power-cut cycles under load (CYCLES=500), bounded
+	STREAMBUS_KILL_CYCLES=$(CYCLES) STREAMBUS_POWER_CUTS=$(CYCLES) $(CARGO) test --release --locked -p streambus-tests --test kill_nine --test power_cut -- --nocapture
+
+.PHONY: bench
+bench: deps ## Run every benchmark row beside the machine's own limits
+	$(CARGO) build --release --locked -p streambus-cli -p streambus-bench
+	scripts/bench.sh $(TARGET)/release
+
+.PHONY: fuzz
+fuzz: ## Fuzz the decoders for a minute each (needs cargo-fuzz and a nightly toolchain)
+	cd protocol && for target in frame message batch; do $(CARGO) +nightly fuzz run $$target -- -max_total_time=60; done
+
+.PHONY: install
+install: build ## Copy streambus to ~/.local/bin
+	install -Dm755 $(STREAMBUS) $(HOME)/.local/bin/streambus
+
+.PHONY: static
+static: deps ## Build a fully static streambus for this machine's architecture
+	RUSTFLAGS="-C target-feature=+crt-static$(if $(filter x86_64,$(shell uname -m)),$(comma)+sse4.2$(comma)+pclmulqdq)" \
+	$(CARGO) build --release --locked -p streambus-cli --target $(shell rustc -vV | awk '/^host/ {print $$2}')
+
+comma := ,
