@@ -6,3 +6,6 @@
 //! This crate must never know how the disk works inside (`streambus_storage` does) or how Raft works
 //! (`streambus_consensus` does).
 
+pub mod config;
+pub mod lifecycle;
+pub mod telemetry;

@@ -1,0 +1,121 @@
+//! Settings that are legal alone and wrong together.
+
+use super::BrokerConfig;
+use super::error::{ConfigError, Problem};
+use super::origin::Origin;
+use super::table::SETTINGS;
+use super::unit::{show_bytes, show_duration};
+
+/// Journal segments are whole blocks of this many bytes.
+const BLOCK_BYTES: u64 = 4096;
+
+/// Appends one problem per contradiction, placed at the setting that is named first.
+pub(super) fn conflicts(config: &BrokerConfig, origins: &[Origin], problems: &mut Vec<ConfigError>) {
+    let mut conflict = |key: &'static str, message: String, help: String| {
+        let origin = SETTINGS
+            .iter()
+            .zip(origins)
+            .find(|(setting, _)| setting.key == key)
+            .map_or(Origin::Default, |(_, origin)| origin.clone());
+        problems.push(ConfigError::new(Some(key), Problem::Conflict { message, help }, origin));
+    };
+    let limits = &config.limits;
+    if limits.connections_per_ip > limits.connections {
+        conflict(
+            "limits.connections_per_ip",
+            format!(
+                "`limits.connections_per_ip` ({}) is more than `limits.connections` ({})",
+                limits.connections_per_ip, limits.connections
+            ),
+            "one address cannot have more connections than there are".to_owned(),
+        );
+    }
+    if limits.connection_inflight_bytes > limits.inflight_bytes {
+        conflict(
+            "limits.connection_inflight_bytes",
+            format!(
+                "`limits.connection_inflight_bytes` ({}) is more than `limits.inflight_bytes` ({})",
+                show_bytes(limits.connection_inflight_bytes),
+                show_bytes(limits.inflight_bytes)
+            ),
+            "one connection cannot have more in flight than the whole broker".to_owned(),
+        );
+    }
+    if limits.handshake_timeout > limits.idle_timeout {
+        conflict(
+            "limits.handshake_timeout",
+            format!(
+                "`limits.handshake_timeout` ({}) is longer than `limits.idle_timeout` ({})",
+                show_duration(limits.handshake_timeout),
+                show_duration(limits.idle_timeout)
+            ),
+            "a connection without its handshake would be closed as idle first".to_owned(),
+        );
+    }
+    if config.http.header_timeout > config.http.request_timeout {
+        conflict(
+            "http.header_timeout",
+            format!(
+                "`http.header_timeout` ({}) is longer than `http.request_timeout` ({})",
+                show_duration(config.http.header_timeout),
+                show_duration(config.http.request_timeout)
+            ),
+            "the head is part of the request".to_owned(),
+        );
+    }
+    if config.client.listen.collides_with(&config.http.listen) {
+        conflict(
+            "http.listen",
+            format!(
+                "`http.listen` ({}) takes the port of `client.listen` ({})",
+                config.http.listen, config.client.listen
+            ),
+            "give each listener its own port".to_owned(),
+        );
+    }
+    if let Some(advertise) = &config.client.advertise
+        && (advertise.is_unspecified() || advertise.port == 0)
+    {
+        conflict(
+            "client.advertise",
+            format!("`client.advertise` is {advertise}, and nobody can connect to that"),
+            "name the host and port that clients reach this broker under".to_owned(),
+        );
+    }
+    if !config.storage.segment_bytes.is_multiple_of(BLOCK_BYTES) {
+        conflict(
+            "storage.segment_bytes",
+            format!("`storage.segment_bytes` ({}) is no multiple of 4KiB", show_bytes(config.storage.segment_bytes)),
+            "segments consist of whole 4KiB blocks".to_owned(),
+        );
+    }
+}
+
+/// What is legal but deserves a look.
+pub(super) fn warnings(config: &BrokerConfig) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (key, listen) in [("client.listen", &config.client.listen), ("http.listen", &config.http.listen)] {
+        if !listen.is_loopback() {
+            warnings.push(format!(
+                "`{key}` is {listen}: everyone who can reach it can read, write and delete topics, there is no \
+                 authentication yet"
+            ));
+        }
+    }
+    if config.client.advertise.is_none() && config.client.listen.is_unspecified() {
+        warnings.push(format!(
+            "`client.listen` is {} and `client.advertise` is not set: clients are told {}, which only works on this \
+             machine",
+            config.client.listen,
+            config.client.advertised(config.client.listen.port)
+        ));
+    }
+    if config.storage.disk_reserve_bytes == 0 && config.storage.disk_reserve_percent == 0 {
+        warnings.push(
+            "`storage.disk_reserve_bytes` and `storage.disk_reserve_percent` are both 0: a full disk fails the next \
+             sync, and a failed sync makes the data directory read-only"
+                .to_owned(),
+        );
+    }
+    warnings
+}
