@@ -52,3 +52,8 @@ epoch! {
     /// Grows each time a broker registers; equals the metadata log index of the registration (KIP-903).
     BrokerEpoch, u64
 }
+
+impl LeaderEpoch {
+    /// "Not known" on the wire: a client that has no metadata yet, or a batch no leader has placed (Kafka's -1).
+    pub const UNKNOWN: Self = Self(u32::MAX);
+}

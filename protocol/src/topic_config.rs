@@ -1,0 +1,236 @@
+//! A topic's configuration: Kafka's key names, typed values, and every problem of a map at once.
+
+mod problem;
+
+use std::collections::BTreeMap;
+
+use crate::batch::TimestampType;
+use crate::limits::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT};
+pub use problem::ConfigProblem;
+
+/// The default of `retention.ms`: seven days.
+const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// How long records are kept. Without either bound they are kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Milliseconds since a record's time after which it may go; `None` for no bound.
+    pub time_ms: Option<u64>,
+    /// Bytes of one partition above which its oldest records may go; `None` for no bound.
+    pub bytes: Option<u64>,
+}
+
+/// What an acknowledgement promises about the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Durability {
+    /// The batch is on stable storage.
+    #[default]
+    Sync,
+    /// The batch is in memory and will be on stable storage within a bounded time.
+    Async,
+}
+
+/// How old records go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Cleanup {
+    /// By age and size.
+    #[default]
+    Delete,
+}
+
+/// A topic's configuration in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// `retention.ms` and `retention.bytes`.
+    pub retention: Retention,
+    /// `durability`.
+    pub durability: Durability,
+    /// `max.message.bytes`: the largest record batch, in bytes.
+    pub batch_bytes_max: u32,
+    /// `min.insync.replicas`: the fewest replicas in sync for a batch to be accepted.
+    pub min_insync_replicas: u16,
+    /// `cleanup.policy`.
+    pub cleanup: Cleanup,
+    /// `message.timestamp.type`.
+    pub timestamp_type: TimestampType,
+    /// `unclean.leader.election.enable`: whether a replica that lacks acknowledged records may lead.
+    pub unclean_leader_election: bool,
+}
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        Self {
+            retention: Retention { time_ms: Some(RETENTION_MS_DEFAULT), bytes: None },
+            durability: Durability::Sync,
+            // Related to the ceiling at compile time in `limits`, and far below 32 bits.
+            batch_bytes_max: BATCH_BYTES_MAX_DEFAULT as u32,
+            min_insync_replicas: 1,
+            cleanup: Cleanup::Delete,
+            timestamp_type: TimestampType::CreateTime,
+            unclean_leader_election: false,
+        }
+    }
+}
+
+/// The keys, one variant each, so that nothing that handles them can forget one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    CleanupPolicy,
+    Durability,
+    MaxMessageBytes,
+    TimestampType,
+    MinInsyncReplicas,
+    RetentionBytes,
+    RetentionMs,
+    UncleanLeaderElection,
+}
+
+impl Key {
+    /// Every key, in alphabetic order.
+    const ALL: [Self; 8] = [
+        Self::CleanupPolicy,
+        Self::Durability,
+        Self::MaxMessageBytes,
+        Self::TimestampType,
+        Self::MinInsyncReplicas,
+        Self::RetentionBytes,
+        Self::RetentionMs,
+        Self::UncleanLeaderElection,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::CleanupPolicy => "cleanup.policy",
+            Self::Durability => "durability",
+            Self::MaxMessageBytes => "max.message.bytes",
+            Self::TimestampType => "message.timestamp.type",
+            Self::MinInsyncReplicas => "min.insync.replicas",
+            Self::RetentionBytes => "retention.bytes",
+            Self::RetentionMs => "retention.ms",
+            Self::UncleanLeaderElection => "unclean.leader.election.enable",
+        }
+    }
+
+    /// Reads `value` into `config`, or says what is wrong with it.
+    fn set(self, value: &str, config: &mut TopicConfig) -> Result<(), (String, Option<String>)> {
+        match self {
+            Self::CleanupPolicy => match value {
+                "delete" => config.cleanup = Cleanup::Delete,
+                "compact" | "compact,delete" | "delete,compact" => {
+                    return Err(("compaction is not supported yet".into(), Some("delete".into())));
+                }
+                other => return Err(problem::not_one_of(other, &["delete"])),
+            },
+            Self::Durability => {
+                config.durability = one_of(value, &[("sync", Durability::Sync), ("async", Durability::Async)])?;
+            }
+            Self::MaxMessageBytes => {
+                config.batch_bytes_max = number(value, BATCH_BYTES_FLOOR, BATCH_BYTES_MAX as u32)?;
+            }
+            Self::TimestampType => {
+                config.timestamp_type = one_of(
+                    value,
+                    &[("CreateTime", TimestampType::CreateTime), ("LogAppendTime", TimestampType::LogAppendTime)],
+                )?;
+            }
+            Self::MinInsyncReplicas => config.min_insync_replicas = number(value, 1, u16::MAX)?,
+            Self::RetentionBytes => config.retention.bytes = bound(value)?,
+            Self::RetentionMs => config.retention.time_ms = bound(value)?,
+            Self::UncleanLeaderElection => {
+                config.unclean_leader_election = one_of(value, &[("true", true), ("false", false)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value in force, as text that [`Key::set`] reads back.
+    fn get(self, config: &TopicConfig) -> String {
+        let bound = |bound: Option<u64>| bound.map_or("-1".into(), |value| value.to_string());
+        match self {
+            Self::CleanupPolicy => match config.cleanup {
+                Cleanup::Delete => "delete".into(),
+            },
+            Self::Durability => match config.durability {
+                Durability::Sync => "sync".into(),
+                Durability::Async => "async".into(),
+            },
+            Self::MaxMessageBytes => config.batch_bytes_max.to_string(),
+            Self::TimestampType => match config.timestamp_type {
+                TimestampType::CreateTime => "CreateTime".into(),
+                TimestampType::LogAppendTime => "LogAppendTime".into(),
+            },
+            Self::MinInsyncReplicas => config.min_insync_replicas.to_string(),
+            Self::RetentionBytes => bound(config.retention.bytes),
+            Self::RetentionMs => bound(config.retention.time_ms),
+            Self::UncleanLeaderElection => config.unclean_leader_election.to_string(),
+        }
+    }
+}
+
+/// A batch must at least fit its header and one small record.
+const BATCH_BYTES_FLOOR: u32 = 128;
+
+impl TopicConfig {
+    /// Reads a map of what differs from the defaults. Returns every problem of it, not only the first.
+    pub fn parse(map: &BTreeMap<String, String>) -> Result<Self, Vec<ConfigProblem>> {
+        let mut config = Self::default();
+        let mut problems = Vec::new();
+        for (name, value) in map {
+            let Some(key) = Key::ALL.into_iter().find(|key| key.as_str() == name) else {
+                problems.push(problem::unknown_key(name, &Key::ALL.map(Key::as_str)));
+                continue;
+            };
+            if let Err((problem, suggestion)) = key.set(value.trim(), &mut config) {
+                problems.push(ConfigProblem { key: name.clone(), problem, suggestion });
+            }
+        }
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// Every key in alphabetic order, with its value in force and whether it is a default. Keys and values of `map` that
+    /// [`TopicConfig::parse`] refuses are left out.
+    pub fn entries(map: &BTreeMap<String, String>) -> Vec<(String, String, bool)> {
+        let mut config = Self::default();
+        let set: Vec<Key> = Key::ALL
+            .into_iter()
+            .filter(|key| map.get(key.as_str()).is_some_and(|value| key.set(value.trim(), &mut config).is_ok()))
+            .collect();
+        Key::ALL.into_iter().map(|key| (key.as_str().to_owned(), key.get(&config), !set.contains(&key))).collect()
+    }
+
+    /// Every key there is, in alphabetic order.
+    pub fn keys() -> impl Iterator<Item = &'static str> {
+        Key::ALL.into_iter().map(Key::as_str)
+    }
+}
+
+fn one_of<T: Copy>(value: &str, choices: &[(&str, T)]) -> Result<T, (String, Option<String>)> {
+    choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice).ok_or_else(|| {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        problem::not_one_of(value, &names)
+    })
+}
+
+fn number<T>(value: &str, min: T, max: T) -> Result<T, (String, Option<String>)>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    match value.parse::<T>() {
+        Ok(number) if number >= min && number <= max => Ok(number),
+        _ => Err((format!("'{}' is no number from {min} to {max}", problem::excerpt(value)), None)),
+    }
+}
+
+/// A bound that -1 takes away.
+fn bound(value: &str) -> Result<Option<u64>, (String, Option<String>)> {
+    if value == "-1" {
+        return Ok(None);
+    }
+    match value.parse::<u64>() {
+        Ok(number) if i64::try_from(number).is_ok() => Ok(Some(number)),
+        _ => Err((
+            format!("'{}' is no number from 0 to {}, nor -1 for no bound", problem::excerpt(value), i64::MAX),
+            None,
+        )),
+    }
+}
