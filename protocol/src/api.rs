@@ -138,7 +138,7 @@ pub trait Message: Sized {
     }
 
     /// Writes the body.
-    fn encode(&self, w: &mut Writer);
+    fn encode(&self, w: &mut Writer<'_>);
 
     /// The record bytes that follow the body, without a copy.
     fn payload(&self) -> Payload {
@@ -175,7 +175,7 @@ macro_rules! field_message {
             const API: $crate::api::ApiKey = $crate::api::ApiKey::$api;
 
             #[inline]
-            fn encode(&self, w: &mut $crate::codec::Writer) {
+            fn encode(&self, w: &mut $crate::codec::Writer<'_>) {
                 $crate::codec::Field::write(self, w);
             }
 
@@ -231,10 +231,9 @@ pub fn encode_push<M: Message>(message: &M, correlation: CorrelationId) -> Encod
 pub fn encode_error(api: u8, correlation: CorrelationId, error: &ErrorBody) -> EncodedFrame {
     let version = ApiKey::from_wire(api).map_or(V1.max, |key| key.versions().max);
     let flags = Flags::RESPONSE.union(Flags::ERROR);
-    let mut w = Writer::new(BytesMut::with_capacity(FRAME_HEADER_BYTES + 4 + error.message.len()));
-    w.bytes(&[0; FRAME_HEADER_BYTES]);
-    error.write(&mut w);
-    let mut buffer = w.into_buffer();
+    let mut buffer = BytesMut::with_capacity(FRAME_HEADER_BYTES + 4 + error.message.len());
+    buffer.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
+    error.write(&mut Writer::new(&mut buffer));
     seal(&mut buffer, 0, FrameHeader { api, version, flags, correlation, timeout_ms: 0 }, 0);
     EncodedFrame { head: buffer.freeze(), payload: Payload::None }
 }
@@ -293,10 +292,8 @@ fn encode<M: Message>(message: &M, header: FrameHeader) -> EncodedFrame {
 fn encode_into<M: Message>(message: &M, header: FrameHeader, buffer: &mut BytesMut) -> Payload {
     buffer.reserve(FRAME_HEADER_BYTES + message.body_bytes_hint());
     let start = buffer.len();
-    let mut w = Writer::new(std::mem::take(buffer));
-    w.bytes(&[0; FRAME_HEADER_BYTES]);
-    message.encode(&mut w);
-    *buffer = w.into_buffer();
+    buffer.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
+    message.encode(&mut Writer::new(buffer));
     let payload = message.payload();
     seal(buffer, start, header, payload.len());
     payload

@@ -5,9 +5,11 @@
 //! as it is and refused by the receiver, so that nothing is ever cut silently.
 
 mod field;
+mod fixed;
 mod reader;
 mod writer;
 
 pub(crate) use field::{Field, field_struct};
+pub(crate) use fixed::Fixed;
 pub use reader::{DecodeError, Reader};
 pub use writer::Writer;

@@ -46,22 +46,33 @@ field_struct! {
 const PARTITION_BYTES: usize = 36;
 const _: () = assert!(PARTITION_BYTES == FetchPartition::BYTES_MIN);
 /// Bytes of a fetch request's body before its first partition.
-const REQUEST_HEAD_BYTES: usize = 16;
+const HEAD_BYTES: usize = 16;
 
 impl Message for FetchRequest {
     const API: ApiKey = ApiKey::Fetch;
 
     #[inline]
     fn body_bytes_hint(&self) -> usize {
-        REQUEST_HEAD_BYTES + self.partitions.len() * PARTITION_BYTES
+        HEAD_BYTES + self.partitions.len() * PARTITION_BYTES
     }
 
     #[inline]
-    fn encode(&self, w: &mut Writer) {
-        w.u32(self.wait_ms);
-        w.u32(self.bytes_min);
-        w.u32(self.bytes_max);
-        self.partitions.write(w);
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.fixed::<HEAD_BYTES>()
+            .u32(self.wait_ms)
+            .u32(self.bytes_min)
+            .u32(self.bytes_max)
+            .length(self.partitions.len())
+            .finish();
+        for partition in &self.partitions {
+            w.fixed::<PARTITION_BYTES>()
+                .topic(partition.topic)
+                .u32(partition.partition.get())
+                .u64(partition.offset.get())
+                .u32(partition.bytes_max)
+                .u32(partition.leader_epoch.get())
+                .finish();
+        }
     }
 
     #[inline]
@@ -157,7 +168,7 @@ impl Message for FetchResponse {
     }
 
     #[inline]
-    fn encode(&self, w: &mut Writer) {
+    fn encode(&self, w: &mut Writer<'_>) {
         write_outcomes(&self.partitions, w);
     }
 
@@ -183,19 +194,25 @@ pub(super) fn outcomes_bytes_hint(outcomes: &[FetchOutcome]) -> usize {
 }
 
 #[inline]
-pub(super) fn write_outcomes(outcomes: &[FetchOutcome], w: &mut Writer) {
+pub(super) fn write_outcomes(outcomes: &[FetchOutcome], w: &mut Writer<'_>) {
     w.array_len(outcomes.len());
     for outcome in outcomes {
-        w.bytes(outcome.topic.as_bytes());
-        w.u32(outcome.partition.get());
         match &outcome.result {
             Ok(fetched) => {
-                w.u16(0);
-                w.u64(fetched.high_watermark.get());
-                w.u64(fetched.log_start.get());
-                w.length(fetched.batches.len());
+                w.fixed::<OUTCOME_BYTES>()
+                    .topic(outcome.topic)
+                    .u32(outcome.partition.get())
+                    .u16(0)
+                    .u64(fetched.high_watermark.get())
+                    .u64(fetched.log_start.get())
+                    .length(fetched.batches.len())
+                    .finish();
             }
-            Err(error) => error.write(w),
+            Err(error) => {
+                outcome.topic.write(w);
+                outcome.partition.write(w);
+                error.write(w);
+            }
         }
     }
 }

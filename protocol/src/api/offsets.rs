@@ -22,7 +22,7 @@ pub enum OffsetQuery {
 impl Field for OffsetQuery {
     const BYTES_MIN: usize = 1;
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         match self {
             Self::Earliest => w.u8(0),
             Self::Latest => w.u8(1),

@@ -65,6 +65,8 @@ pub struct ProducePartition {
     pub batch: UnverifiedBatch,
 }
 
+/// Bytes of a produce request's body before its first partition.
+const HEAD_BYTES: usize = 5;
 /// Bytes of one partition in a produce request's body.
 const PARTITION_BYTES: usize = 28;
 
@@ -73,18 +75,19 @@ impl Message for ProduceRequest {
 
     #[inline]
     fn body_bytes_hint(&self) -> usize {
-        5 + self.partitions.len() * PARTITION_BYTES
+        HEAD_BYTES + self.partitions.len() * PARTITION_BYTES
     }
 
     #[inline]
-    fn encode(&self, w: &mut Writer) {
-        w.u8(self.acks.to_wire());
-        w.array_len(self.partitions.len());
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.fixed::<HEAD_BYTES>().u8(self.acks.to_wire()).length(self.partitions.len()).finish();
         for partition in &self.partitions {
-            w.bytes(partition.topic.as_bytes());
-            w.u32(partition.partition.get());
-            w.u32(partition.leader_epoch.get());
-            w.length(partition.batch.len());
+            w.fixed::<PARTITION_BYTES>()
+                .topic(partition.topic)
+                .u32(partition.partition.get())
+                .u32(partition.leader_epoch.get())
+                .length(partition.batch.len())
+                .finish();
         }
     }
 

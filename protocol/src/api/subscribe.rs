@@ -116,7 +116,7 @@ impl Message for PushedBatches {
     }
 
     #[inline]
-    fn encode(&self, w: &mut Writer) {
+    fn encode(&self, w: &mut Writer<'_>) {
         w.u32(self.subscription);
         write_outcomes(&self.partitions, w);
     }

@@ -18,7 +18,7 @@ pub(crate) trait Field: Sized {
     /// The most values one array may hold.
     const COUNT_MAX: usize = ARRAY_ELEMENTS_MAX;
 
-    fn write(&self, w: &mut Writer);
+    fn write(&self, w: &mut Writer<'_>);
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError>;
 }
 
@@ -38,7 +38,7 @@ macro_rules! field_struct {
             $(const COUNT_MAX: usize = $count_max;)?
 
             #[inline]
-            fn write(&self, _w: &mut $crate::codec::Writer) {
+            fn write(&self, _w: &mut $crate::codec::Writer<'_>) {
                 $($crate::codec::Field::write(&self.$field, _w);)*
             }
 
@@ -57,7 +57,7 @@ macro_rules! integer_fields {
             const BYTES_MIN: usize = size_of::<$type>();
 
             #[inline]
-            fn write(&self, w: &mut Writer) {
+            fn write(&self, w: &mut Writer<'_>) {
                 w.$type(*self);
             }
 
@@ -76,7 +76,7 @@ macro_rules! number_fields {
             const BYTES_MIN: usize = size_of::<$repr>();
 
             #[inline]
-            fn write(&self, w: &mut Writer) {
+            fn write(&self, w: &mut Writer<'_>) {
                 w.$repr(self.get());
             }
 
@@ -95,7 +95,7 @@ macro_rules! uuid_fields {
             const BYTES_MIN: usize = 16;
 
             #[inline]
-            fn write(&self, w: &mut Writer) {
+            fn write(&self, w: &mut Writer<'_>) {
                 w.bytes(self.as_bytes());
             }
 
@@ -111,7 +111,7 @@ uuid_fields!(TopicId, ClusterId);
 impl Field for bool {
     const BYTES_MIN: usize = 1;
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         w.bool(*self);
     }
 
@@ -124,7 +124,7 @@ impl Field for Offset {
     const BYTES_MIN: usize = 8;
 
     #[inline]
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         w.u64(self.get());
     }
 
@@ -139,7 +139,7 @@ impl Field for Timestamp {
     const BYTES_MIN: usize = 8;
 
     #[inline]
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         w.i64(self.as_millis());
     }
 
@@ -152,7 +152,7 @@ impl Field for Timestamp {
 impl Field for String {
     const BYTES_MIN: usize = 2;
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         w.string(self);
     }
 
@@ -165,7 +165,7 @@ impl Field for String {
 impl Field for Option<String> {
     const BYTES_MIN: usize = 2;
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         w.opt_string(self.as_deref());
     }
 
@@ -177,7 +177,7 @@ impl Field for Option<String> {
 impl Field for TopicName {
     const BYTES_MIN: usize = 3;
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         w.string(self.as_str());
     }
 
@@ -192,7 +192,7 @@ macro_rules! option_fields {
         impl Field for Option<$type> {
             const BYTES_MIN: usize = 1;
 
-            fn write(&self, w: &mut Writer) {
+            fn write(&self, w: &mut Writer<'_>) {
                 w.bool(self.is_some());
                 if let Some(value) = self {
                     value.write(w);
@@ -211,7 +211,7 @@ impl<T: Field> Field for Vec<T> {
     const BYTES_MIN: usize = 4;
 
     #[inline]
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         w.array_len(self.len());
         for element in self {
             element.write(w);
@@ -233,7 +233,7 @@ impl<T: Field> Field for Vec<T> {
 impl Field for BTreeMap<String, String> {
     const BYTES_MIN: usize = 4;
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         w.array_len(self.len());
         for (key, value) in self {
             w.string(key);
@@ -257,7 +257,7 @@ impl Field for BTreeMap<String, String> {
 impl<A: Field, B: Field> Field for (A, B) {
     const BYTES_MIN: usize = A::BYTES_MIN + B::BYTES_MIN;
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         self.0.write(w);
         self.1.write(w);
     }
@@ -270,7 +270,7 @@ impl<A: Field, B: Field> Field for (A, B) {
 impl<A: Field, B: Field, C: Field> Field for (A, B, C) {
     const BYTES_MIN: usize = A::BYTES_MIN + B::BYTES_MIN + C::BYTES_MIN;
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         self.0.write(w);
         self.1.write(w);
         self.2.write(w);
@@ -284,7 +284,7 @@ impl<A: Field, B: Field, C: Field> Field for (A, B, C) {
 impl Field for ErrorBody {
     const BYTES_MIN: usize = 4;
 
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         w.u16(self.code.to_wire());
         w.prose(&self.message);
     }
@@ -302,7 +302,7 @@ impl<T: Field> Field for Result<T, ErrorBody> {
     const BYTES_MIN: usize = 2;
 
     #[inline]
-    fn write(&self, w: &mut Writer) {
+    fn write(&self, w: &mut Writer<'_>) {
         match self {
             Ok(value) => {
                 w.u16(0);

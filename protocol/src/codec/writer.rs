@@ -2,12 +2,13 @@
 
 use bytes::BytesMut;
 
+use super::Fixed;
 use crate::limits::STRING_BYTES_MAX;
 
 /// Writes a message body at the end of a buffer.
-#[derive(Debug, Default)]
-pub struct Writer {
-    buffer: BytesMut,
+#[derive(Debug)]
+pub struct Writer<'a> {
+    buffer: &'a mut BytesMut,
 }
 
 macro_rules! integers {
@@ -20,34 +21,27 @@ macro_rules! integers {
     };
 }
 
-impl Writer {
+impl<'a> Writer<'a> {
     /// Appends to `buffer`, which may hold bytes already.
     #[inline]
-    pub const fn new(buffer: BytesMut) -> Self {
+    pub const fn new(buffer: &'a mut BytesMut) -> Self {
         Self { buffer }
-    }
-
-    /// Bytes in the buffer.
-    #[inline]
-    pub fn len(&self) -> usize {
-        self.buffer.len()
-    }
-
-    /// True when nothing is in the buffer.
-    pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty()
-    }
-
-    /// The buffer, with everything written.
-    #[inline]
-    pub fn into_buffer(self) -> BytesMut {
-        self.buffer
     }
 
     /// Writes bytes as they are: a structure of fixed size is fastest put together in an array and written at once.
     #[inline]
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Makes room for a structure of `N` bytes, to be filled field by field.
+    #[inline]
+    pub(crate) fn fixed<const N: usize>(&mut self) -> Fixed<'_, N> {
+        self.buffer.extend_from_slice(&[0; N]);
+        match self.buffer.last_chunk_mut() {
+            Some(slot) => Fixed::new(slot),
+            None => unreachable!("{N} bytes were just written"),
+        }
     }
 
     integers! {
@@ -120,22 +114,19 @@ mod tests {
 
     #[test]
     fn prose_is_cut_between_characters() {
-        let mut writer = Writer::default();
-        writer.prose(&"é".repeat(STRING_BYTES_MAX));
-        let bytes = writer.into_buffer();
+        let mut bytes = BytesMut::new();
+        Writer::new(&mut bytes).prose(&"é".repeat(STRING_BYTES_MAX));
         assert_eq!(Reader::new(&bytes).str().map(str::len), Ok(STRING_BYTES_MAX));
-        let mut writer = Writer::default();
-        writer.prose(&format!("x{}", "é".repeat(STRING_BYTES_MAX)));
-        let bytes = writer.into_buffer();
+        bytes.clear();
+        Writer::new(&mut bytes).prose(&format!("x{}", "é".repeat(STRING_BYTES_MAX)));
         assert_eq!(Reader::new(&bytes).str().map(str::len), Ok(STRING_BYTES_MAX - 1));
     }
 
     #[test]
     fn a_text_over_the_limit_is_refused_and_never_arrives_cut() {
         for bytes in [STRING_BYTES_MAX + 1, 0xFFFE, 0xFFFF, 0x1_0000, 1 << 20] {
-            let mut writer = Writer::default();
-            writer.string(&"x".repeat(bytes));
-            let buffer = writer.into_buffer();
+            let mut buffer = BytesMut::new();
+            Writer::new(&mut buffer).string(&"x".repeat(bytes));
             assert_eq!(Reader::new(&buffer).opt_string(), Err(DecodeError::StringTooLong { bytes: bytes.min(0xFFFE) }));
         }
     }
