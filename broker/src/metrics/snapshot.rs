@@ -1,0 +1,84 @@
+//! What is asked for at a scrape: plain numbers, so that this crate's metrics know none of the parts they come from.
+
+/// The client listener's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientsSnapshot {
+    /// Bytes of requests and answers in flight.
+    pub inflight_bytes: u64,
+    /// The limit of the former.
+    pub inflight_bytes_max: u64,
+}
+
+/// The cluster as this broker sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterSnapshot {
+    /// Brokers registered.
+    pub brokers: u64,
+    /// Topics, internal ones included.
+    pub topics: u64,
+    /// Partitions of all topics.
+    pub partitions: u64,
+    /// Partitions that this broker leads.
+    pub leading: u64,
+    /// Partitions of the cluster without a leader.
+    pub leaderless: u64,
+    /// Partitions of the cluster with fewer in-sync replicas than replicas.
+    pub under_replicated: u64,
+    /// Partitions of the cluster with fewer in-sync replicas than their topic demands for `acks=all`.
+    pub under_min_isr: u64,
+    /// The metadata's Raft term.
+    pub term: u64,
+    /// The last metadata change applied here.
+    pub applied: u64,
+    /// Whether this broker is the controller.
+    pub is_controller: bool,
+}
+
+/// The data directory. Counters count since the process started.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StorageSnapshot {
+    /// Bytes of the data directory in use.
+    pub used_bytes: u64,
+    /// Bytes free on its file system.
+    pub free_bytes: u64,
+    /// Journal segments in use.
+    pub segments: u64,
+    /// Stored ranges that fail their checksums.
+    pub damaged_extents: u64,
+    /// Writes are refused for good after a failed write or sync.
+    pub is_read_only: bool,
+    /// Writes are refused until there is space again.
+    pub is_full: bool,
+    /// Partition logs in the directory.
+    pub logs: u64,
+    /// Bytes held by the tail cache.
+    pub tail_cache_bytes: u64,
+    /// Reads answered from memory.
+    pub tail_cache_hits: u64,
+    /// Reads that went to the disk.
+    pub tail_cache_misses: u64,
+    /// Bytes read from the disk.
+    pub read_bytes: u64,
+    /// Group commits on disk.
+    pub commits: u64,
+    /// Entries in them.
+    pub committed_entries: u64,
+    /// Bytes in them, padding included.
+    pub committed_bytes: u64,
+    /// How long group commits took, from the write to stable storage.
+    pub commit_seconds: Buckets,
+    /// Bytes the scrub has verified.
+    pub scrubbed_bytes: u64,
+}
+
+/// A histogram kept elsewhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Buckets {
+    /// Upper bounds (inclusive) in seconds, ascending, and how many observations fell into each, not cumulated. What is
+    /// above the last bound goes into `beyond`.
+    pub buckets: Vec<(f64, u64)>,
+    /// Observations above the last bound.
+    pub beyond: u64,
+    /// The sum of all observations, in seconds.
+    pub sum_seconds: f64,
+}
