@@ -1,1 +1,34 @@
-//! placeholder
+//! The cluster's metadata, agreed upon with Raft: brokers, topics, partitions and who leads them.
+//!
+//! A [`node::MetadataNode`] keeps the replicated log and state on its disk, proposes [`command::Command`]s, and
+//! publishes every applied state as an immutable [`image::ClusterImage`]. Decisions ([`placement`], [`election`],
+//! [`cluster_state`]) are pure functions. This is the only crate that names openraft.
+//!
+//! This crate must never know record batches, client connections, sockets, or how a partition's log is stored.
+
+pub mod cluster_state;
+pub mod command;
+pub mod config;
+pub mod database;
+pub mod delta;
+pub mod election;
+pub mod encoding;
+pub mod error;
+mod fields;
+mod flusher;
+pub mod identity;
+pub mod image;
+pub mod in_process;
+pub mod limits;
+mod log_store;
+pub mod network;
+pub mod node;
+pub mod outcome;
+pub mod peer_service;
+pub mod placement;
+mod raft_codec;
+mod rows;
+pub mod rpc;
+pub mod snapshot;
+pub mod state_machine;
+pub mod types;

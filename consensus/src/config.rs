@@ -1,0 +1,153 @@
+//! What a metadata node is told. Nothing here reloads while it runs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use openraft::{Config, ConfigError, SnapshotPolicy};
+use streambus_protocol::api::metadata::BrokerEndpoint;
+use streambus_protocol::ids::{BrokerId, ClusterId};
+
+use crate::types::{RaftId, RaftNode};
+
+/// A metadata node's configuration.
+#[derive(Clone, Debug)]
+pub struct ConsensusConfig {
+    /// This broker's stable id.
+    pub broker_id: BrokerId,
+    /// The broker's data directory; everything here goes into `metadata` below it.
+    pub data_dir: PathBuf,
+    /// Where clients reach this broker, for its registration.
+    pub advertised: BrokerEndpoint,
+    /// The release this broker runs, for its registration. At most 255 bytes.
+    pub version: String,
+    /// The cluster this directory must belong to. Default: whatever its identity file says.
+    pub expected_cluster: Option<ClusterId>,
+    /// What to do with an empty directory.
+    pub bootstrap: Bootstrap,
+    /// Timings and sizes.
+    pub tuning: Tuning,
+}
+
+/// How the node of an empty directory comes into being. A formatted directory ignores it but for its identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// Founds a cluster of its own, as its only voter.
+    Alone,
+    /// Is one of the first voters of a new cluster. Every one of them is configured with the same set.
+    Founders {
+        /// The cluster's identity.
+        cluster_id: ClusterId,
+        /// This node.
+        raft_id: RaftId,
+        /// All first voters, this one included.
+        voters: BTreeMap<RaftId, RaftNode>,
+    },
+}
+
+/// Timings and sizes of a metadata node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Between heartbeats of a leader. Default 150 ms; below a third of the election timeout.
+    pub heartbeat: Duration,
+    /// The shortest time without a leader before a node campaigns. Default 600 ms.
+    pub election_min: Duration,
+    /// The longest, and the length of a leader's lease. Default 1 s. Failover takes this plus one draw of the range.
+    pub election_max: Duration,
+    /// How long a follower may take to install a snapshot. Default 10 s.
+    pub install_snapshot: Duration,
+    /// Entries between snapshots. Default 10,000.
+    pub snapshot_entries: u64,
+    /// Entries kept behind a snapshot for followers that lag. Default 20,000.
+    pub kept_entries: u64,
+    /// How long a proposal waits for its outcome. Default 5 s.
+    pub propose: Duration,
+    /// How long a start waits for the cluster's state. Default 30 s.
+    pub recovery: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(150),
+            election_min: Duration::from_millis(600),
+            election_max: Duration::from_millis(1000),
+            install_snapshot: Duration::from_secs(10),
+            snapshot_entries: 10_000,
+            kept_entries: 20_000,
+            propose: Duration::from_secs(5),
+            recovery: Duration::from_secs(30),
+        }
+    }
+}
+
+impl ConsensusConfig {
+    /// A broker that founds, or is, a cluster of its own.
+    pub fn alone(data_dir: PathBuf, advertised: BrokerEndpoint) -> Self {
+        Self {
+            broker_id: advertised.id,
+            data_dir,
+            advertised,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            expected_cluster: None,
+            bootstrap: Bootstrap::Alone,
+            tuning: Tuning::default(),
+        }
+    }
+
+    /// The directory of everything this crate stores.
+    pub fn directory(&self) -> PathBuf {
+        self.data_dir.join("metadata")
+    }
+}
+
+impl Tuning {
+    pub(crate) fn raft_config(&self) -> Result<Config, ConfigError> {
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let config = Config {
+            cluster_name: "streambus".to_owned(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election_min),
+            election_timeout_max: millis(self.election_max),
+            install_snapshot_timeout: millis(self.install_snapshot),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_entries),
+            max_in_snapshot_log_to_keep: self.kept_entries,
+            // A lag above this is cured by a snapshot; below the snapshot interval that would never end.
+            replication_lag_threshold: self.kept_entries.max(self.snapshot_entries.saturating_mul(2)),
+            purge_batch_size: 256,
+            // Reads are also limited by bytes; this bounds the entries of one request.
+            max_payload_entries: 256,
+            // Lets a better connected majority elect while this leader cannot reach a quorum.
+            quorum_loss_probe_interval: Some(millis(self.election_max).saturating_mul(2)),
+            // A node that cannot win must not raise the term, neither after a partition nor after a restart.
+            enable_pre_vote: Some(true),
+            // A restarted leader may have a state older than one it has shown; an election makes it recover first.
+            enable_leader_restore: Some(false),
+            // Rules out a voter whose log went back: such a disk must join as a new node.
+            allow_log_reversion: Some(false),
+            // Queues of a few hundred are plenty for metadata, and their memory is ours.
+            api_channel_size: Some(1024),
+            notification_channel_size: Some(4096),
+            state_machine_channel_size: Some(256),
+            api_batch_capacity: 256,
+            ..Config::default()
+        };
+        config.validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Catches: defaults that openraft refuses, or safety switches that were flipped.
+    #[test]
+    fn defaults_are_valid_and_safe() {
+        let config = Tuning::default().raft_config().unwrap();
+        assert_eq!(config.enable_pre_vote, Some(true));
+        assert_eq!(config.enable_leader_restore, Some(false));
+        assert_eq!(config.allow_log_reversion, Some(false));
+        assert!(config.replication_lag_threshold > 10_000);
+        assert!(config.install_snapshot_timeout >= 10_000);
+    }
+}

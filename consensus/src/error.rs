@@ -1,0 +1,95 @@
+//! Errors of starting a node and of proposing to it.
+
+use std::io;
+use std::time::Duration;
+
+use streambus_protocol::ids::ClusterId;
+
+use crate::database::DatabaseError;
+use crate::identity::IdentityError;
+use crate::outcome::RefusedReason;
+use crate::types::{RaftId, RaftNode};
+
+/// Why a metadata node does not start. The process should say so and stop.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The identity of the data directory is refused.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// A stored value or snapshot is damaged, or the file system failed.
+    #[error("the cluster metadata cannot be read: {0}")]
+    Storage(#[source] io::Error),
+    /// The timings contradict each other.
+    #[error("the metadata timings are not valid: {0}")]
+    Config(#[from] openraft::ConfigError),
+    /// Raft stopped while it started.
+    #[error("the metadata node stopped while it started: {0}")]
+    Stopped(String),
+    /// The founders' set does not contain this node.
+    #[error("raft node {0} is not among the configured founders")]
+    NotAFounder(RaftId),
+    /// The state could not be confirmed by a quorum in time.
+    #[error("the cluster metadata was not recovered within {0:?}: is a majority of its voters reachable?")]
+    NotRecovered(Duration),
+    /// The replicated state names another cluster than this directory.
+    #[error("this directory belongs to cluster {directory}, the replicated metadata to cluster {replicated}")]
+    OtherCluster {
+        /// The directory's cluster.
+        directory: ClusterId,
+        /// The metadata's cluster.
+        replicated: ClusterId,
+    },
+    /// The new cluster could not be given its identity.
+    #[error("the new cluster could not be founded: {0}")]
+    Founding(#[source] ProposeError),
+}
+
+/// Why a proposal has no outcome to report.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Certainly not applied: safe to propose again, here or elsewhere.
+    #[error("not applied: {0}")]
+    NotApplied(#[from] NotApplied),
+    /// May have been applied, or may yet be. Never report it as failed; proposing the same command again is safe.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(#[from] UnknownOutcome),
+    /// Applied as a refusal: the state does not allow it.
+    #[error("refused: {0}")]
+    Refused(#[from] RefusedReason),
+}
+
+/// Why a command was certainly not applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotApplied {
+    /// Another node is the controller: propose there.
+    #[error("the controller is {node} (raft node {id})")]
+    OtherController {
+        /// Its Raft node.
+        id: RaftId,
+        /// Where it is.
+        node: RaftNode,
+    },
+    /// No controller was found before the deadline.
+    #[error("the cluster metadata has no controller now")]
+    NoController,
+    /// The command is above the size limit, or would not be readable again.
+    #[error("the command cannot be encoded: {0}")]
+    Malformed(String),
+}
+
+/// Why an outcome is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownOutcome {
+    /// The deadline passed after the command was handed over.
+    #[error("no answer within {0:?}")]
+    Deadline(Duration),
+    /// A change of controller overtook the command.
+    #[error("the controller changed meanwhile")]
+    ControllerChanged,
+    /// The node stopped.
+    #[error("the metadata node stopped: {0}")]
+    Stopped(String),
+}

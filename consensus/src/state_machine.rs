@@ -1,0 +1,199 @@
+//! openraft's state machine over [`ClusterState`]: applies committed entries, stores the changed rows together with
+//! the position they are as of, then publishes the image, then answers.
+//!
+//! The stored state may lag the log after a crash, never lead it: rows are in the same WAL behind the entries they
+//! come from. A snapshot is frozen when its builder is created, which is serialized with apply; building it later
+//! cannot mix two states.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::watch;
+
+use crate::cluster_state::{ClusterState, RowKey, Touched};
+use crate::database::{Batch, Database, Family};
+use crate::encoding::{DecodeError, Decoder, Encoder, Seal, seal, unseal};
+use crate::image::ClusterImage;
+use crate::outcome::Reply;
+use crate::raft_codec;
+use crate::rows::StateBuilder;
+use crate::snapshot::{SnapshotFile, SnapshotStore};
+use crate::types::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Key of the applied position. It sorts before every row.
+const APPLIED: &[u8] = &[0];
+const FIRST_ROW: &[u8] = &[1];
+const BEHIND_LAST_ROW: &[u8] = &[0xff];
+
+/// Applies committed entries.
+pub struct StateMachine {
+    database: Arc<Database>,
+    snapshots: Arc<SnapshotStore>,
+    state: ClusterState,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    published: watch::Sender<Arc<ClusterImage>>,
+}
+
+impl StateMachine {
+    /// Loads the stored state; refuses one with a damaged or missing row.
+    pub(crate) fn open(database: Arc<Database>, snapshots: Arc<SnapshotStore>) -> io::Result<Self> {
+        let damaged = |e: DecodeError| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the stored cluster metadata is damaged: {e}"))
+        };
+        let (applied, membership) = match database.get(Family::State, APPLIED)? {
+            Some(sealed) => read_applied(&sealed).map_err(damaged)?,
+            None => (None, StoredMembership::default()),
+        };
+        let mut builder = StateBuilder::default();
+        for pair in database.scan(Family::State, FIRST_ROW)? {
+            let (key, sealed) = pair?;
+            let value = unseal(Seal::Row, &key, &sealed).map_err(damaged)?;
+            builder.add(&key, value).map_err(damaged)?;
+        }
+        let state = builder.finish(applied.map_or(0, |id| id.index)).map_err(damaged)?;
+        let published = watch::Sender::new(Arc::new(state.image().clone()));
+        Ok(Self { database, snapshots, state, applied, membership, published })
+    }
+
+    /// The images this state machine publishes, from the stored one on.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<ClusterImage>> {
+        self.published.subscribe()
+    }
+
+    fn publish(&self) {
+        let image = Arc::new(self.state.image().clone());
+        assert!(image.applied >= self.published.borrow().applied, "the published image never goes back");
+        self.published.send_replace(image);
+    }
+
+    fn put_applied(&self, batch: &mut Batch<'_>) -> io::Result<()> {
+        let mut out = Encoder::new();
+        raft_codec::write_opt_log_id(&mut out, self.applied.as_ref());
+        raft_codec::write_stored_membership(&mut out, &self.membership);
+        batch.put(Family::State, APPLIED, &seal(Seal::Applied, APPLIED, &out.finish()))
+    }
+
+    fn put_row(&self, batch: &mut Batch<'_>, key: RowKey) -> io::Result<()> {
+        let place = key.encode();
+        match self.state.row(key) {
+            Some(row) => batch.put(Family::State, &place, &seal(Seal::Row, &place, &row)),
+            None => batch.delete(Family::State, &place),
+        }
+    }
+
+    fn frozen(&self) -> SnapshotBuilder {
+        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        SnapshotBuilder { snapshots: Arc::clone(&self.snapshots), meta, state: self.state.clone() }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut touched = Touched::new();
+        let mut answers = Vec::new();
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            assert!(Some(entry.log_id) > self.applied, "{} applied after {:?}", entry.log_id, self.applied);
+            let index = entry.log_id.index;
+            let reply = match entry.payload {
+                EntryPayload::Blank => Reply::Nothing,
+                EntryPayload::Normal(command) => Reply::Command(self.state.apply(index, &command, &mut touched)),
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    Reply::Nothing
+                }
+            };
+            self.state.advance(index);
+            self.applied = Some(entry.log_id);
+            if let Some(responder) = responder {
+                answers.push((responder, reply));
+            }
+        }
+        let mut batch = self.database.batch();
+        for key in touched {
+            self.put_row(&mut batch, key)?;
+        }
+        self.put_applied(&mut batch)?;
+        batch.write()?;
+        self.publish();
+        for (responder, reply) in answers {
+            responder.send(reply);
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.frozen()
+    }
+
+    /// Crash-safe in this order: the snapshot becomes durable under its name; one batch replaces all rows and the
+    /// position. A crash in between leaves the old rows with a newer snapshot, which is installed at the next start.
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
+        let store = Arc::clone(&self.snapshots);
+        let announced = meta.clone();
+        let state = blocking(move || store.adopt(&announced, &snapshot)).await?;
+        assert!(meta.last_log_id >= self.applied, "a snapshot never moves the state back");
+        self.state = state;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        let mut batch = self.database.batch();
+        batch.delete_range(Family::State, FIRST_ROW, BEHIND_LAST_ROW)?;
+        for key in self.state.row_keys() {
+            self.put_row(&mut batch, key)?;
+        }
+        self.put_applied(&mut batch)?;
+        batch.write()?;
+        self.publish();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        Ok(self.snapshots.current())
+    }
+}
+
+/// The state frozen at one log position, to be written as a snapshot while apply goes on.
+pub struct SnapshotBuilder {
+    snapshots: Arc<SnapshotStore>,
+    meta: SnapshotMeta,
+    state: ClusterState,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let store = Arc::clone(&self.snapshots);
+        let (meta, state) = (self.meta.clone(), self.state.clone());
+        blocking(move || store.save(&meta, &state)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+fn read_applied(sealed: &[u8]) -> Result<(Option<LogId>, StoredMembership), DecodeError> {
+    let mut input = Decoder::new(unseal(Seal::Applied, APPLIED, sealed)?);
+    let applied = raft_codec::read_opt_log_id(&mut input)?;
+    let membership = raft_codec::read_stored_membership(&mut input)?;
+    input.finish()?;
+    Ok((applied, membership))
+}
+
+#[cfg(test)]
+mod tests;

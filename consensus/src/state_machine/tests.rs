@@ -1,0 +1,143 @@
+use openraft::RaftSnapshotBuilder;
+use streambus_protocol::ids::{ClusterId, ProducerId};
+
+use super::*;
+use crate::command::{Command, Incarnation};
+use crate::snapshot;
+use crate::types::{Entry, LeaderId, RaftId};
+
+fn open(path: &std::path::Path) -> StateMachine {
+    let database = Arc::new(Database::open(&path.join("db")).unwrap());
+    let snapshots = Arc::new(SnapshotStore::open(&path.join("snapshots")).unwrap());
+    StateMachine::open(database, snapshots).unwrap()
+}
+
+fn entry(index: u64, command: Command) -> Entry {
+    let leader_id = LeaderId { term: 1, node_id: RaftId::new(1) };
+    Entry { log_id: LogId { leader_id, index }, payload: EntryPayload::Normal(command) }
+}
+
+async fn apply(machine: &mut StateMachine, entries: Vec<Entry>) {
+    machine.apply(futures::stream::iter(entries.into_iter().map(|e| Ok((e, None))))).await.unwrap();
+}
+
+fn found() -> Command {
+    Command::FoundCluster { cluster_id: ClusterId::from_bytes([3; 16]) }
+}
+
+fn register(life: u64) -> Command {
+    let mut incarnation = [0; 16];
+    incarnation[..8].copy_from_slice(&life.to_be_bytes());
+    let endpoint = streambus_protocol::api::metadata::BrokerEndpoint {
+        id: streambus_protocol::ids::BrokerId::new(u32::try_from(life % 50).unwrap()),
+        host: "h".to_owned(),
+        port: 1,
+        rack: None,
+    };
+    Command::RegisterBroker { incarnation: Incarnation::from_bytes(incarnation), endpoint, version: life.to_string() }
+}
+
+fn bytes_of(machine: &StateMachine) -> Vec<u8> {
+    let meta = SnapshotMeta { last_log_id: machine.applied, last_membership: machine.membership.clone() };
+    snapshot::encode(&meta, &machine.state)
+}
+
+/// Catches: rows or the position that are lost by a restart, or written at different moments.
+#[tokio::test]
+async fn applied_state_survives_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let before = {
+        let mut machine = open(directory.path());
+        apply(&mut machine, vec![entry(1, found()), entry(2, register(1))]).await;
+        apply(&mut machine, vec![entry(3, register(2))]).await;
+        bytes_of(&machine)
+    };
+    let machine = open(directory.path());
+    assert_eq!(bytes_of(&machine), before);
+    assert_eq!(machine.watch().borrow().applied, 3);
+}
+
+/// Catches: a snapshot that mixes the state it was frozen at with commands applied while it was written.
+#[tokio::test]
+async fn snapshot_equals_the_state_at_its_last_log_id() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut machine = open(directory.path());
+    apply(&mut machine, vec![entry(1, found())]).await;
+    let mut index = 1;
+    for _ in 0..20 {
+        let mut builder = machine.get_snapshot_builder().await;
+        let expected = bytes_of(&machine);
+        let building = tokio::spawn(async move { builder.build_snapshot().await.unwrap() });
+        for _ in 0..500 {
+            index += 1;
+            apply(&mut machine, vec![entry(index, register(index))]).await;
+        }
+        let built = building.await.unwrap();
+        assert!(built.meta.last_log_id < machine.applied);
+        assert_eq!(built.snapshot.read_chunk(0, usize::MAX).unwrap(), expected);
+    }
+    assert_eq!(index, 10_001);
+}
+
+/// Catches: an installed snapshot that keeps old rows, or is gone after a restart; and a crash between the two steps
+/// of installing, after which the snapshot must win at the next start.
+#[tokio::test]
+async fn installed_snapshot_replaces_everything_also_across_a_crash() {
+    let leader_directory = tempfile::tempdir().unwrap();
+    let mut leader = open(leader_directory.path());
+    apply(&mut leader, vec![entry(1, found())]).await;
+    apply(&mut leader, (2..40).map(|i| entry(i, register(i))).collect()).await;
+    let sent = leader.get_snapshot_builder().await.build_snapshot().await.unwrap();
+
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let mut follower = open(directory.path());
+        apply(&mut follower, vec![entry(1, found()), entry(2, register(49))]).await;
+        follower.install_snapshot(&sent.meta, sent.snapshot.clone()).await.unwrap();
+        assert_eq!(bytes_of(&follower), bytes_of(&leader));
+    }
+    assert_eq!(bytes_of(&open(directory.path())), bytes_of(&leader));
+
+    let crashed = tempfile::tempdir().unwrap();
+    {
+        let mut follower = open(crashed.path());
+        apply(&mut follower, vec![entry(1, found())]).await;
+        // The crash: the snapshot is durable under its name, the rows were not replaced.
+        follower.snapshots.adopt(&sent.meta, &sent.snapshot).unwrap();
+    }
+    let mut follower = open(crashed.path());
+    let current = follower.get_current_snapshot().await.unwrap().unwrap();
+    assert!(current.meta.last_log_id > follower.applied, "openraft installs it at start");
+    follower.install_snapshot(&current.meta, current.snapshot).await.unwrap();
+    assert_eq!(bytes_of(&follower), bytes_of(&leader));
+}
+
+/// Catches: a damaged row that is skipped, so that a topic or broker silently vanishes.
+#[tokio::test]
+async fn damaged_row_refuses_to_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut machine = open(directory.path());
+    apply(&mut machine, vec![entry(1, found()), entry(2, register(1))]).await;
+    let key = RowKey::Broker(streambus_protocol::ids::BrokerId::new(1)).encode();
+    let mut value = machine.database.get(Family::State, &key).unwrap().unwrap();
+    value[10] ^= 4;
+    let mut batch = machine.database.batch();
+    batch.put(Family::State, &key, &value).unwrap();
+    batch.write().unwrap();
+    let reopened = StateMachine::open(Arc::clone(&machine.database), Arc::clone(&machine.snapshots));
+    let error = reopened.err().expect("a damaged row must be refused").to_string();
+    assert!(error.contains("damaged"), "{error}");
+}
+
+/// Catches: an answer sent before the state it speaks of is published.
+#[tokio::test]
+async fn image_is_published_once_per_batch() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut machine = open(directory.path());
+    let mut images = machine.watch();
+    apply(&mut machine, vec![entry(1, found()), entry(2, register(1)), entry(3, register(2))]).await;
+    let image = Arc::clone(&images.borrow_and_update());
+    assert_eq!((image.applied, image.brokers.len()), (3, 2));
+    assert!(!images.has_changed().unwrap());
+    assert_eq!(machine.state.producer_id_next, ProducerId::new(0).get());
+}
