@@ -4,6 +4,7 @@
 //! frame format, zstd frames. Decompression stops at a cap: memory follows what has really been expanded, not what the
 //! compressed bytes declare.
 
+mod lz4;
 mod snappy;
 mod zstandard;
 
@@ -101,15 +102,7 @@ impl Compression {
                 encoder.write_all(plain).and_then(|()| encoder.finish().map(drop)).map_err(failed)?;
             }
             Self::Snappy => snappy::compress(plain, out).map_err(|e| failed(e.into()))?,
-            Self::Lz4 => {
-                // Independent blocks of 64 KiB are what Kafka's clients write and all of them read.
-                let info = lz4_flex::frame::FrameInfo::new()
-                    .block_size(lz4_flex::frame::BlockSize::Max64KB)
-                    .block_mode(lz4_flex::frame::BlockMode::Independent);
-                let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(info, out.writer());
-                encoder.write_all(plain).map_err(failed)?;
-                encoder.finish().map_err(|e| failed(e.into()))?;
-            }
+            Self::Lz4 => lz4::compress(plain, out).map_err(failed)?,
             Self::Zstd => zstandard::compress(plain, out).map_err(failed)?,
         }
         Ok(())
@@ -125,8 +118,7 @@ impl Compression {
             Self::None => Ok(compressed.clone()),
             Self::Gzip => read_capped(flate2::read::MultiGzDecoder::new(&**compressed), compressed.len(), bytes_max)
                 .map_err(|e| e.or(corrupt)),
-            Self::Lz4 => read_capped(lz4_flex::frame::FrameDecoder::new(&**compressed), compressed.len(), bytes_max)
-                .map_err(|e| e.or(corrupt)),
+            Self::Lz4 => lz4::decompress(compressed, bytes_max).map_err(|e| e.or(corrupt)),
             Self::Snappy => snappy::decompress(compressed, bytes_max).map_err(|e| e.or(corrupt)),
             Self::Zstd => zstandard::decompress(compressed, bytes_max).map_err(|e| e.or(corrupt)),
         }
@@ -179,6 +171,20 @@ fn read_capped(mut source: impl Read, compressed_bytes: usize, bytes_max: usize)
     }
     plain.truncate(filled);
     Ok(Bytes::from(plain))
+}
+
+/// Makes room for `more` bytes in `plain`, which never gets more than `bytes_max`. The vector's own doubling would
+/// overshoot the cap.
+fn grow(plain: &mut Vec<u8>, more: usize, bytes_max: usize) -> Result<(), ReadFailure> {
+    let needed = plain.len().saturating_add(more);
+    if needed > bytes_max {
+        return Err(ReadFailure::TooLarge { max: bytes_max });
+    }
+    if needed > plain.capacity() {
+        let target = plain.capacity().saturating_mul(2).clamp(needed, bytes_max);
+        plain.reserve_exact(target - plain.len());
+    }
+    Ok(())
 }
 
 fn read_some(source: &mut impl Read, room: &mut [u8]) -> Result<usize, ReadFailure> {

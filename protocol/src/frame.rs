@@ -168,8 +168,12 @@ impl FrameDecoder {
     }
 
     /// How many bytes to make room for before the next read: what the frame at the start of `buffer` still needs, at
-    /// least [`READ_IDLE_BYTES`] and at most [`READ_AHEAD_BYTES_MAX`], however much the frame announces.
+    /// least [`READ_IDLE_BYTES`] and at most [`READ_AHEAD_BYTES_MAX`], however much the frame announces. While `buffer` has
+    /// room left from before, nothing is added: a slow sender must not make it grow with every read.
     pub fn read_reserve(&self, buffer: &BytesMut) -> usize {
+        if buffer.capacity() - buffer.len() >= READ_IDLE_BYTES {
+            return READ_IDLE_BYTES;
+        }
         match self.declared_bytes(buffer) {
             Ok(Some(bytes)) => bytes.saturating_sub(buffer.len()).clamp(READ_IDLE_BYTES, READ_AHEAD_BYTES_MAX),
             Ok(None) | Err(_) => READ_IDLE_BYTES,

@@ -6,7 +6,7 @@ use std::io;
 use bytes::{BufMut, Bytes, BytesMut};
 use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
 
-use super::ReadFailure;
+use super::{ReadFailure, grow};
 
 const MAGIC: [u8; 8] = *b"\x82SNAPPY\0";
 /// The framing's version and the oldest version that can read it.
@@ -57,13 +57,10 @@ pub(super) fn decompress(compressed: &[u8], bytes_max: usize) -> Result<Bytes, R
 fn append_block(block: &[u8], plain: &mut Vec<u8>, bytes_max: usize) -> Result<(), ReadFailure> {
     let declared = decompress_len(block).map_err(|e| ReadFailure::Corrupt(e.into()))?;
     let start = plain.len();
-    // `start` never exceeds the cap: it is what the blocks before were allowed.
-    if declared > bytes_max.saturating_sub(start) {
-        return Err(ReadFailure::TooLarge { max: bytes_max });
-    }
     if declared > block.len().saturating_mul(EXPANSION_MAX).saturating_add(EXPANSION_SLACK) {
         return Err(corrupt("a block declares more than snappy can expand"));
     }
+    grow(plain, declared, bytes_max)?;
     plain.resize(start + declared, 0);
     let written = Decoder::new()
         .decompress(block, plain.get_mut(start..).unwrap_or_default())

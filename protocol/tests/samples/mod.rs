@@ -1,0 +1,461 @@
+//! One message of every kind, and every kind as a closed list, for the tests that must not forget one.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use streambus_protocol::api::cluster::{BrokerDescription, ClusterDescribeRequest, ClusterDescribeResponse};
+use streambus_protocol::api::fetch::{Batches, FetchOutcome, FetchPartition, FetchRequest, FetchResponse, Fetched};
+use streambus_protocol::api::metadata::{
+    BrokerEndpoint, MetadataRequest, MetadataResponse, PartitionLayout, TopicLayout, TopicMetadata,
+};
+use streambus_protocol::api::offsets::{
+    ListOffsetsRequest, ListOffsetsResponse, OffsetFound, OffsetQuery, OffsetsOutcome, OffsetsPartition,
+};
+use streambus_protocol::api::produce::{
+    Acks, InitProducerRequest, InitProducerResponse, ProduceOutcome, ProducePartition, ProduceRequest, ProduceResponse,
+    Produced, Receipt,
+};
+use streambus_protocol::api::session::{
+    ApiRange, ErrorBody, HandshakeRequest, HandshakeResponse, HealthRequest, HealthResponse,
+};
+use streambus_protocol::api::subscribe::{
+    CreditRequest, CreditResponse, PushedBatches, SubscribePartition, SubscribeRequest, SubscribeResponse,
+    UnsubscribeRequest, UnsubscribeResponse, Watermarks,
+};
+use streambus_protocol::api::topics::{
+    AddPartitionsRequest, AddPartitionsResponse, AlterTopicRequest, AlterTopicResponse, ConfigEntry,
+    CreateTopicRequest, CreateTopicResponse, DeleteTopicRequest, DeleteTopicResponse, DescribeTopicRequest,
+    DescribeTopicResponse, ListTopicsRequest, ListTopicsResponse, PartitionDescription, TopicListing, TrimLogRequest,
+    TrimLogResponse,
+};
+use streambus_protocol::api::{
+    ApiKey, Message, decode_body, decode_error, encode_error, encode_push, encode_request, encode_response,
+};
+use streambus_protocol::batch::{BatchBuilder, BatchOptions, ProducerStamp, UnverifiedBatch};
+use streambus_protocol::compression::Compression;
+use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::frame::{Flags, Frame, FrameDecoder};
+use streambus_protocol::ids::{
+    BrokerId, ClusterId, CorrelationId, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId, TopicName,
+};
+use streambus_protocol::offset::Offset;
+use streambus_protocol::record::{Header, Record};
+use streambus_protocol::timestamp::Timestamp;
+
+/// The whole bytes of a frame, with a name for messages and golden files.
+pub(crate) struct Sample {
+    pub(crate) name: &'static str,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Reads a frame as the message its header says. Fails as the crate does; `None` for an API that does not exist. What was
+/// read is encoded again, so that a property can compare.
+pub(crate) fn read_any(frame: Frame) -> Option<Result<Vec<u8>, streambus_protocol::codec::DecodeError>> {
+    use streambus_protocol::api::Request;
+
+    fn request<M: Request>(frame: Frame) -> Result<Vec<u8>, streambus_protocol::codec::DecodeError> {
+        let (correlation, timeout_ms) = (frame.header.correlation, frame.header.timeout_ms);
+        decode_body::<M>(frame).map(|message| joined(encode_request(&message, correlation, timeout_ms)))
+    }
+    fn response<M: Message>(frame: Frame) -> Result<Vec<u8>, streambus_protocol::codec::DecodeError> {
+        let correlation = frame.header.correlation;
+        decode_body::<M>(frame).map(|message| joined(encode_response(&message, correlation)))
+    }
+    fn either<M: Request>(frame: Frame) -> Result<Vec<u8>, streambus_protocol::codec::DecodeError> {
+        if frame.header.flags == Flags::REQUEST { request::<M>(frame) } else { response::<M::Response>(frame) }
+    }
+
+    let api = ApiKey::from_wire(frame.header.api)?;
+    let correlation = frame.header.correlation;
+    if frame.header.flags.contains(Flags::ERROR) {
+        return Some(decode_error(&frame).map(|error| joined(encode_error(api.to_wire(), correlation, &error))));
+    }
+    if frame.header.flags == Flags::PUSH {
+        return Some(decode_body::<PushedBatches>(frame).map(|message| joined(encode_push(&message, correlation))));
+    }
+    Some(match api {
+        ApiKey::Handshake => either::<HandshakeRequest>(frame),
+        ApiKey::Metadata => either::<MetadataRequest>(frame),
+        ApiKey::CreateTopic => either::<CreateTopicRequest>(frame),
+        ApiKey::DeleteTopic => either::<DeleteTopicRequest>(frame),
+        ApiKey::ListTopics => either::<ListTopicsRequest>(frame),
+        ApiKey::DescribeTopic => either::<DescribeTopicRequest>(frame),
+        ApiKey::AddPartitions => either::<AddPartitionsRequest>(frame),
+        ApiKey::AlterTopic => either::<AlterTopicRequest>(frame),
+        ApiKey::Produce => either::<ProduceRequest>(frame),
+        ApiKey::Fetch => either::<FetchRequest>(frame),
+        ApiKey::Subscribe => either::<SubscribeRequest>(frame),
+        ApiKey::Credit => either::<CreditRequest>(frame),
+        ApiKey::Unsubscribe => either::<UnsubscribeRequest>(frame),
+        ApiKey::ListOffsets => either::<ListOffsetsRequest>(frame),
+        ApiKey::ClusterDescribe => either::<ClusterDescribeRequest>(frame),
+        ApiKey::Health => either::<HealthRequest>(frame),
+        ApiKey::InitProducer => either::<InitProducerRequest>(frame),
+        ApiKey::TrimLog => either::<TrimLogRequest>(frame),
+    })
+}
+
+/// The frame's chunks in one piece.
+pub(crate) fn joined(frame: streambus_protocol::frame::EncodedFrame) -> Vec<u8> {
+    frame.into_chunks().flatten().collect()
+}
+
+/// The one frame in `bytes`.
+pub(crate) fn frame(bytes: &[u8]) -> Frame {
+    let mut buffer = BytesMut::from(bytes);
+    let frame = FrameDecoder::new(usize::MAX).decode(&mut buffer).expect("a valid frame").expect("a whole frame");
+    assert!(buffer.is_empty(), "one frame and nothing more");
+    frame
+}
+
+pub(crate) fn topic_id() -> TopicId {
+    TopicId::from_bytes(*b"topic-identity-1")
+}
+
+pub(crate) fn cluster_id() -> ClusterId {
+    ClusterId::from_bytes(*b"cluster-identity")
+}
+
+pub(crate) fn name(text: &str) -> TopicName {
+    TopicName::new(text).expect("a legal name")
+}
+
+pub(crate) fn offset(value: u64) -> Offset {
+    Offset::new(value).expect("an offset in range")
+}
+
+/// Two records: one with a key and a header, one with neither.
+pub(crate) fn records() -> Vec<Record> {
+    vec![
+        Record {
+            key: Some(Bytes::from_static(b"k1")),
+            value: Some(Bytes::from_static(b"hello")),
+            headers: vec![Header::new(&b"trace"[..], &b"7f"[..])],
+            timestamp: Timestamp::from_millis(1_700_000_000_000),
+        },
+        Record::new(&b"world"[..], Timestamp::from_millis(1_700_000_000_042)),
+    ]
+}
+
+pub(crate) fn batch_bytes(compression: Compression, producer: Option<ProducerStamp>) -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions { compression, producer, is_control: false });
+    for record in records() {
+        builder.push(&record).expect("room for a record");
+    }
+    builder.build().expect("a batch").freeze()
+}
+
+pub(crate) fn stamp() -> ProducerStamp {
+    ProducerStamp { id: ProducerId::new(4711), epoch: ProducerEpoch::new(3), base_sequence: Sequence::new(99) }
+}
+
+fn endpoint(id: u32) -> BrokerEndpoint {
+    BrokerEndpoint {
+        id: BrokerId::new(id),
+        host: format!("broker-{id}.example"),
+        port: 9092,
+        rack: (id == 1).then(|| "rack-a".to_owned()),
+    }
+}
+
+fn layout(index: u32) -> PartitionLayout {
+    PartitionLayout {
+        index: PartitionIndex::new(index),
+        leader: (index == 0).then_some(BrokerId::new(1)),
+        leader_epoch: LeaderEpoch::new(5),
+        partition_epoch: PartitionEpoch::new(8),
+        replicas: vec![BrokerId::new(1), BrokerId::new(2)],
+        isr: vec![BrokerId::new(1)],
+    }
+}
+
+fn outcomes() -> Vec<FetchOutcome> {
+    let batch = batch_bytes(Compression::None, None);
+    let fetched =
+        |chunks| Fetched { high_watermark: offset(1000), log_start: offset(10), batches: Batches::from_chunks(chunks) };
+    let outcome =
+        |partition, result| FetchOutcome { topic: topic_id(), partition: PartitionIndex::new(partition), result };
+    vec![
+        outcome(0, Ok(fetched(vec![batch.clone(), batch]))),
+        outcome(1, Ok(fetched(Vec::new()))),
+        outcome(2, Err(ErrorBody::new(ErrorCode::NotLeader, "broker 1 does not lead partition 2"))),
+    ]
+}
+
+/// One of every message.
+#[expect(clippy::too_many_lines, reason = "a list of everything is as long as everything")]
+pub(crate) fn samples() -> Vec<Sample> {
+    let correlation = CorrelationId::new(0x0102_0304);
+    let partition = PartitionIndex::new(7);
+    let config: BTreeMap<String, String> =
+        [("retention.ms", "60000"), ("durability", "sync")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let mut all = Vec::new();
+    macro_rules! request {
+        ($name:literal, $message:expr) => {
+            all.push(Sample { name: $name, bytes: joined(encode_request(&$message, correlation, 30_000)) })
+        };
+    }
+    macro_rules! response {
+        ($name:literal, $message:expr) => {
+            all.push(Sample { name: $name, bytes: joined(encode_response(&$message, correlation)) })
+        };
+    }
+
+    request!(
+        "handshake_request",
+        HandshakeRequest {
+            client_id: "checkout".into(),
+            software_name: "streambus-client".into(),
+            software_version: "0.1.0".into(),
+            cluster_id: Some(cluster_id()),
+        }
+    );
+    response!(
+        "handshake_response",
+        HandshakeResponse {
+            cluster_id: cluster_id(),
+            broker_id: BrokerId::new(1),
+            software_version: "0.1.0".into(),
+            frame_bytes_max: 16 << 20,
+            requests_in_flight_max: 64,
+            apis: vec![ApiRange { api: 0, min: 1, max: 1 }, ApiRange { api: 8, min: 1, max: 2 }],
+        }
+    );
+    request!("metadata_request_all", MetadataRequest { topics: None });
+    request!("metadata_request_some", MetadataRequest { topics: Some(vec![name("orders"), name("bills")]) });
+    response!(
+        "metadata_response",
+        MetadataResponse {
+            cluster_id: cluster_id(),
+            controller: Some(BrokerId::new(1)),
+            brokers: vec![endpoint(1), endpoint(2)],
+            topics: vec![
+                TopicMetadata {
+                    name: name("orders"),
+                    outcome: Ok(TopicLayout { id: topic_id(), partitions: vec![layout(0), layout(1)] }),
+                },
+                TopicMetadata {
+                    name: name("bills"),
+                    outcome: Err(ErrorBody::new(ErrorCode::UnknownTopic, "there is no topic 'bills'")),
+                },
+            ],
+        }
+    );
+    request!(
+        "create_topic_request",
+        CreateTopicRequest {
+            name: name("orders"),
+            partitions: 12,
+            replication_factor: 3,
+            config: config.clone(),
+            validate_only: true,
+        }
+    );
+    response!("create_topic_response", CreateTopicResponse { id: topic_id(), partitions: 12, replication_factor: 3 });
+    request!("delete_topic_request", DeleteTopicRequest { name: name("orders") });
+    response!("delete_topic_response", DeleteTopicResponse { id: topic_id() });
+    request!("list_topics_request", ListTopicsRequest {});
+    response!(
+        "list_topics_response",
+        ListTopicsResponse {
+            topics: vec![TopicListing {
+                name: name("orders"),
+                id: topic_id(),
+                partitions: 12,
+                replication_factor: 3,
+                internal: false,
+            }],
+        }
+    );
+    request!("describe_topic_request", DescribeTopicRequest { name: name("orders") });
+    response!(
+        "describe_topic_response",
+        DescribeTopicResponse {
+            name: name("orders"),
+            id: topic_id(),
+            config: vec![ConfigEntry { key: "retention.ms".into(), value: "60000".into(), is_default: false }],
+            partitions: vec![PartitionDescription {
+                layout: layout(0),
+                log_start: offset(10),
+                high_watermark: offset(990),
+                log_end: offset(1000),
+                size_bytes: 123_456,
+                damaged: vec![(offset(20), offset(30))],
+                elr: vec![BrokerId::new(2)],
+            }],
+        }
+    );
+    request!("add_partitions_request", AddPartitionsRequest { name: name("orders"), total: 24 });
+    response!("add_partitions_response", AddPartitionsResponse { total: 24 });
+    request!(
+        "alter_topic_request",
+        AlterTopicRequest { name: name("orders"), set: config, remove: vec!["retention.bytes".into()] }
+    );
+    response!("alter_topic_response", AlterTopicResponse {});
+    request!(
+        "produce_request",
+        ProduceRequest {
+            acks: Acks::All,
+            partitions: vec![ProducePartition {
+                topic: topic_id(),
+                partition,
+                leader_epoch: LeaderEpoch::UNKNOWN,
+                batch: UnverifiedBatch::from_shared(batch_bytes(Compression::None, Some(stamp()))),
+            }],
+        }
+    );
+    request!(
+        "produce_request_two",
+        ProduceRequest {
+            acks: Acks::Leader,
+            partitions: [0, 1]
+                .map(|index| ProducePartition {
+                    topic: topic_id(),
+                    partition: PartitionIndex::new(index),
+                    leader_epoch: LeaderEpoch::new(5),
+                    batch: UnverifiedBatch::from_shared(batch_bytes(Compression::None, None)),
+                })
+                .into(),
+        }
+    );
+    response!(
+        "produce_response",
+        ProduceResponse {
+            partitions: vec![
+                ProduceOutcome {
+                    topic: topic_id(),
+                    partition,
+                    result: Ok(Produced {
+                        base_offset: offset(1000),
+                        timestamp: Timestamp::NONE,
+                        receipt: Receipt { replicas: 3, durable: 2 },
+                    }),
+                },
+                ProduceOutcome {
+                    topic: topic_id(),
+                    partition,
+                    result: Err(ErrorBody::new(ErrorCode::CorruptBatch, "the checksum is wrong")),
+                },
+            ],
+        }
+    );
+    request!(
+        "fetch_request",
+        FetchRequest {
+            wait_ms: 500,
+            bytes_min: 1,
+            bytes_max: 1 << 20,
+            partitions: vec![FetchPartition {
+                topic: topic_id(),
+                partition,
+                offset: offset(1000),
+                bytes_max: 1 << 18,
+                leader_epoch: LeaderEpoch::new(5),
+            }],
+        }
+    );
+    response!("fetch_response", FetchResponse { partitions: outcomes() });
+    request!(
+        "subscribe_request",
+        SubscribeRequest {
+            subscription: 3,
+            credit_bytes: 1 << 20,
+            partitions: vec![SubscribePartition {
+                topic: topic_id(),
+                partition,
+                offset: offset(1000),
+                leader_epoch: LeaderEpoch::UNKNOWN,
+            }],
+        }
+    );
+    response!(
+        "subscribe_response",
+        SubscribeResponse {
+            partitions: vec![
+                (topic_id(), partition, Ok(Watermarks { log_start: offset(10), high_watermark: offset(1000) })),
+                (topic_id(), partition, Err(ErrorBody::new(ErrorCode::UnknownPartition, "there is no partition 7"))),
+            ],
+        }
+    );
+    all.push(Sample {
+        name: "subscribe_push",
+        bytes: joined(encode_push(&PushedBatches { subscription: 3, partitions: outcomes() }, correlation)),
+    });
+    request!("credit_request", CreditRequest { subscription: 3, add_bytes: 1 << 20 });
+    response!("credit_response", CreditResponse {});
+    request!("unsubscribe_request", UnsubscribeRequest { subscription: 3 });
+    response!("unsubscribe_response", UnsubscribeResponse {});
+    let query = |query| OffsetsPartition { topic: topic_id(), partition, query };
+    request!(
+        "list_offsets_request",
+        ListOffsetsRequest {
+            partitions: vec![
+                query(OffsetQuery::Earliest),
+                query(OffsetQuery::Latest),
+                query(OffsetQuery::At(Timestamp::from_millis(1_700_000_000_000))),
+            ],
+        }
+    );
+    response!(
+        "list_offsets_response",
+        ListOffsetsResponse {
+            partitions: vec![OffsetsOutcome {
+                topic: topic_id(),
+                partition,
+                result: Ok(OffsetFound { offset: offset(1000), timestamp: Timestamp::NONE }),
+            }],
+        }
+    );
+    request!("cluster_describe_request", ClusterDescribeRequest {});
+    response!(
+        "cluster_describe_response",
+        ClusterDescribeResponse {
+            cluster_id: cluster_id(),
+            controller: None,
+            metadata_term: 2,
+            metadata_index: 300,
+            brokers: vec![BrokerDescription {
+                endpoint: endpoint(1),
+                state: "ready".into(),
+                version: "0.1.0".into(),
+                leaders: 6,
+                replicas: 12,
+                disk_used_bytes: 1 << 30,
+                disk_free_bytes: 1 << 40,
+            }],
+            topics: 4,
+            partitions: 48,
+            leaderless: 1,
+            under_replicated: 2,
+            under_min_isr: 3,
+        }
+    );
+    request!("health_request", HealthRequest {});
+    response!(
+        "health_response",
+        HealthResponse { state: "ready".into(), ready: true, problems: vec!["the disk is 93 % full".into()] }
+    );
+    request!("init_producer_request_new", InitProducerRequest { producer: None });
+    request!(
+        "init_producer_request_renew",
+        InitProducerRequest { producer: Some((ProducerId::new(4711), ProducerEpoch::new(3))) }
+    );
+    response!(
+        "init_producer_response",
+        InitProducerResponse { id: ProducerId::new(4711), epoch: ProducerEpoch::new(4) }
+    );
+    request!("trim_log_request", TrimLogRequest { topic: name("orders"), partition, before: offset(500) });
+    response!("trim_log_response", TrimLogResponse { log_start: offset(500) });
+    all.push(Sample {
+        name: "error_response",
+        bytes: joined(encode_error(
+            ApiKey::Metadata.to_wire(),
+            correlation,
+            &ErrorBody::new(ErrorCode::NotReady, "the broker is recovering: ask again in a second"),
+        )),
+    });
+    all
+}
