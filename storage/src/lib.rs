@@ -1,1 +1,14 @@
-//! placeholder
+//! The log-structured store of one data directory: a shared write-ahead journal that *is* the value log, a small-key
+//! index over it, and the partition logs built from both.
+//!
+//! Layers, bottom up: [`disk`] (files of one directory, durable on return), [`journal`] (one append-only sequence of
+//! segments with group commit, recovery and damage reports), the index, the partition logs, the store.
+//!
+//! This crate must never know Raft, requests, connections or replication. Time, randomness and the disk are
+//! constructor arguments; the adapters that touch the outside are `disk::real`, `clock` and `journal::thread`.
+
+pub mod aligned;
+pub mod clock;
+pub mod disk;
+pub mod journal;
+pub mod latch;

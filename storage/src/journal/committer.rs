@@ -1,0 +1,340 @@
+//! The commit loop as a state machine: each [`Committer::step`] does one thing and returns. It owns the active segment.
+//!
+//! A thread runs it in production (`thread`), a test or a simulation steps it. No clock decides anything here: when
+//! the journal counts as idle is the caller's decision.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::entry::CommittedEntry;
+use super::group::{CommitPlace, Group};
+use super::handle::{CommitStats, JournalObserver, JournalParts};
+use super::position::{CommitSequence, Incarnation, Lsn, SegmentId};
+use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_file_name};
+use super::state::{Intake, NextSegment, Phase, SegmentEntry, Shared};
+use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
+use crate::disk::DiskFile;
+use crate::latch::LatchedOperation;
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A commit was written, synced and reported.
+    Committed,
+    /// A file for the next segment was made ready, or found impossible to make.
+    Prepared,
+    /// There is nothing to do.
+    Idle,
+    /// Nothing will ever be done again: the journal was closed and drained, or durability was lost.
+    Stopped,
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+pub(crate) struct ActiveSegment {
+    pub(crate) id: SegmentId,
+    pub(crate) file: Arc<dyn DiskFile>,
+    /// Where the next commit goes.
+    pub(crate) position: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The commit loop.
+pub struct Committer {
+    shared: Arc<Shared>,
+    observer: Arc<dyn JournalObserver>,
+    active: ActiveSegment,
+    /// Of the next commit.
+    sequence: CommitSequence,
+    incarnation: Incarnation,
+    /// The commit in flight; empty between steps.
+    group: Group,
+    committed: Vec<CommittedEntry>,
+    /// True while the last commit has no proof behind it that it was synced.
+    unproven: bool,
+}
+
+/// A commit that was taken from the intake, with its space accounted for.
+struct Taken {
+    roll: bool,
+    padded: u64,
+}
+
+impl Committer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        observer: Arc<dyn JournalObserver>,
+        active: ActiveSegment,
+        sequence: CommitSequence,
+        incarnation: Incarnation,
+    ) -> Self {
+        let group = Group::new(shared.config.group_bytes as usize);
+        Self { shared, observer, active, sequence, incarnation, group, committed: Vec::new(), unproven: false }
+    }
+
+    /// Does the most urgent thing: commit what has collected, else prepare the next segment.
+    pub fn step(&mut self) -> Step {
+        if let Some(reason) = self.shared.latch.reason().cloned() {
+            return self.stop(&reason);
+        }
+        let taken = {
+            let mut intake = self.shared.intake.lock();
+            match intake.phase {
+                Phase::Failed(_) => return Step::Stopped,
+                Phase::Closing if intake.group.is_empty() => None,
+                Phase::Open | Phase::Closing => self.take(&mut intake),
+            }
+        };
+        if let Some(taken) = taken {
+            return self.commit(&taken);
+        }
+        if self.prepare() {
+            return Step::Prepared;
+        }
+        match self.shared.intake.lock().phase {
+            Phase::Closing => Step::Stopped,
+            Phase::Open | Phase::Failed(_) => Step::Idle,
+        }
+    }
+
+    /// True while a marker would prove something: the last commit could still be taken for a torn one if a bit of it
+    /// flipped.
+    pub fn wants_marker(&self) -> bool {
+        self.unproven && !self.shared.latch.is_set()
+    }
+
+    /// Writes an empty commit as proof that the last one was synced, unless entries wait (their commit is proof) or
+    /// the segment is full (the next one is).
+    pub fn mark(&mut self) -> Step {
+        if let Some(reason) = self.shared.latch.reason().cloned() {
+            return self.stop(&reason);
+        }
+        let block = BLOCK_BYTES as u64;
+        {
+            let mut intake = self.shared.intake.lock();
+            if !intake.group.is_empty() {
+                return Step::Idle;
+            }
+            if intake.remaining < block {
+                self.unproven = false;
+                return Step::Idle;
+            }
+            intake.remaining -= block;
+        }
+        let step = self.commit(&Taken { roll: false, padded: block });
+        self.unproven = false;
+        step
+    }
+
+    /// Takes the collecting group, if it holds anything, and accounts for its space.
+    fn take(&mut self, intake: &mut Intake) -> Option<Taken> {
+        if intake.group.is_empty() {
+            return None;
+        }
+        debug_assert!(self.group.is_empty(), "one commit is in flight at a time");
+        std::mem::swap(&mut intake.group, &mut self.group);
+        intake.refill(self.shared.seed);
+        let padded = self.group.padded_bytes();
+        let roll = padded > intake.remaining;
+        if roll {
+            assert!(
+                matches!(intake.next_segment, NextSegment::Ready),
+                "entries were accepted without space reserved for them"
+            );
+            intake.remaining = u64::from(self.shared.config.segment_bytes) - SEGMENT_HEADER_BYTES;
+            intake.next_segment = NextSegment::Wanted;
+        }
+        assert!(padded <= intake.remaining, "a commit is larger than a segment");
+        intake.remaining -= padded;
+        Some(Taken { roll, padded })
+    }
+
+    fn commit(&mut self, taken: &Taken) -> Step {
+        if taken.roll
+            && let Err((operation, file, error)) = self.roll()
+        {
+            return self.fail(operation, &file, &error);
+        }
+        let started = self.shared.latch.clock().monotonic();
+        let place = CommitPlace { segment: self.active.id, sequence: self.sequence, incarnation: self.incarnation };
+        let next_lsn = self.next_lsn_of_marker();
+        let end = self.active.position + taken.padded;
+        let written = {
+            let blocks = self.group.seal(place, next_lsn, self.shared.seed);
+            assert!(blocks.len() as u64 == taken.padded && end <= self.active.bytes, "a commit outgrew its space");
+            self.active.file.write_at_durably(self.active.position, blocks)
+        };
+        if let Err(error) = written {
+            return self.fail(LatchedOperation::Write, &segment_file_name(self.active.id), &error);
+        }
+        self.committed.clear();
+        self.group.committed(self.active.id, self.active.position, &mut self.committed);
+        let stats = CommitStats {
+            entries: self.committed.len() as u64,
+            entry_bytes: self.group.entry_bytes(),
+            disk_bytes: taken.padded,
+            elapsed: self.shared.latch.clock().monotonic().saturating_sub(started),
+        };
+        self.active.position = end;
+        self.sequence = self.sequence.next();
+        self.unproven = !self.committed.is_empty();
+        self.group.clear();
+        if let Some(entry) = self.shared.catalog.read().get(&self.active.id) {
+            entry.written.store(end, Ordering::Release);
+        }
+        if !self.committed.is_empty() {
+            self.observer.committed(&self.committed);
+        }
+        self.observer.commit_finished(stats);
+        Step::Committed
+    }
+
+    /// The number a marker carries: that of the next entry. Irrelevant when the group holds entries.
+    fn next_lsn_of_marker(&self) -> Lsn {
+        if self.group.is_empty() { self.first_waiting_lsn() } else { Lsn::ZERO }
+    }
+
+    /// The number of the first entry that no commit has taken.
+    fn first_waiting_lsn(&self) -> Lsn {
+        let intake = self.shared.intake.lock();
+        intake.group.first_lsn().unwrap_or(intake.next_lsn)
+    }
+
+    /// Brings the next segment into place: header, name, directory, in this order, each durable before the next.
+    fn roll(&mut self) -> Result<(), (LatchedOperation, String, io::Error)> {
+        let spare = self.shared.supply.lock().take();
+        let Some(spare) = spare else { unreachable!("the intake said that the next segment is ready") };
+        let id = self.active.id.next();
+        let name = segment_file_name(id);
+        let base_lsn = self.group.first_lsn().unwrap_or_else(|| self.first_waiting_lsn());
+        let bytes = u64::from(self.shared.config.segment_bytes);
+        let header = SegmentHeader {
+            directory: self.shared.config.directory,
+            segment: id,
+            base_lsn,
+            first_sequence: self.sequence,
+            incarnation: self.incarnation,
+            segment_bytes: bytes,
+        };
+        write_header(&spare.file, &header).map_err(|error| (LatchedOperation::Write, spare.name.clone(), error))?;
+        self.shared.disk.rename(&spare.name, &name).map_err(|error| (LatchedOperation::Roll, name.clone(), error))?;
+        self.shared.disk.sync_dir().map_err(|error| (LatchedOperation::Sync, ".".to_owned(), error))?;
+        let sealed = self.active.id;
+        {
+            let mut catalog = self.shared.catalog.write();
+            if let Some(old) = catalog.get(&sealed) {
+                // A new entry without the open file, which readers that have the old one may still use.
+                let replaced = SegmentEntry {
+                    id: old.id,
+                    bytes: old.bytes,
+                    written: AtomicU64::new(self.active.position),
+                    sealed: AtomicBool::new(true),
+                    base_lsn: old.base_lsn,
+                    first_sequence: old.first_sequence,
+                    file: None,
+                };
+                catalog.insert(sealed, Arc::new(replaced));
+            }
+            catalog.insert(id, Arc::new(active_entry(&header, &spare.file, SEGMENT_HEADER_BYTES)));
+        }
+        self.active = ActiveSegment { id, file: spare.file, position: SEGMENT_HEADER_BYTES, bytes };
+        self.shared.refresh_next_segment();
+        self.observer.sealed(sealed);
+        Ok(())
+    }
+
+    /// Makes the next segment's file ready once half of the active one is used. True when it tried.
+    fn prepare(&mut self) -> bool {
+        {
+            let mut intake = self.shared.intake.lock();
+            if intake.remaining > u64::from(self.shared.config.segment_bytes) / 2 || !matches!(intake.phase, Phase::Open) {
+                return false;
+            }
+            match &mut intake.next_segment {
+                NextSegment::Ready | NextSegment::Unavailable { retry: false, .. } => return false,
+                NextSegment::Wanted => {}
+                NextSegment::Unavailable { retry, .. } => *retry = false,
+            }
+        }
+        prepare_next_segment(&self.shared);
+        true
+    }
+
+    fn fail(&mut self, operation: LatchedOperation, file: &str, error: &io::Error) -> Step {
+        let reason = self.shared.latch.trip(operation, file, error).clone();
+        tracing::error!(%reason, "durability was lost");
+        self.stop(&reason)
+    }
+
+    /// Refuses everything from now on and tells the observer, once.
+    fn stop(&mut self, reason: &Arc<crate::latch::LatchReason>) -> Step {
+        let first = {
+            let mut intake = self.shared.intake.lock();
+            let first = !matches!(intake.phase, Phase::Failed(_));
+            intake.fail(reason);
+            first
+        };
+        self.group.clear();
+        self.unproven = false;
+        if first {
+            self.observer.failed(reason);
+        }
+        Step::Stopped
+    }
+
+    /// Gives everything but the observer back. No commit may be in flight, which holds between steps.
+    pub(crate) fn into_parts(self) -> JournalParts {
+        let Self { shared, active, sequence, incarnation, .. } = self;
+        JournalParts { shared, active, sequence, incarnation }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl std::fmt::Debug for Committer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Committer").field("active", &self.active).field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}
+
+/// Makes a spare file unless one is at hand, and notes the outcome for appenders.
+pub(crate) fn prepare_next_segment(shared: &Shared) {
+    let in_use = shared.segment_bytes();
+    let outcome = {
+        let mut supply = shared.supply.lock();
+        if supply.count() > 0 { Ok(()) } else { supply.create(in_use) }
+    };
+    let mut intake = shared.intake.lock();
+    intake.next_segment = match outcome {
+        Ok(()) => NextSegment::Ready,
+        // A segment may have been recycled meanwhile.
+        Err(_) if shared.supply.lock().count() > 0 => NextSegment::Ready,
+        Err(problem) => {
+            tracing::warn!(problem, "no space for the next journal segment");
+            NextSegment::Unavailable { problem: problem.into(), retry: false }
+        }
+    };
+}
+
+/// Writes a segment's header block durably.
+pub(crate) fn write_header(file: &Arc<dyn DiskFile>, header: &SegmentHeader) -> io::Result<()> {
+    let mut block = AlignedBuffer::zeroed(BLOCK_BYTES);
+    block.as_mut_slice().copy_from_slice(&header.encode());
+    file.write_at_durably(0, block.blocks(BLOCK_BYTES))
+}
+
+/// What readers know of the segment that is being written.
+pub(crate) fn active_entry(header: &SegmentHeader, file: &Arc<dyn DiskFile>, written: u64) -> SegmentEntry {
+    SegmentEntry {
+        id: header.segment,
+        bytes: header.segment_bytes,
+        written: AtomicU64::new(written),
+        sealed: AtomicBool::new(false),
+        base_lsn: Some(header.base_lsn),
+        first_sequence: Some(header.first_sequence),
+        file: Some(file.clone()),
+    }
+}

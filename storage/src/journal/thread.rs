@@ -1,0 +1,63 @@
+//! The one adapter that starts the commit thread, and the only place where the journal measures idleness.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use super::committer::{Committer, Step};
+use crate::latch::LatchedOperation;
+
+/// The running commit thread. Its owner joins it.
+#[derive(Debug)]
+pub(crate) struct CommitThread(JoinHandle<()>);
+
+impl CommitThread {
+    pub(crate) fn start(committer: Committer) -> io::Result<Self> {
+        let run = move || guarded(committer);
+        Builder::new().name("journal-commit".to_owned()).spawn(run).map(Self)
+    }
+
+    /// Waits for the thread's end, which closing the journal has asked for.
+    pub(crate) fn join(self) {
+        // The last owner of the journal may be an observer's callback; a thread cannot wait for itself.
+        if self.0.thread().id() == std::thread::current().id() {
+            return;
+        }
+        if self.0.join().is_err() {
+            tracing::error!("the commit thread ended by a panic outside its guard");
+        }
+    }
+}
+
+/// Runs the loop; a panic in it (a failed assertion, or the observer's) counts as lost durability, so that nobody
+/// waits for ever.
+fn guarded(mut committer: Committer) {
+    if catch_unwind(AssertUnwindSafe(|| run(&mut committer))).is_err() {
+        let error = io::Error::other("the commit thread panicked");
+        committer.shared().latch.trip(LatchedOperation::Write, "journal", &error);
+        // Stops the intake and tells the observer, whose own panic then ends the thread.
+        committer.step();
+    }
+}
+
+fn run(committer: &mut Committer) {
+    let idle = Duration::from_millis(u64::from(committer.shared().config.idle_marker_ms));
+    loop {
+        match committer.step() {
+            Step::Committed | Step::Prepared => {}
+            Step::Stopped => {
+                if committer.wants_marker() {
+                    committer.mark();
+                }
+                return;
+            }
+            Step::Idle => {
+                let timeout = committer.wants_marker().then_some(idle);
+                if !committer.shared().park(timeout) {
+                    committer.mark();
+                }
+            }
+        }
+    }
+}
