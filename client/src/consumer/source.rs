@@ -1,0 +1,544 @@
+//! Where a consumer's batches come from: one task that keeps every partition either subscribed at (or fetched from) its
+//! leader, or waiting for the time to try again.
+//!
+//! The task always knows the next offset of each partition, which moves only when a batch has been handed on. Whatever is
+//! lost is asked for again from there: no gap, no duplicate.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use streambus_protocol::api::decode_body;
+use streambus_protocol::api::fetch::{FetchOutcome, Fetched};
+use streambus_protocol::api::offsets::OffsetQuery;
+use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::api::subscribe::PushedBatches;
+use streambus_protocol::batch::{PlacedBatch, batches};
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId};
+use streambus_protocol::offset::Offset;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::connection::in_flight::Push;
+use crate::consumer::feed::{Fed, Feed, FeedError, Opened, Wanted};
+use crate::consumer::loan::{Budget, Loan};
+use crate::core::{Core, wants_new_metadata};
+use crate::error::{Error, TopicPartition};
+use crate::op::Scope;
+
+/// How many times in a row a partition's bytes may be corrupt before the application is told: a broken replica may be
+/// repaired or replaced meanwhile.
+const CORRUPT_TRIES: u32 = 3;
+
+/// What the application asks of the task. As few as its calls.
+pub(crate) enum Command {
+    /// Read on from `offset`; what comes is marked with `generation`.
+    Read { slot: usize, offset: Offset, generation: u64 },
+    /// Read no more.
+    Stop { slot: usize, generation: u64 },
+}
+
+/// What the task hands to the application. Bounded by the credit, or the budget, that every item borrows from.
+pub(crate) enum Delivered {
+    /// Batches, in order.
+    Batches { slot: usize, generation: u64, batches: Vec<PlacedBatch>, ends: Ends, loan: Loan },
+    /// News of the log's ends without a batch.
+    Ends { slot: usize, generation: u64, ends: Ends },
+    /// Reading has stopped here until the application seeks.
+    Failed { slot: usize, generation: u64, error: Error },
+}
+
+/// The ends of a partition's log, as last heard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) log_start: Offset,
+    pub(crate) high_watermark: Offset,
+}
+
+/// How batches are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The broker pushes, within a credit.
+    Subscribe,
+    /// The consumer asks, within its budget: for reads that end.
+    Fetch,
+}
+
+/// One partition.
+struct Slot {
+    at: TopicPartition,
+    /// Known from the first time it was looked up.
+    topic: Option<TopicId>,
+    next: Offset,
+    generation: u64,
+    state: SlotState,
+    failures: u32,
+    corrupt: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SlotState {
+    /// Not read: the application stopped it, or must seek first.
+    Stopped,
+    /// To be opened, not before this.
+    Waiting(Instant),
+    /// Part of the feed with this tag.
+    Fed(u64),
+}
+
+enum Done {
+    Opened { tag: u64, outcome: Result<Opened, FeedError> },
+    Fetched { tag: u64, outcome: Result<Vec<FetchOutcome>, FeedError> },
+    OutOfRange { slot: usize, generation: u64, outcome: Result<Ends, Error> },
+    Refreshed(Result<(), Error>),
+    Closed,
+}
+
+/// The task.
+pub(crate) struct Source {
+    core: Arc<Core>,
+    mode: Mode,
+    credit_bytes: usize,
+    wait: Duration,
+    slots: Vec<Slot>,
+    feeds: HashMap<u64, Feed>,
+    next_tag: u64,
+    commands: mpsc::UnboundedReceiver<Command>,
+    output: mpsc::UnboundedSender<Delivered>,
+    pushes: (mpsc::UnboundedSender<Push>, mpsc::UnboundedReceiver<Push>),
+    budget: Arc<Budget>,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    refreshing: bool,
+}
+
+impl Source {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        mode: Mode,
+        credit_bytes: usize,
+        start: Vec<(TopicPartition, Offset)>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        output: mpsc::UnboundedSender<Delivered>,
+    ) -> Self {
+        let now = Instant::now();
+        let slot = |(at, next)| Slot {
+            at,
+            topic: None,
+            next,
+            generation: 0,
+            state: SlotState::Waiting(now),
+            failures: 0,
+            corrupt: 0,
+        };
+        // Half of the time a request may take: an answer is there before the request is given up.
+        let wait = (core.config.request_timeout / 2).min(Duration::from_secs(5));
+        Self {
+            core,
+            mode,
+            credit_bytes,
+            wait,
+            slots: start.into_iter().map(slot).collect(),
+            feeds: HashMap::new(),
+            next_tag: 1,
+            commands,
+            output,
+            pushes: mpsc::unbounded_channel(),
+            budget: Arc::default(),
+            jobs: FuturesUnordered::new(),
+            refreshing: false,
+        }
+    }
+
+    /// Runs until the consumer has gone.
+    pub(crate) async fn run(mut self) {
+        let budget = Arc::clone(&self.budget);
+        loop {
+            self.open_waiting(Instant::now());
+            let wake = self.next_wake();
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => break,
+                },
+                Some(push) = self.pushes.1.recv() => self.pushed(push),
+                Some(done) = self.jobs.next() => self.finish(done),
+                () = budget.freed() => {}
+                () = sleep_until(wake) => {}
+            }
+        }
+        // Unsubscribes politely, as far as the brokers answer.
+        let tags: Vec<u64> = self.feeds.keys().copied().collect();
+        tags.into_iter().for_each(|tag| self.close(tag));
+        while self.jobs.next().await.is_some() {}
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let blocked = self.mode == Mode::Fetch && self.budget.buffered() >= self.credit_bytes;
+        let waiting = self.slots.iter().filter_map(|slot| match slot.state {
+            SlotState::Waiting(at) => Some(at),
+            SlotState::Stopped | SlotState::Fed(_) => None,
+        });
+        if blocked { None } else { waiting.min() }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let (place, generation, offset) = match command {
+            Command::Read { slot, offset, generation } => (slot, generation, Some(offset)),
+            Command::Stop { slot, generation } => (slot, generation, None),
+        };
+        let fed = match self.slots.get(place).map(|slot| slot.state) {
+            Some(SlotState::Fed(tag)) => Some(tag),
+            _ => None,
+        };
+        // A feed that fetches is left to end by itself: the new generation makes its answer void.
+        if let Some(tag) = fed.filter(|_| self.mode == Mode::Subscribe) {
+            self.close(tag);
+        }
+        if let Some(slot) = self.slots.get_mut(place) {
+            slot.generation = generation;
+            (slot.failures, slot.corrupt) = (0, 0);
+            match offset {
+                Some(offset) => {
+                    slot.next = offset;
+                    slot.state = SlotState::Waiting(Instant::now());
+                }
+                None => slot.state = SlotState::Stopped,
+            }
+        }
+    }
+
+    /// Opens a feed per leader for every partition whose time has come.
+    fn open_waiting(&mut self, now: Instant) {
+        if self.mode == Mode::Fetch && self.budget.buffered() >= self.credit_bytes {
+            return;
+        }
+        let view = self.core.metadata.view();
+        let mut by_leader: HashMap<BrokerId, Vec<Wanted>> = HashMap::new();
+        let mut failed = Vec::new();
+        for (place, slot) in self.slots.iter_mut().enumerate() {
+            if !matches!(slot.state, SlotState::Waiting(at) if at <= now) {
+                continue;
+            }
+            let found = match view.topic(&slot.at.topic) {
+                Some(Ok(topic)) if slot.topic.is_some_and(|known| known != topic.id) => {
+                    // Created anew under the same name: other records, other offsets.
+                    Err(Error::UnknownTopic { topic: slot.at.topic.to_string() })
+                }
+                Some(Ok(topic)) => topic.partition(slot.at.partition).map(|partition| (topic.id, partition)),
+                Some(Err(error)) => Err(error),
+                None => Err(crate::core::leaderless(&slot.at)),
+            };
+            match found {
+                Ok((topic, partition)) => match partition.leader {
+                    Some(leader) => {
+                        slot.topic = Some(topic);
+                        by_leader.entry(leader).or_default().push(Wanted {
+                            slot: place,
+                            id: PartitionId { topic, partition: PartitionIndex::new(slot.at.partition) },
+                            offset: slot.next,
+                            leader_epoch: partition.leader_epoch,
+                            generation: slot.generation,
+                        });
+                    }
+                    None => failed.push((place, crate::core::leaderless(&slot.at))),
+                },
+                Err(error) => failed.push((place, error)),
+            }
+        }
+        for (place, error) in failed {
+            self.slot_failed(place, error);
+        }
+        for (leader, wanted) in by_leader {
+            self.open(leader, wanted);
+        }
+    }
+
+    fn open(&mut self, leader: BrokerId, wanted: Vec<Wanted>) {
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        for want in &wanted {
+            if let Some(slot) = self.slots.get_mut(want.slot) {
+                slot.state = SlotState::Fed(tag);
+            }
+        }
+        let share = self.credit_bytes.saturating_mul(wanted.len()) / self.slots.len().max(1);
+        let core = Arc::clone(&self.core);
+        match self.mode {
+            Mode::Subscribe => {
+                let opening = Feed::subscribe(core, leader, tag, &wanted, share, self.pushes.0.clone());
+                self.jobs.push(Box::pin(async move { Done::Opened { tag, outcome: opening.await } }));
+            }
+            Mode::Fetch => {
+                let fetching = Feed::fetch(core, leader, &wanted, share, self.wait);
+                self.jobs.push(Box::pin(async move { Done::Fetched { tag, outcome: fetching.await } }));
+            }
+        }
+        self.feeds.insert(tag, Feed::opening(wanted));
+    }
+
+    fn finish(&mut self, done: Done) {
+        match done {
+            Done::Opened { tag, outcome: Ok(opened) } => {
+                let Some(feed) = self.feeds.get_mut(&tag) else {
+                    // Closed while it was being opened.
+                    self.jobs.push(Box::pin(async move {
+                        opened.close().await;
+                        Done::Closed
+                    }));
+                    return;
+                };
+                let outcomes = feed.opened(opened);
+                for (place, outcome) in outcomes {
+                    match outcome {
+                        Ok(ends) => self.ends(place, ends),
+                        Err(body) => self.refused(tag, place, body),
+                    }
+                }
+            }
+            Done::Opened { tag, outcome: Err(error) } => self.feed_failed(tag, &error),
+            Done::Fetched { tag, outcome: Ok(outcomes) } => {
+                let Some(feed) = self.feeds.remove(&tag) else { return };
+                for outcome in outcomes {
+                    let id = PartitionId { topic: outcome.topic, partition: outcome.partition };
+                    if let Some(place) = feed.slot_of(id).filter(|place| feed.is_current(*place, &self.generations())) {
+                        self.fed(tag, place, outcome.result, |budget, bytes| Loan::of_budget(budget, bytes));
+                    }
+                }
+                self.release_slots(tag, Instant::now());
+            }
+            Done::Fetched { tag, outcome: Err(error) } => self.feed_failed(tag, &error),
+            Done::OutOfRange { slot, generation, outcome } => self.out_of_range(slot, generation, outcome),
+            Done::Refreshed(outcome) => {
+                self.refreshing = false;
+                if let Err(error) = outcome {
+                    tracing::debug!(%error, "no metadata for consuming");
+                }
+            }
+            Done::Closed => {}
+        }
+    }
+
+    fn generations(&self) -> Vec<u64> {
+        self.slots.iter().map(|slot| slot.generation).collect()
+    }
+
+    fn pushed(&mut self, push: Push) {
+        let Push { tag, content } = push;
+        let frame = match content {
+            Ok(frame) => frame,
+            Err(error) => {
+                let address = self.feeds.get(&tag).map(Feed::address).unwrap_or_default();
+                return self.feed_failed(tag, &FeedError::Call(error.into_error(&address, false)));
+            }
+        };
+        let Some(feed) = self.feeds.get(&tag) else { return };
+        let pushed = match decode_body::<PushedBatches>(frame) {
+            Ok(pushed) => pushed,
+            Err(error) => {
+                feed.breach(format!("a push does not decode: {error}"));
+                return;
+            }
+        };
+        let window = feed.window();
+        for outcome in pushed.partitions {
+            let id = PartitionId { topic: outcome.topic, partition: outcome.partition };
+            let Some(place) = self.feeds.get(&tag).and_then(|feed| feed.slot_of(id)) else { continue };
+            let window = window.clone();
+            self.fed(tag, place, outcome.result, move |budget, bytes| match window {
+                Some(window) => Loan::Credit { window, bytes },
+                None => Loan::of_budget(budget, bytes),
+            });
+        }
+    }
+
+    /// What came for one partition.
+    fn fed(
+        &mut self,
+        tag: u64,
+        place: usize,
+        result: Result<Fetched, ErrorBody>,
+        lend: impl FnOnce(&Arc<Budget>, usize) -> Loan,
+    ) {
+        let fetched = match result {
+            Ok(fetched) => fetched,
+            Err(body) => return self.refused(tag, place, body),
+        };
+        let ends = Ends { log_start: fetched.log_start, high_watermark: fetched.high_watermark };
+        let bytes = fetched.batches.into_bytes();
+        let loan = lend(&self.budget, bytes.len());
+        let Some(slot) = self.slots.get_mut(place) else { return };
+        let mut taken = Vec::new();
+        let mut corrupt = None;
+        for batch in batches(bytes) {
+            match batch {
+                // The first batch may begin before the offset asked for, even end before it after a reconnect.
+                Ok(batch) if batch.next_offset() <= slot.next => {}
+                Ok(batch) => {
+                    slot.next = batch.next_offset();
+                    taken.push(batch);
+                }
+                Err(error) => {
+                    corrupt = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        let generation = slot.generation;
+        let item = if taken.is_empty() {
+            Delivered::Ends { slot: place, generation, ends }
+        } else {
+            (slot.failures, slot.corrupt) = (0, 0);
+            Delivered::Batches { slot: place, generation, batches: taken, ends, loan }
+        };
+        // A consumer that has gone is noticed by its commands.
+        let _ = self.output.send(item);
+        if let Some(reason) = corrupt {
+            self.corrupt(tag, place, reason);
+        }
+    }
+
+    fn corrupt(&mut self, tag: u64, place: usize, reason: String) {
+        if self.mode == Mode::Subscribe {
+            self.close(tag);
+        }
+        let Some(slot) = self.slots.get_mut(place) else { return };
+        slot.corrupt += 1;
+        let error = Error::CorruptBatch { at: slot.at.clone(), offset: slot.next.get(), reason };
+        if slot.corrupt >= CORRUPT_TRIES {
+            return self.stop(place, error);
+        }
+        tracing::warn!(%error, "reading again");
+        slot.failures = slot.failures.saturating_add(1);
+        slot.state = SlotState::Waiting(Instant::now() + self.core.pause(slot.failures));
+    }
+
+    fn ends(&self, place: usize, ends: Ends) {
+        if let Some(slot) = self.slots.get(place) {
+            let _ = self.output.send(Delivered::Ends { slot: place, generation: slot.generation, ends });
+        }
+    }
+
+    /// The broker ended one partition's part of a feed.
+    fn refused(&mut self, tag: u64, place: usize, body: ErrorBody) {
+        if let Some(feed) = self.feeds.get_mut(&tag) {
+            feed.forget(place);
+        }
+        let Some(slot) = self.slots.get(place) else { return };
+        if body.code == ErrorCode::OffsetOutOfRange {
+            return self.find_range(place);
+        }
+        let error = Error::from_partition_body(body, slot.at.clone());
+        self.slot_failed(place, error);
+    }
+
+    /// Waits and tries again, or tells the application.
+    fn slot_failed(&mut self, place: usize, error: Error) {
+        if wants_new_metadata(&error) {
+            self.refresh();
+        }
+        let Some(slot) = self.slots.get_mut(place) else { return };
+        if !error.is_retriable() {
+            return self.stop(place, error);
+        }
+        tracing::debug!(at = %slot.at, %error, "reading interrupted");
+        slot.failures = slot.failures.saturating_add(1);
+        slot.state = SlotState::Waiting(Instant::now() + self.core.pause(slot.failures));
+    }
+
+    fn stop(&mut self, place: usize, error: Error) {
+        if let Some(slot) = self.slots.get_mut(place) {
+            slot.state = SlotState::Stopped;
+            let _ = self.output.send(Delivered::Failed { slot: place, generation: slot.generation, error });
+        }
+    }
+
+    /// Finds out what offsets there are, for an error that helps.
+    fn find_range(&mut self, place: usize) {
+        let Some(slot) = self.slots.get_mut(place) else { return };
+        slot.state = SlotState::Stopped;
+        let (core, at, generation) = (Arc::clone(&self.core), slot.at.clone(), slot.generation);
+        self.jobs.push(Box::pin(async move {
+            let scope = Scope::background("list_offsets", core.config.request_timeout);
+            let wanted = [(at.clone(), OffsetQuery::Earliest), (at, OffsetQuery::Latest)];
+            // One partition twice in one request is not allowed.
+            let first = core.list_offsets(&scope, &wanted[..1]).await;
+            let second = core.list_offsets(&scope, &wanted[1..]).await;
+            let offset = |found: &[streambus_protocol::api::offsets::OffsetFound]| {
+                found.first().map_or(Offset::ZERO, |found| found.offset)
+            };
+            let outcome = match (first, second) {
+                (Ok(first), Ok(second)) => Ok(Ends { log_start: offset(&first), high_watermark: offset(&second) }),
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            };
+            Done::OutOfRange { slot: place, generation, outcome }
+        }));
+    }
+
+    fn out_of_range(&mut self, place: usize, generation: u64, outcome: Result<Ends, Error>) {
+        let Some(slot) = self.slots.get_mut(place).filter(|slot| slot.generation == generation) else { return };
+        match outcome {
+            Ok(ends) if ends.log_start <= slot.next && slot.next <= ends.high_watermark => {
+                // It is in range by now: a leader that was behind has caught up.
+                slot.failures = slot.failures.saturating_add(1);
+                slot.state = SlotState::Waiting(Instant::now() + self.core.pause(slot.failures));
+            }
+            Ok(ends) => {
+                let error = Error::OffsetOutOfRange {
+                    at: slot.at.clone(),
+                    offset: slot.next.get(),
+                    earliest: ends.log_start.get(),
+                    latest: ends.high_watermark.get(),
+                };
+                self.stop(place, error);
+            }
+            Err(error) => self.slot_failed(place, error),
+        }
+    }
+
+    /// A whole feed has ended.
+    fn feed_failed(&mut self, tag: u64, error: &FeedError) {
+        self.feeds.remove(&tag);
+        let FeedError::Call(error) = error;
+        for place in 0..self.slots.len() {
+            if self.slots.get(place).is_some_and(|slot| slot.state == SlotState::Fed(tag)) {
+                self.slot_failed(place, error.clone());
+            }
+        }
+    }
+
+    /// Ends a feed on this side; its partitions wait to be opened anew, from where they are.
+    fn close(&mut self, tag: u64) {
+        if let Some(Fed::Subscribed(opened)) = self.feeds.remove(&tag).map(Feed::into_state) {
+            self.jobs.push(Box::pin(async move {
+                opened.close().await;
+                Done::Closed
+            }));
+        }
+        self.release_slots(tag, Instant::now());
+    }
+
+    fn release_slots(&mut self, tag: u64, until: Instant) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.state == SlotState::Fed(tag)) {
+            slot.state = SlotState::Waiting(until);
+        }
+    }
+
+    fn refresh(&mut self) {
+        if std::mem::replace(&mut self.refreshing, true) {
+            return;
+        }
+        let core = Arc::clone(&self.core);
+        let seen = core.metadata.view().version;
+        self.jobs.push(Box::pin(async move { Done::Refreshed(core.metadata.newer_than(seen).await.map(|_| ())) }));
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,223 @@
+//! The producer's own task: opens connections for sinks, fetches pictures of the cluster, renews identities, rings the
+//! alarms of lingering and retrying batches, and gives up what is past its time. It touches no record.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use streambus_protocol::ids::BrokerId;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::metadata::ClusterView;
+use crate::op::Scope;
+use crate::producer::partition::Partition;
+use crate::producer::partition_state::Identity;
+use crate::producer::registry::Registry;
+use crate::producer::shared::Event;
+use crate::producer::sink::Sink;
+
+/// Something that was under way has ended.
+enum Done {
+    Connected(Arc<Sink>, Result<Connection, Error>),
+    Refreshed(Result<Arc<ClusterView>, Error>),
+    Renewed(Result<Identity, Error>),
+}
+
+/// The task's state.
+pub(crate) struct Driver {
+    registry: Arc<Registry>,
+    events: mpsc::UnboundedReceiver<Event>,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// By time, then by a number that keeps two alarms of one instant apart.
+    alarms: BTreeMap<(Instant, u64), Arc<Partition>>,
+    next_alarm: u64,
+    connect_failures: HashMap<BrokerId, u32>,
+    refresh_failures: u32,
+    /// Partitions that wait for the identity being fetched; empty when none is.
+    renewing: Vec<Arc<Partition>>,
+    renew_failures: u32,
+    closing: bool,
+}
+
+impl Driver {
+    pub(crate) fn new(registry: Arc<Registry>, events: mpsc::UnboundedReceiver<Event>) -> Self {
+        Self {
+            registry,
+            events,
+            jobs: FuturesUnordered::new(),
+            alarms: BTreeMap::new(),
+            next_alarm: 0,
+            connect_failures: HashMap::new(),
+            refresh_failures: 0,
+            renewing: Vec::new(),
+            renew_failures: 0,
+            closing: false,
+        }
+    }
+
+    /// Runs until the producer is closed and everything has an outcome.
+    pub(crate) async fn run(mut self) {
+        // However this ends, also when the task is dropped, nobody is left waiting.
+        let _shut = ShutOnDrop(Arc::clone(&self.registry));
+        let config = &self.registry.shared.core.config;
+        let patrol = (config.delivery_timeout / 8).clamp(Duration::from_millis(10), Duration::from_millis(500));
+        let max_age = config.metadata_max_age;
+        let mut patrol = tokio::time::interval(patrol);
+        patrol.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut aging = tokio::time::interval_at(Instant::now() + max_age, max_age);
+        loop {
+            let next_alarm = self.alarms.first_key_value().map(|((at, _), _)| *at);
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => self.handle(event),
+                    None => return,
+                },
+                Some(done) = self.jobs.next() => self.finish(done).await,
+                () = sleep_until(next_alarm) => self.ring(Instant::now()),
+                now = patrol.tick() => self.registry.partitions().iter().for_each(|p| p.expire(now)),
+                _ = aging.tick() => self.registry.shared.want_metadata(),
+            }
+            if self.closing && self.registry.partitions().iter().all(|partition| partition.is_idle()) {
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Alarm { partition, at } => {
+                self.next_alarm += 1;
+                self.alarms.insert((at, self.next_alarm), partition);
+            }
+            Event::Renew { partition, old } => self.renew(partition, old),
+            Event::Connect(sink) => self.connect(sink),
+            Event::Refresh => self.refresh(),
+            Event::Close => {
+                self.closing = true;
+                for partition in self.registry.partitions() {
+                    partition.flush();
+                }
+            }
+        }
+    }
+
+    fn ring(&mut self, now: Instant) {
+        while let Some(entry) = self.alarms.first_entry()
+            && entry.key().0 <= now
+        {
+            entry.remove().progress();
+        }
+    }
+
+    async fn finish(&mut self, done: Done) {
+        match done {
+            Done::Connected(sink, Ok(connection)) => {
+                self.connect_failures.remove(&sink.broker);
+                sink.connected(connection);
+            }
+            Done::Connected(sink, Err(error)) => {
+                tracing::debug!(broker = %sink.broker, %error, "no connection for producing");
+                // Perhaps the broker has moved, or something else leads by now.
+                self.registry.shared.want_metadata();
+                if sink.wants_connection() {
+                    self.connect(sink);
+                } else {
+                    sink.not_connected();
+                }
+            }
+            Done::Refreshed(Ok(view)) => {
+                self.registry.shared.metadata_refreshed();
+                let leaderless = self.registry.apply(&view).await;
+                self.refresh_failures = if leaderless { self.refresh_failures.saturating_add(1) } else { 0 };
+                if leaderless {
+                    self.registry.shared.want_metadata();
+                }
+            }
+            Done::Refreshed(Err(error)) => {
+                tracing::debug!(%error, "no metadata for producing");
+                self.refresh_failures = self.refresh_failures.saturating_add(1);
+                self.registry.shared.metadata_refreshed();
+                if self.registry.partitions().iter().any(|partition| !partition.is_idle()) {
+                    self.registry.shared.want_metadata();
+                }
+            }
+            Done::Renewed(Ok(identity)) => {
+                self.renew_failures = 0;
+                for partition in std::mem::take(&mut self.renewing) {
+                    partition.adopt(identity);
+                    // Has this identity already, under which it failed: it asks for a newer one.
+                    partition.progress();
+                }
+            }
+            Done::Renewed(Err(error)) => {
+                tracing::debug!(%error, "no producer identity");
+                self.renew_failures = self.renew_failures.saturating_add(1);
+                for partition in std::mem::take(&mut self.renewing) {
+                    partition.progress();
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, sink: Arc<Sink>) {
+        let failures = self.connect_failures.entry(sink.broker).or_insert(0);
+        let pause = if *failures == 0 { Duration::ZERO } else { self.registry.shared.core.pause(*failures) };
+        // Counted before, cleared by success.
+        *failures = failures.saturating_add(1);
+        let core = Arc::clone(&self.registry.shared.core);
+        self.jobs.push(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            let outcome = core.metadata.connect(sink.broker).await;
+            Done::Connected(sink, outcome)
+        }));
+    }
+
+    fn refresh(&mut self) {
+        let core = Arc::clone(&self.registry.shared.core);
+        let seen = core.metadata.view().version;
+        let pause = if self.refresh_failures == 0 { Duration::ZERO } else { core.pause(self.refresh_failures) };
+        self.jobs.push(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            Done::Refreshed(core.metadata.newer_than(seen).await)
+        }));
+    }
+
+    fn renew(&mut self, partition: Arc<Partition>, old: Option<Identity>) {
+        let under_way = !self.renewing.is_empty();
+        if !self.renewing.iter().any(|waiting| Arc::ptr_eq(waiting, &partition)) {
+            self.renewing.push(partition);
+        }
+        if under_way {
+            return;
+        }
+        let registry = Arc::clone(&self.registry);
+        let core = &self.registry.shared.core;
+        let pause = if self.renew_failures == 0 { Duration::ZERO } else { core.pause(self.renew_failures) };
+        let timeout = core.config.request_timeout;
+        self.jobs.push(Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            let scope = Scope::background("init_producer", timeout);
+            Done::Renewed(registry.newer_than(&scope, old).await)
+        }));
+    }
+}
+
+struct ShutOnDrop(Arc<Registry>);
+
+impl Drop for ShutOnDrop {
+    fn drop(&mut self) {
+        self.0.shut();
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,208 @@
+//! One partition of a producer: its state under a lock, where its leader is, and the way back to the buffer's budget.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use streambus_protocol::api::produce::Produced;
+use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::ids::{PartitionIndex, TopicId};
+use streambus_protocol::record::Record as WireRecord;
+use tokio::time::Instant;
+
+use crate::core::wants_new_metadata;
+use crate::error::{Error, TopicPartition};
+use crate::producer::batch::Batch;
+use crate::producer::completion::{BatchCompletion, BatchOutcome, Delivery};
+use crate::producer::partition_state::{Ended, Identity, Parcel, PartitionState, Sendable};
+use crate::producer::shared::{Event, Shared};
+use crate::producer::sink::Sink;
+
+/// One partition.
+pub(crate) struct Partition {
+    pub(crate) at: Arc<TopicPartition>,
+    pub(crate) index: PartitionIndex,
+    state: Mutex<Inner>,
+    /// True while it stands in its sink's queue.
+    queued: AtomicBool,
+    /// Where records without a key go now; moves on when this partition sends a batch.
+    sticky: Arc<AtomicU32>,
+    shared: Arc<Shared>,
+}
+
+struct Inner {
+    machine: PartitionState,
+    home: Home,
+}
+
+/// Where batches go.
+#[derive(Clone)]
+pub(crate) struct Home {
+    pub(crate) topic: TopicId,
+    pub(crate) leader_epoch: LeaderEpoch,
+    /// None while there is no leader.
+    pub(crate) sink: Option<Arc<Sink>>,
+}
+
+impl Partition {
+    pub(crate) fn new(
+        at: Arc<TopicPartition>,
+        home: Home,
+        identity: Option<Identity>,
+        sticky: Arc<AtomicU32>,
+        shared: Arc<Shared>,
+    ) -> Arc<Self> {
+        let machine = PartitionState::new(Arc::clone(&shared.rules), identity);
+        let index = PartitionIndex::new(at.partition);
+        let state = Mutex::new(Inner { machine, home });
+        Arc::new(Self { at, index, state, queued: AtomicBool::new(false), sticky, shared })
+    }
+
+    /// Adds a record, whose `charged_bytes` the caller has taken from the budget, and gets it under way.
+    pub(crate) fn push(self: &Arc<Self>, record: &WireRecord, charged_bytes: usize) -> Result<Delivery, Error> {
+        let complete = || Arc::new(BatchCompletion::new(Arc::clone(&self.at)));
+        let pushed = self.state.lock().machine.push(record, charged_bytes, Instant::now, complete)?;
+        if pushed.news {
+            self.progress();
+        }
+        Ok(Delivery::new(pushed.completion, pushed.index, record.timestamp))
+    }
+
+    /// Puts the partition where it must be: in its sink's queue, on the alarm clock, or at the door of whoever hands out
+    /// identities.
+    pub(crate) fn progress(self: &Arc<Self>) {
+        let now = Instant::now();
+        let (sendable, sink, wants) = {
+            let inner = self.state.lock();
+            (inner.machine.sendable(now), inner.home.sink.clone(), inner.machine.wants_newer_than())
+        };
+        if let Some(old) = wants {
+            self.shared.send(Event::Renew { partition: Arc::clone(self), old });
+        }
+        match (sendable, sink) {
+            (Sendable::Now, Some(sink)) => {
+                if !self.queued.swap(true, Ordering::AcqRel) {
+                    sink.offer(Arc::clone(self));
+                }
+            }
+            (Sendable::Now, None) => self.shared.want_metadata(),
+            (Sendable::At(at), _) => self.shared.send(Event::Alarm { partition: Arc::clone(self), at }),
+            (Sendable::No, _) => {}
+        }
+    }
+
+    /// It has left its sink's queue.
+    pub(crate) fn dequeued(&self) {
+        self.queued.store(false, Ordering::Release);
+    }
+
+    /// The next batch with where it goes, if there is one.
+    pub(crate) fn take(&self, now: Instant) -> Option<(Parcel, Home)> {
+        let mut inner = self.state.lock();
+        let parcel = inner.machine.take(now)?;
+        let home = inner.home.clone();
+        drop(inner);
+        if parcel.first_attempt && self.sticky.load(Ordering::Relaxed) == self.at.partition {
+            // Somebody else may move it on at the same moment: then it moves two places, which harms nobody.
+            self.sticky.fetch_add(1, Ordering::Relaxed);
+        }
+        Some((parcel, home))
+    }
+
+    /// Whether another batch can be sent now.
+    pub(crate) fn is_sendable(&self, now: Instant) -> bool {
+        self.state.lock().machine.sendable(now) == Sendable::Now
+    }
+
+    /// The bytes of batch `id`.
+    pub(crate) fn built(&self, id: u64, bytes: bytes::Bytes) {
+        self.state.lock().machine.built(id, bytes);
+    }
+
+    /// Batch `id` was stored, or needs no answer.
+    pub(crate) fn acknowledged(self: &Arc<Self>, id: u64, produced: Option<Produced>) {
+        let batch = self.state.lock().machine.acknowledged(id);
+        if let Some(batch) = batch {
+            self.settle(&batch, Ok(produced));
+        }
+        self.progress();
+    }
+
+    /// An attempt to send batch `id` failed.
+    pub(crate) fn failed(self: &Arc<Self>, id: u64, error: Error) {
+        if wants_new_metadata(&error) {
+            self.shared.want_metadata();
+        }
+        tracing::debug!(at = %self.at, %error, "a batch was not acknowledged");
+        let pause = |attempts| self.shared.core.pause(attempts);
+        let ended = self.state.lock().machine.failed(id, error, Instant::now(), pause);
+        self.end(ended);
+        self.progress();
+    }
+
+    /// Gives up what is past its time.
+    pub(crate) fn expire(self: &Arc<Self>, now: Instant) {
+        let ended = self.state.lock().machine.expire(now);
+        if !ended.is_empty() {
+            self.end(ended);
+            self.progress();
+        }
+    }
+
+    /// Gives up everything because of `error`.
+    pub(crate) fn abort(&self, error: &Error) {
+        let ended = self.state.lock().machine.abort(error, Instant::now());
+        self.end(ended);
+    }
+
+    /// Takes a newer identity, if it wants one.
+    pub(crate) fn adopt(self: &Arc<Self>, identity: Identity) {
+        if self.state.lock().machine.adopt(identity) {
+            self.progress();
+        }
+    }
+
+    /// Moves to a new home: another leader, or a topic created anew under the same name.
+    pub(crate) fn move_to(self: &Arc<Self>, home: Home) {
+        let old = std::mem::replace(&mut self.state.lock().home, home.clone());
+        let same = match (&old.sink, &home.sink) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same && let Some(sink) = old.sink {
+            sink.forget(self);
+        }
+        self.progress();
+    }
+
+    /// True when there is a leader to send to.
+    pub(crate) fn has_leader(&self) -> bool {
+        self.state.lock().home.sink.is_some()
+    }
+
+    /// Makes everything that waits ripe; returns what has no outcome yet.
+    pub(crate) fn flush(self: &Arc<Self>) -> Vec<Arc<BatchCompletion>> {
+        let pending = self.state.lock().machine.flush(Instant::now());
+        if !pending.is_empty() {
+            self.progress();
+        }
+        pending
+    }
+
+    /// True when nothing awaits an outcome.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.lock().machine.is_idle()
+    }
+
+    fn end(&self, ended: Vec<Ended>) {
+        for Ended { batch, error } in ended {
+            self.settle(&batch, Err(error));
+        }
+    }
+
+    fn settle(&self, batch: &Batch, outcome: BatchOutcome) {
+        self.shared.release(batch.charged_bytes);
+        batch.completion.settle(outcome);
+    }
+}
