@@ -234,3 +234,87 @@ fn bound(value: &str) -> Result<Option<u64>, (String, Option<String>)> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
+        entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn problems(entries: &[(&str, &str)]) -> Vec<String> {
+        TopicConfig::parse(&map(entries)).expect_err("a problem").iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_empty_map_is_the_default_and_every_key_is_listed_as_one() {
+        assert_eq!(TopicConfig::parse(&map(&[])), Ok(TopicConfig::default()));
+        let entries = TopicConfig::entries(&map(&[]));
+        assert!(entries.iter().all(|(_, _, is_default)| *is_default));
+        assert_eq!(
+            entries.iter().map(|(key, _, _)| key.as_str()).collect::<Vec<_>>(),
+            TopicConfig::keys().collect::<Vec<_>>()
+        );
+        assert!(TopicConfig::keys().is_sorted());
+    }
+
+    #[test]
+    fn every_key_is_read_and_shown_as_it_was_set() {
+        let set = [
+            ("cleanup.policy", "delete"),
+            ("durability", "async"),
+            ("max.message.bytes", "2000000"),
+            ("message.timestamp.type", "LogAppendTime"),
+            ("min.insync.replicas", "2"),
+            ("retention.bytes", "1000"),
+            ("retention.ms", "-1"),
+            ("unclean.leader.election.enable", "true"),
+        ];
+        assert_eq!(set.len(), Key::ALL.len(), "a key is missing here");
+        let config = TopicConfig::parse(&map(&set)).expect("valid values");
+        let expected = TopicConfig {
+            retention: Retention { time_ms: None, bytes: Some(1000) },
+            durability: Durability::Async,
+            batch_bytes_max: 2_000_000,
+            min_insync_replicas: 2,
+            cleanup: Cleanup::Delete,
+            timestamp_type: TimestampType::LogAppendTime,
+            unclean_leader_election: true,
+        };
+        assert_eq!(config, expected);
+        let entries = TopicConfig::entries(&map(&set));
+        for ((key, value), (shown, text, is_default)) in set.iter().zip(&entries) {
+            assert_eq!((*key, *value, false), (shown.as_str(), text.as_str(), *is_default));
+        }
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once_with_what_was_probably_meant() {
+        let found = problems(&[
+            ("Retention.MS", "1"),
+            ("durability", "synch"),
+            ("max.message.bytes", "8388609"),
+            ("min.insync.replicas", "0"),
+            ("retention.bytes", "-2"),
+            ("totally.unrelated", "x"),
+        ]);
+        assert_eq!(
+            found,
+            [
+                "Retention.MS: there is no such key; did you mean 'retention.ms'?",
+                "durability: 'synch' is none of: sync, async; did you mean 'sync'?",
+                "max.message.bytes: '8388609' is no number from 128 to 8388608",
+                "min.insync.replicas: '0' is no number from 1 to 65535",
+                "retention.bytes: '-2' is no number from 0 to 9223372036854775807, nor -1 for no bound",
+                "totally.unrelated: there is no such key",
+            ]
+        );
+    }
+
+    #[test]
+    fn compaction_is_refused_as_not_supported_yet_and_not_as_unknown() {
+        let found = problems(&[("cleanup.policy", "compact")]);
+        assert_eq!(found, ["cleanup.policy: compaction is not supported yet; did you mean 'delete'?"]);
+    }
+}
