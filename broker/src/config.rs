@@ -15,6 +15,7 @@ pub mod unit;
 
 mod check;
 mod layer;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -106,6 +107,8 @@ pub struct HttpConfig {
     pub request_timeout: Duration,
     /// The largest request body, in bytes.
     pub body_bytes_max: u64,
+    /// Bytes of bodies and pages in memory, for all connections; requests above it are refused.
+    pub inflight_bytes: u64,
 }
 
 impl Default for HttpConfig {
@@ -116,6 +119,7 @@ impl Default for HttpConfig {
             header_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             body_bytes_max: 8 * MIB,
+            inflight_bytes: 32 * MIB,
         }
     }
 }
@@ -127,6 +131,12 @@ pub struct StorageConfig {
     pub data_dir: PathBuf,
     /// Bytes of one journal segment.
     pub segment_bytes: u64,
+    /// A group commit collects up to this many bytes.
+    pub commit_bytes: u64,
+    /// Bytes of accepted batches that may wait for the disk.
+    pub commit_queue_bytes: u64,
+    /// Recycled segment files kept for reuse.
+    pub spare_segments: u32,
     /// Bytes of recent batches kept in memory, for the whole broker.
     pub tail_cache_bytes: u64,
     /// The largest contiguous run of one partition's batches that one index entry describes, in bytes.
@@ -156,6 +166,9 @@ impl Default for StorageConfig {
         Self {
             data_dir: PathBuf::from("./data"),
             segment_bytes: 256 * MIB,
+            commit_bytes: MIB,
+            commit_queue_bytes: 16 * MIB,
+            spare_segments: 4,
             tail_cache_bytes: 32 * MIB,
             extent_bytes_max: 256 * KIB,
             extents_in_memory: 100_000,
@@ -188,6 +201,8 @@ pub struct LimitsConfig {
     pub handshake_timeout: Duration,
     /// A peer that sends or takes an open frame slower than this is cut, in bytes per second.
     pub slow_client_rate: u64,
+    /// How long such a peer is borne with before it is cut.
+    pub slow_client_grace: Duration,
 }
 
 impl Default for LimitsConfig {
@@ -200,6 +215,7 @@ impl Default for LimitsConfig {
             idle_timeout: Duration::from_secs(600),
             handshake_timeout: Duration::from_secs(10),
             slow_client_rate: KIB,
+            slow_client_grace: Duration::from_secs(10),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Settings that are legal alone and wrong together.
 
+use streambus_protocol::limits::BATCH_BYTES_MAX;
+
 use super::BrokerConfig;
 use super::error::{ConfigError, Problem};
 use super::origin::Origin;
@@ -63,6 +65,17 @@ pub(super) fn conflicts(config: &BrokerConfig, origins: &[Origin], problems: &mu
             "the head is part of the request".to_owned(),
         );
     }
+    if config.http.body_bytes_max > config.http.inflight_bytes {
+        conflict(
+            "http.body_bytes_max",
+            format!(
+                "`http.body_bytes_max` ({}) is more than `http.inflight_bytes` ({})",
+                show_bytes(config.http.body_bytes_max),
+                show_bytes(config.http.inflight_bytes)
+            ),
+            "a body of the largest size would never be let in".to_owned(),
+        );
+    }
     if config.client.listen.collides_with(&config.http.listen) {
         conflict(
             "http.listen",
@@ -80,6 +93,27 @@ pub(super) fn conflicts(config: &BrokerConfig, origins: &[Origin], problems: &mu
             "client.advertise",
             format!("`client.advertise` is {advertise}, and nobody can connect to that"),
             "name the host and port that clients reach this broker under".to_owned(),
+        );
+    }
+    // The journal prepares a segment while the one before it fills, so half of one must take all that may be waiting.
+    // It checks the exact figure when it opens; this one is a little stricter and known before anything is started.
+    let largest = u64::try_from(BATCH_BYTES_MAX).unwrap_or(u64::MAX);
+    let waiting = config.storage.commit_bytes.max(largest) + config.storage.commit_queue_bytes.max(largest);
+    if config.storage.segment_bytes.saturating_mul(2) < waiting.saturating_mul(5) {
+        conflict(
+            "storage.segment_bytes",
+            format!(
+                "`storage.segment_bytes` ({}) is less than {}",
+                show_bytes(config.storage.segment_bytes),
+                show_bytes((waiting * 5).div_ceil(2 * BLOCK_BYTES) * BLOCK_BYTES)
+            ),
+            format!(
+                "a segment is at least two and a half times what may wait for the disk: `storage.commit_bytes` ({}) \
+                 and `storage.commit_queue_bytes` ({}), each at least one largest batch ({})",
+                show_bytes(config.storage.commit_bytes),
+                show_bytes(config.storage.commit_queue_bytes),
+                show_bytes(largest)
+            ),
         );
     }
     if !config.storage.segment_bytes.is_multiple_of(BLOCK_BYTES) {

@@ -82,6 +82,13 @@ pub(super) static SETTINGS: &[Setting] = &[
         doc: "The largest request body.",
     },
     Setting {
+        key: "http.inflight_bytes",
+        kind: Kind::Bytes { min: 4 * MIB, max: TIB, slot: |c| &mut c.http.inflight_bytes },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "Request bodies and pages of records in memory for all HTTP connections; requests above it answer 429.",
+    },
+    Setting {
         key: "storage.data_dir",
         kind: Kind::Path { slot: |c| &mut c.storage.data_dir },
         flag: Some("data-dir"),
@@ -95,6 +102,28 @@ pub(super) static SETTINGS: &[Setting] = &[
         reload: Reload::Restart,
         doc: "Size of one journal segment, in whole 4KiB blocks. Recovery scans the last one or two: larger segments \
               mean a longer restart.",
+    },
+    Setting {
+        key: "storage.commit_bytes",
+        kind: Kind::Bytes { min: 4 * KIB, max: GIB, slot: |c| &mut c.storage.commit_bytes },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "A group commit collects up to this much while the one before it is written. More gains little throughput \
+              and costs latency.",
+    },
+    Setting {
+        key: "storage.commit_queue_bytes",
+        kind: Kind::Bytes { min: MIB, max: GIB, slot: |c| &mut c.storage.commit_queue_bytes },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "Accepted batches that may wait for the disk; beyond it, producers are told to try again.",
+    },
+    Setting {
+        key: "storage.spare_segments",
+        kind: Kind::Count { min: 0, max: 1_000, slot: |c| &mut c.storage.spare_segments },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "Reclaimed journal segments kept for reuse: writing over them is faster than growing new files.",
     },
     Setting {
         key: "storage.tail_cache_bytes",
@@ -230,6 +259,13 @@ pub(super) static SETTINGS: &[Setting] = &[
         flag: None,
         reload: Reload::Restart,
         doc: "A client that sends or takes an open frame slower than this is disconnected; `0B/s` switches it off.",
+    },
+    Setting {
+        key: "limits.slow_client_grace",
+        kind: Kind::Time { min: Duration::from_millis(10), max: DAY, slot: |c| &mut c.limits.slow_client_grace },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "How long a client may stay below `limits.slow_client_rate` before it is disconnected.",
     },
     Setting {
         key: "log.format",

@@ -295,12 +295,13 @@ fn settings_that_contradict_each_other_are_refused_where_they_were_set() {
             "`limits.handshake_timeout` (1h) is longer than `limits.idle_timeout` (10m)",
         ),
         ("http.header_timeout = \"1m\"", "`http.header_timeout` (1m) is longer than `http.request_timeout` (30s)"),
+        ("http.body_bytes_max = \"1GiB\"", "`http.body_bytes_max` (1GiB) is more than `http.inflight_bytes` (32MiB)"),
         (
             "http.listen = \"0.0.0.0:9092\"",
             "`http.listen` (0.0.0.0:9092) takes the port of `client.listen` (127.0.0.1:9092)",
         ),
         ("client.advertise = \"0.0.0.0:9092\"", "`client.advertise` is 0.0.0.0:9092, and nobody can connect to that"),
-        ("storage.segment_bytes = \"100001B\"", "`storage.segment_bytes` (100001B) is no multiple of 4KiB"),
+        ("storage.segment_bytes = \"100000001B\"", "`storage.segment_bytes` (100000001B) is no multiple of 4KiB"),
     ] {
         let refused = file_refusal(text);
         assert!(refused.starts_with(&format!("error: {message}\n --> s.toml:1:")), "{refused}");

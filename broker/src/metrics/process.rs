@@ -66,7 +66,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_none_not_a_number() {
-        assert_eq!((status_number("", "VmRSS:"), max_fds("Max open files unlimited"), cpu_seconds("1 (x")), (None, None, None));
+        assert_eq!(
+            (status_number("", "VmRSS:"), max_fds("Max open files unlimited"), cpu_seconds("1 (x")),
+            (None, None, None)
+        );
     }
 
     #[cfg(target_os = "linux")]

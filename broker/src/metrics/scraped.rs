@@ -59,7 +59,12 @@ impl Collector for Collected {
 
 fn build(into: &mut Families) {
     let version = vec![("version", env!("CARGO_PKG_VERSION"))];
-    into.family("streambus_build_info", "Always 1; the version of this binary.", MetricType::GAUGE, vec![(version, 1.0)]);
+    into.family(
+        "streambus_build_info",
+        "Always 1; the version of this binary.",
+        MetricType::GAUGE,
+        vec![(version, 1.0)],
+    );
 }
 
 fn process(into: &mut Families, now: &ProcessSnapshot) {
@@ -88,13 +93,16 @@ fn lifecycle(into: &mut Families, lifecycle: &Lifecycle) {
     into.gauge("streambus_ready", "1 when this broker should get traffic.", flag(ready));
     let problems = lifecycle.problems();
     let has_problem = |component: Component| problems.iter().any(|problem| problem.component == component);
-    let components =
-        Component::ALL.iter().map(|c| (vec![("component", c.name())], flag(has_problem(*c)))).collect();
+    let components = Component::ALL.iter().map(|c| (vec![("component", c.name())], flag(has_problem(*c)))).collect();
     into.family("streambus_problem", "1 while the component reports a problem.", MetricType::GAUGE, components);
 }
 
 fn clients(into: &mut Families, now: &ClientsSnapshot) {
-    into.gauge("streambus_inflight_bytes", "Bytes of client requests and answers in flight.", number(now.inflight_bytes));
+    into.gauge(
+        "streambus_inflight_bytes",
+        "Bytes of client requests and answers in flight.",
+        number(now.inflight_bytes),
+    );
     into.gauge("streambus_inflight_limit_bytes", "The limit of in-flight bytes.", number(now.inflight_bytes_max));
 }
 

@@ -1,0 +1,148 @@
+//! The cluster and its brokers, as this broker sees them.
+
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use streambus_protocol::api::cluster::{BrokerDescription, ClusterDescribeResponse};
+
+use super::super::body::{Answer, json};
+use super::super::problem::{Problem, ProblemCode};
+use crate::service::Services;
+
+/// `GET /cluster`.
+pub(super) fn describe(services: &Services) -> Result<Response<Answer>, Problem> {
+    let cluster = services.cluster.describe()?;
+    Ok(json(StatusCode::OK, &Cluster::new(&cluster)))
+}
+
+/// `GET /cluster/health`: a verdict, for people and scripts. Not a probe: it is about the whole cluster.
+pub(super) fn health(services: &Services) -> Result<Response<Answer>, Problem> {
+    let cluster = services.cluster.describe()?;
+    let own = services.cluster.health();
+    let mut problems = own.problems;
+    if cluster.controller.is_none() {
+        problems.push("metadata: no controller is known".to_owned());
+    }
+    for (count, what) in [
+        (cluster.leaderless, "have no leader"),
+        (cluster.under_min_isr, "have fewer in-sync replicas than their topic demands"),
+        (cluster.under_replicated, "have fewer in-sync replicas than replicas"),
+    ] {
+        if count > 0 {
+            problems.push(format!("partitions: {count} of {} {what}", cluster.partitions));
+        }
+    }
+    let health = Health {
+        healthy: own.ready && problems.is_empty(),
+        asked_broker: services.cluster.broker_id().get(),
+        asked_broker_state: own.state,
+        brokers: cluster.brokers.len(),
+        partitions: cluster.partitions,
+        leaderless: cluster.leaderless,
+        under_replicated: cluster.under_replicated,
+        under_min_isr: cluster.under_min_isr,
+        problems,
+    };
+    Ok(json(StatusCode::OK, &health))
+}
+
+/// `GET /brokers`.
+pub(super) fn brokers(services: &Services) -> Result<Response<Answer>, Problem> {
+    let cluster = services.cluster.describe()?;
+    let items: Vec<Broker<'_>> = cluster.brokers.iter().map(Broker::new).collect();
+    Ok(json(StatusCode::OK, &Brokers { total: items.len(), items }))
+}
+
+/// `GET /brokers/{id}`.
+pub(super) fn broker(services: &Services, id: &str) -> Result<Response<Answer>, Problem> {
+    let cluster = services.cluster.describe()?;
+    let wanted: u32 = id.parse().map_err(|_| Problem::invalid(format!("'{id}' is no broker id: it is a number")))?;
+    match cluster.brokers.iter().find(|broker| broker.endpoint.id.get() == wanted) {
+        Some(broker) => Ok(json(StatusCode::OK, &Broker::new(broker))),
+        None => {
+            let known: Vec<String> = cluster.brokers.iter().map(|broker| broker.endpoint.id.to_string()).collect();
+            let detail = format!("no broker {wanted} is registered: there is {}", known.join(", "));
+            Err(Problem::http(ProblemCode::UnknownPath, detail))
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Cluster<'a> {
+    cluster_id: String,
+    controller: Option<u32>,
+    metadata_term: u64,
+    metadata_index: u64,
+    topics: u32,
+    partitions: u32,
+    leaderless: u32,
+    under_replicated: u32,
+    under_min_isr: u32,
+    brokers: Vec<Broker<'a>>,
+}
+
+impl<'a> Cluster<'a> {
+    fn new(cluster: &'a ClusterDescribeResponse) -> Self {
+        Self {
+            cluster_id: cluster.cluster_id.to_string(),
+            controller: cluster.controller.map(|id| id.get()),
+            metadata_term: cluster.metadata_term,
+            metadata_index: cluster.metadata_index,
+            topics: cluster.topics,
+            partitions: cluster.partitions,
+            leaderless: cluster.leaderless,
+            under_replicated: cluster.under_replicated,
+            under_min_isr: cluster.under_min_isr,
+            brokers: cluster.brokers.iter().map(Broker::new).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Health {
+    healthy: bool,
+    asked_broker: u32,
+    asked_broker_state: String,
+    brokers: usize,
+    partitions: u32,
+    leaderless: u32,
+    under_replicated: u32,
+    under_min_isr: u32,
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Brokers<'a> {
+    items: Vec<Broker<'a>>,
+    total: usize,
+}
+
+#[derive(Serialize)]
+struct Broker<'a> {
+    id: u32,
+    host: &'a str,
+    port: u16,
+    rack: Option<&'a str>,
+    state: &'a str,
+    version: &'a str,
+    leaders: u32,
+    replicas: u32,
+    disk_used_bytes: u64,
+    disk_free_bytes: u64,
+}
+
+impl<'a> Broker<'a> {
+    fn new(broker: &'a BrokerDescription) -> Self {
+        Self {
+            id: broker.endpoint.id.get(),
+            host: &broker.endpoint.host,
+            port: broker.endpoint.port,
+            rack: broker.endpoint.rack.as_deref(),
+            state: &broker.state,
+            version: &broker.version,
+            leaders: broker.leaders,
+            replicas: broker.replicas,
+            disk_used_bytes: broker.disk_used_bytes,
+            disk_free_bytes: broker.disk_free_bytes,
+        }
+    }
+}

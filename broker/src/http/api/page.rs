@@ -1,0 +1,330 @@
+//! A page of records: where reading starts, which records fit, and where the next page starts.
+//!
+//! Pure: positions and batches in, records and positions out. Several partitions are merged by timestamp; a partition's
+//! own records keep the order of their offsets whatever their timestamps say.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use serde::Serialize;
+use streambus_protocol::batch::{BatchError, batches};
+use streambus_protocol::ids::PartitionIndex;
+use streambus_protocol::limits::{BATCH_BYTES_MAX, DECOMPRESSED_FACTOR_MAX};
+use streambus_protocol::offset::Offset;
+use streambus_protocol::record::StoredRecord;
+use streambus_protocol::timestamp::Timestamp;
+
+use super::super::problem::Problem;
+use super::json_record::OutgoingRecord;
+use super::rfc3339;
+
+/// What a compressed batch may grow to.
+const EXPANDED_BYTES_MAX: usize = BATCH_BYTES_MAX * DECOMPRESSED_FACTOR_MAX;
+
+/// Where a first page starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    Earliest,
+    Latest,
+    Offset(Offset),
+    Time(Timestamp),
+    /// This many offsets before the end of each partition.
+    Tail(u64),
+}
+
+impl From {
+    /// Reads `earliest`, `latest`, `offset:N`, `time:T` or `tail:N`.
+    pub(super) fn parse(text: &str) -> Result<Self, Problem> {
+        let (kind, value) = text.split_once(':').unwrap_or((text, ""));
+        let parsed = match kind {
+            "earliest" if value.is_empty() => Some(Self::Earliest),
+            "latest" if value.is_empty() => Some(Self::Latest),
+            "offset" => value.parse().ok().and_then(Offset::new).map(Self::Offset),
+            "tail" => value.parse().ok().map(Self::Tail),
+            "time" => {
+                let millis = value.parse().ok().or_else(|| rfc3339::parse(value)).filter(|millis| *millis >= 0);
+                millis.map(|millis| Self::Time(Timestamp::from_millis(millis)))
+            }
+            _ => None,
+        };
+        parsed.ok_or_else(|| {
+            let detail = format!(
+                "'from' is '{text}', it must be earliest, latest, offset:N, tail:N, or time: with milliseconds since \
+                 1970 or an instant such as 2026-11-21T10:00:00Z"
+            );
+            Problem::invalid(detail).at("from")
+        })
+    }
+}
+
+/// One partition's next offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) partition: PartitionIndex,
+    pub(super) offset: Offset,
+}
+
+/// Writes positions as a cursor: `0:12,1:40`. Readable on purpose; it needs no state here.
+pub(super) fn cursor(positions: &[Position]) -> String {
+    let mut text = String::new();
+    for position in positions {
+        let separator = if text.is_empty() { "" } else { "," };
+        let _infallible = write!(text, "{separator}{}:{}", position.partition, position.offset.get());
+    }
+    text
+}
+
+/// Reads a cursor back.
+pub(super) fn positions(cursor: &str) -> Result<Vec<Position>, Problem> {
+    let read = |part: &str| {
+        let (partition, offset) = part.split_once(':')?;
+        let offset = Offset::new(offset.parse().ok()?)?;
+        Some(Position { partition: PartitionIndex::new(partition.parse().ok()?), offset })
+    };
+    let positions: Option<Vec<Position>> = cursor.split(',').map(read).collect();
+    let is_distinct = |list: &Vec<Position>| {
+        let mut seen: Vec<u32> = list.iter().map(|position| position.partition.get()).collect();
+        seen.sort_unstable();
+        seen.windows(2).all(|pair| pair.first() != pair.last())
+    };
+    positions.filter(is_distinct).ok_or_else(|| {
+        Problem::invalid(format!("'{cursor}' is no cursor: give back the 'next' of the page before")).at("cursor")
+    })
+}
+
+/// What was fetched from one partition.
+#[derive(Debug)]
+pub(super) struct FetchedPartition {
+    pub(super) asked: Position,
+    pub(super) log_start: Offset,
+    pub(super) high_watermark: Offset,
+    pub(super) batches: Vec<Bytes>,
+}
+
+/// A page before it is written.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) records: Vec<OutgoingRecord>,
+    pub(super) partitions: Vec<PagePartition>,
+    pub(super) next: Vec<Position>,
+}
+
+/// Where one partition stands after a page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct PagePartition {
+    pub(super) partition: u32,
+    pub(super) log_start: u64,
+    pub(super) high_watermark: u64,
+    /// The offset that the next page starts at.
+    pub(super) next: u64,
+}
+
+/// Takes up to `limit` records of together about `bytes_max` bytes of keys and values; the first fits always.
+///
+/// # Errors
+/// A batch that does not decode, with its partition.
+pub(super) fn page(
+    fetched: Vec<FetchedPartition>,
+    limit: usize,
+    bytes_max: usize,
+) -> Result<Page, (PartitionIndex, BatchError)> {
+    let mut queues = Vec::with_capacity(fetched.len());
+    for partition in &fetched {
+        queues.push(Queue::read(partition, limit).map_err(|error| (partition.asked.partition, error))?);
+    }
+    let mut records = Vec::new();
+    let mut bytes: usize = 0;
+    while records.len() < limit {
+        // The partition whose next record is the oldest; ties go to the lower partition.
+        let earliest = queues.iter_mut().filter(|queue| !queue.records.is_empty()).min_by_key(|queue| queue.time());
+        let Some((queue, record)) = earliest.and_then(|queue| queue.records.pop().map(|record| (queue, record))) else {
+            break;
+        };
+        let size = record_bytes(&record);
+        if !records.is_empty() && bytes.saturating_add(size) > bytes_max {
+            queue.records.push(record);
+            break;
+        }
+        bytes = bytes.saturating_add(size);
+        records.push(OutgoingRecord::new(queue.partition, &record));
+    }
+    let next: Vec<Position> = queues.iter().map(Queue::position).collect();
+    let partitions = fetched.iter().zip(&next).map(|(partition, next)| PagePartition {
+        partition: next.partition.get(),
+        log_start: partition.log_start.get(),
+        high_watermark: partition.high_watermark.get(),
+        next: next.offset.get(),
+    });
+    Ok(Page { records, partitions: partitions.collect(), next })
+}
+
+/// One partition's records, the next one last.
+struct Queue {
+    partition: PartitionIndex,
+    records: Vec<StoredRecord>,
+    /// The offset behind all of them.
+    end: Offset,
+}
+
+impl Queue {
+    fn read(fetched: &FetchedPartition, limit: usize) -> Result<Self, BatchError> {
+        let mut records = Vec::new();
+        let mut end = fetched.asked.offset;
+        'chunks: for chunk in &fetched.batches {
+            for batch in batches(chunk.clone()) {
+                let batch = batch?;
+                if batch.next_offset() <= end {
+                    continue;
+                }
+                if !batch.header().is_control() {
+                    for record in batch.records(EXPANDED_BYTES_MAX)? {
+                        let record = record?;
+                        if record.offset < end {
+                            continue;
+                        }
+                        if records.len() == limit {
+                            // `end` is this record's offset, or in a gap before it: the next page finds it.
+                            break 'chunks;
+                        }
+                        end = record.offset.next().unwrap_or(Offset::MAX);
+                        records.push(record);
+                    }
+                }
+                end = batch.next_offset();
+            }
+        }
+        records.reverse();
+        Ok(Self { partition: fetched.asked.partition, records, end })
+    }
+
+    fn time(&self) -> Timestamp {
+        self.records.last().map_or(Timestamp::NONE, |record| record.record.timestamp)
+    }
+
+    fn position(&self) -> Position {
+        let offset = self.records.last().map_or(self.end, |record| record.offset);
+        Position { partition: self.partition, offset }
+    }
+}
+
+fn record_bytes(stored: &StoredRecord) -> usize {
+    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let record = &stored.record;
+    let headers: usize = record.headers.iter().map(|header| header.key.len() + length(&header.value)).sum();
+    length(&record.key) + length(&record.value) + headers
+}
+
+#[cfg(test)]
+mod tests {
+    use streambus_protocol::batch::{BatchBuilder, BatchOptions, UnverifiedBatch};
+    use streambus_protocol::epoch::LeaderEpoch;
+    use streambus_protocol::record::Record;
+
+    use super::*;
+
+    fn offset(n: u64) -> Offset {
+        Offset::new(n).expect("small")
+    }
+
+    fn batch(base: u64, times: &[i64], value: &str) -> Bytes {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        for time in times {
+            builder.push(&Record::new(value.to_owned(), Timestamp::from_millis(*time))).expect("fits");
+        }
+        let built = UnverifiedBatch::new(builder.build().expect("builds")).verify(1 << 20).expect("verifies");
+        built.place(offset(base), LeaderEpoch::new(0)).as_bytes().clone()
+    }
+
+    fn fetched(partition: u32, from: u64, batches: Vec<Bytes>) -> FetchedPartition {
+        FetchedPartition {
+            asked: Position { partition: PartitionIndex::new(partition), offset: offset(from) },
+            log_start: Offset::ZERO,
+            high_watermark: offset(100),
+            batches,
+        }
+    }
+
+    fn offsets(page: &Page) -> Vec<(u32, u64)> {
+        page.records.iter().map(|record| (record.partition, record.offset)).collect()
+    }
+
+    #[test]
+    fn a_page_starts_inside_a_batch_and_the_next_one_goes_on_there() {
+        let chunk = batch(10, &[1, 2, 3, 4], "v");
+        let first = page(vec![fetched(0, 11, vec![chunk.clone()])], 2, 1 << 20).expect("decodes");
+        assert_eq!(offsets(&first), [(0, 11), (0, 12)]);
+        assert_eq!(cursor(&first.next), "0:13");
+        let second = page(vec![fetched(0, 13, vec![chunk])], 2, 1 << 20).expect("decodes");
+        assert_eq!((offsets(&second), cursor(&second.next)), (vec![(0, 13)], "0:14".to_owned()));
+    }
+
+    /// Catches a merge that loses or repeats records where a page ends.
+    #[test]
+    fn partitions_are_merged_by_time_and_pages_cover_every_record_once() {
+        let chunks = |partition: u32| match partition {
+            0 => vec![batch(0, &[10, 20, 50], "a"), batch(3, &[40], "a")],
+            _ => vec![batch(5, &[15, 30, 45], "b")],
+        };
+        let mut seen = Vec::new();
+        let mut at = vec![(0_u32, 0_u64), (1, 5)];
+        loop {
+            let fetched = at.iter().map(|(partition, from)| fetched(*partition, *from, chunks(*partition))).collect();
+            let page = page(fetched, 2, 1 << 20).expect("decodes");
+            if page.records.is_empty() {
+                break;
+            }
+            seen.extend(offsets(&page));
+            at = page.next.iter().map(|p| (p.partition.get(), p.offset.get())).collect();
+        }
+        assert_eq!(seen, [(0, 0), (1, 5), (0, 1), (1, 6), (1, 7), (0, 2), (0, 3)]);
+    }
+
+    #[test]
+    fn a_page_is_bounded_in_bytes_but_never_empty() {
+        let big = "x".repeat(1000);
+        let chunks = vec![batch(0, &[1, 2, 3], &big)];
+        let first = page(vec![fetched(0, 0, chunks.clone())], 100, 2100).expect("decodes");
+        assert_eq!((offsets(&first).len(), cursor(&first.next).as_str()), (2, "0:2"));
+        let tiny = page(vec![fetched(0, 2, chunks)], 100, 1).expect("decodes");
+        assert_eq!(offsets(&tiny), [(0, 2)]);
+    }
+
+    #[test]
+    fn nothing_new_stays_where_it_is() {
+        let empty = page(vec![fetched(3, 100, Vec::new())], 10, 10).expect("decodes");
+        assert_eq!((empty.records.len(), cursor(&empty.next).as_str()), (0, "3:100"));
+        assert_eq!(empty.partitions[0].high_watermark, 100);
+    }
+
+    #[test]
+    fn damage_names_its_partition() {
+        let mut bytes = batch(0, &[1], "v").to_vec();
+        if let Some(last) = bytes.last_mut() {
+            *last ^= 1;
+        }
+        let (partition, _) = page(vec![fetched(4, 0, vec![bytes.into()])], 1, 1).expect_err("checksum");
+        assert_eq!(partition.get(), 4);
+    }
+
+    #[test]
+    fn starting_points_and_cursors_are_read() {
+        for (text, expected) in [
+            ("earliest", From::Earliest),
+            ("latest", From::Latest),
+            ("offset:42", From::Offset(offset(42))),
+            ("tail:5", From::Tail(5)),
+            ("time:1000", From::Time(Timestamp::from_millis(1000))),
+            ("time:1970-01-01T00:00:02Z", From::Time(Timestamp::from_millis(2000))),
+        ] {
+            assert_eq!(From::parse(text), Ok(expected), "{text}");
+        }
+        for text in ["", "now", "offset:", "offset:-1", "tail:x", "time:-5", "time:soon", "earliest:1"] {
+            assert!(From::parse(text).is_err(), "{text}");
+        }
+        let list = positions("0:12,7:40").expect("legal");
+        assert_eq!(cursor(&list), "0:12,7:40");
+        for text in ["", "0", "0:", "0:1,", "0:1,0:2", "-1:5", "0:99999999999999999999"] {
+            assert!(positions(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The accept loop and its connections: an adapter over tokio's sockets and hyper's HTTP/1.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::HttpState;
+use super::exchange;
+use super::stall::StallLimit;
+
+/// The head of a request and everything hyper buffers for a connection.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+const HEADERS_MAX: usize = 64;
+/// A peer that takes nothing of its answer for this long is cut.
+const WRITE_STALL: Duration = Duration::from_secs(10);
+/// How long accepting pauses when the process has no file descriptor left: the next try would fail at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `listener` until `shutdown` is cancelled; then takes no new connection, answers what has begun, closes what
+/// idles, and returns. The time that takes is bounded by the request timeout.
+pub async fn serve(listener: TcpListener, state: Arc<HttpState>, shutdown: CancellationToken) {
+    let places = Arc::new(Semaphore::new(usize::try_from(state.config.connections).unwrap_or(Semaphore::MAX_PERMITS)));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => {
+                    let connection = connection(stream, place, Arc::clone(&state), shutdown.clone());
+                    connections.spawn(connection);
+                }
+                Err(_) => tracing::debug!(%peer, "refused an HTTP connection: `http.connections` are open"),
+            },
+            Err(error) if is_about_the_peer(&error) => tracing::debug!(%error, "an HTTP connection failed in accept"),
+            Err(error) => {
+                tracing::warn!(%error, "accepting HTTP connections fails");
+                tokio::select! {
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    () = shutdown.cancelled() => break,
+                }
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+fn is_about_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+/// One connection from accept to close. `_place` is free again when it ends, however it ends.
+async fn connection(
+    stream: TcpStream,
+    _place: OwnedSemaphorePermit,
+    state: Arc<HttpState>,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "an HTTP connection keeps its small writes waiting");
+    }
+    let header_timeout = state.config.header_timeout;
+    let service = service_fn(move |request| {
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(exchange::answer(&state, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(StallLimit::new(TokioIo::new(stream), WRITE_STALL), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        // Peers that vanish, stall or send no HTTP: nothing a human here could act on.
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}
