@@ -6,6 +6,18 @@
 //! This crate must never know how the disk works inside (`streambus_storage` does) or how Raft works
 //! (`streambus_consensus` does).
 
+pub mod clock;
 pub mod config;
+pub mod error;
+pub mod http;
 pub mod lifecycle;
+pub mod metrics;
+pub mod native;
+pub mod net;
+pub mod partition;
+pub mod random;
+pub mod replication;
+pub mod server;
+pub mod service;
+pub mod tasks;
 pub mod telemetry;

@@ -1,0 +1,31 @@
+//! Metadata, ClusterDescribe, Health: all answered at once from memory.
+
+use streambus_protocol::api::cluster::ClusterDescribeRequest;
+use streambus_protocol::api::metadata::MetadataRequest;
+use streambus_protocol::api::session::{ErrorBody, HealthRequest};
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::frame::Frame;
+
+use crate::native::call::Call;
+use crate::native::session::{Handled, Session};
+use crate::net::writer::Reply;
+
+pub(super) fn metadata(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {
+    let (request, call) = call.decode::<MetadataRequest>(frame)?;
+    Ok(call.answer(&session.door.services().cluster.metadata(&request)).into())
+}
+
+pub(super) fn describe(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {
+    let (ClusterDescribeRequest {}, call) = call.decode(frame)?;
+    Ok(call.finish(session.door.services().cluster.describe()).into())
+}
+
+pub(super) fn health(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {
+    let (HealthRequest {}, call) = call.decode(frame)?;
+    Ok(call.answer(&session.door.services().cluster.health()).into())
+}
+
+/// A second handshake; the session refuses it before it comes here.
+pub(super) fn handshake_again(call: Call) -> Result<Handled, Reply> {
+    Ok(call.refuse(&ErrorBody::new(ErrorCode::InvalidRequest, "the handshake is done already")).into())
+}

@@ -1,0 +1,199 @@
+//! One connection from accept to close: preface, then a receiving and a sending half that run side by side in one task.
+//!
+//! The halves share the task so that a request handled at once is answered without waking another task; they are
+//! separate futures, so that a peer that does not read does not stop the other direction.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streambus_protocol::preface::ClientPreface;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::BrokerMetrics;
+use crate::metrics::label::Cut;
+use crate::native::NativeDoor;
+use crate::native::session::{After, Session};
+use crate::net::admission::{Admission, ConnectionPermit, RequestBudget};
+use crate::net::kafka_door;
+use crate::net::preface::Door;
+use crate::net::reader::{ReadEnd, Reader};
+use crate::net::writer::{WriteEnd, Writer};
+
+/// After the last answer, how long and how much is read and forgotten so that the answer is not lost to a reset.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// What every connection of a listener shares.
+#[derive(Debug)]
+pub(crate) struct ConnectionContext {
+    /// Who may use how much.
+    pub(crate) admission: Arc<Admission>,
+    /// What the native protocol serves.
+    pub(crate) native: Arc<NativeDoor>,
+    /// Cancelled when the broker drains: connections finish what is in flight and close.
+    pub(crate) draining: CancellationToken,
+}
+
+/// Serves `stream` until it ends. It never fails, because nobody could act on it: the reason is logged.
+pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit, context: &ConnectionContext) {
+    let metrics = Arc::clone(context.native.metrics());
+    let _open = Open::new(&metrics);
+    let limits = *context.admission.limits();
+    let budget = RequestBudget::new(&context.admission);
+    let activity = budget.activity();
+    let closing = context.draining.child_token();
+    let (read_half, mut write_half) = stream.into_split();
+    let handshake_by = Instant::now() + limits.handshake_timeout;
+    let mut reader = Reader::new(read_half, limits, budget, closing.clone(), handshake_by);
+    match open(&mut reader, &mut write_half, handshake_by).await {
+        Ok(Opened::Native) => {
+            let (work_sender, work) = mpsc::unbounded_channel();
+            let writer = Writer::new(write_half, limits, Arc::clone(&metrics), work);
+            let session = Session::new(Arc::clone(&context.native), closing.clone(), work_sender, activity, peer);
+            run(reader, writer, session, closing, peer, &metrics).await;
+        }
+        Ok(Opened::NoCommonVersion) => {
+            tracing::debug!(%peer, "the client and this broker have no protocol version in common");
+            end(reader, write_half).await;
+        }
+        Ok(Opened::Kafka { request_bytes }) => kafka_door::refuse(peer, request_bytes),
+        Ok(Opened::Unknown) => tracing::debug!(%peer, "closed a connection that speaks neither protocol"),
+        Err(end) => {
+            count_cut(&metrics, &end);
+            tracing::debug!(%peer, %end, "a connection ended before its preface");
+        }
+    }
+    drop(permit);
+}
+
+/// Counts an open connection for as long as it lives, also when its task is cut off.
+struct Open(Arc<BrokerMetrics>);
+
+impl Open {
+    fn new(metrics: &Arc<BrokerMetrics>) -> Self {
+        metrics.connection_opened();
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
+}
+
+/// What the preface led to.
+enum Opened {
+    Native,
+    NoCommonVersion,
+    Kafka { request_bytes: usize },
+    Unknown,
+}
+
+async fn open(reader: &mut Reader, socket: &mut OwnedWriteHalf, by: Instant) -> Result<Opened, ReadEnd> {
+    match Door::detect(reader.peek_preface().await?) {
+        Door::Native => {}
+        Door::Kafka { request_bytes } => return Ok(Opened::Kafka { request_bytes }),
+        Door::Unknown => return Ok(Opened::Unknown),
+    }
+    let Ok(offer) = ClientPreface::decode(reader.take_preface().await?) else { return Ok(Opened::Unknown) };
+    let answer = offer.answer();
+    match timeout_at(by, socket.write_all(&answer.encode())).await {
+        Ok(Ok(())) if answer.version.is_some() => Ok(Opened::Native),
+        Ok(Ok(())) => Ok(Opened::NoCommonVersion),
+        Ok(Err(error)) => Err(ReadEnd::Failed(error)),
+        Err(_elapsed) => Err(ReadEnd::HandshakeTimeout),
+    }
+}
+
+/// Runs both halves. The reading half ends first in an orderly close: what it has accepted is then still answered.
+async fn run(
+    reader: Reader,
+    writer: Writer,
+    session: Session,
+    closing: CancellationToken,
+    peer: SocketAddr,
+    metrics: &BrokerMetrics,
+) {
+    let mut writing = pin!(writer.run());
+    let mut reading = Box::pin(read(reader, session));
+    let reader = tokio::select! {
+        biased;
+        (read_end, reader) = &mut reading => {
+            count_cut(metrics, &read_end);
+            tracing::debug!(%peer, %read_end, "a connection is read no further");
+            reader
+        }
+        (write_end, socket) = &mut writing => {
+            drop(reading);
+            closing.cancel();
+            log_write_end(peer, &write_end, metrics);
+            drop(socket);
+            return;
+        }
+    };
+    // Parked fetches answer now and subscriptions end; appends are waited for.
+    closing.cancel();
+    let (write_end, socket) = writing.await;
+    log_write_end(peer, &write_end, metrics);
+    if matches!(write_end, WriteEnd::Done) {
+        end(reader, socket).await;
+    }
+}
+
+/// Reads and handles frames until there are no more.
+async fn read(mut reader: Reader, mut session: Session) -> (ReadEnd, Reader) {
+    let metrics = Arc::clone(session.metrics());
+    loop {
+        let read = reader.next_frame().await;
+        metrics.bytes_in(reader.take_received_bytes());
+        match read {
+            Ok((frame, permit)) => match session.handle(frame, permit) {
+                After::Read => {}
+                After::HandshakeCompleted => reader.handshake_completed(),
+                After::Stop => return (ReadEnd::Closing, reader),
+            },
+            Err(end) => {
+                if let ReadEnd::Frame(error) = &end {
+                    session.refuse_broken_frame(error);
+                }
+                return (end, reader);
+            }
+        }
+    }
+}
+
+/// Closes so that the peer gets everything that was written.
+async fn end(reader: Reader, mut socket: OwnedWriteHalf) {
+    // The peer may be gone already, which is what is wanted.
+    let _gone = socket.shutdown().await;
+    reader.discard(Instant::now() + LINGER, LINGER_BYTES_MAX).await;
+}
+
+fn count_cut(metrics: &BrokerMetrics, end: &ReadEnd) {
+    match end {
+        ReadEnd::HandshakeTimeout => metrics.connection_cut(Cut::Handshake),
+        ReadEnd::Idle => metrics.connection_cut(Cut::Idle),
+        ReadEnd::TooSlow => metrics.connection_cut(Cut::Slow),
+        ReadEnd::Frame(_) => metrics.connection_cut(Cut::Protocol),
+        ReadEnd::Closed | ReadEnd::Closing | ReadEnd::Truncated | ReadEnd::Failed(_) => {}
+    }
+}
+
+fn log_write_end(peer: SocketAddr, end: &WriteEnd, metrics: &BrokerMetrics) {
+    match end {
+        WriteEnd::Done => {}
+        WriteEnd::TooSlow => {
+            metrics.connection_cut(Cut::Slow);
+            tracing::info!(%peer, "cut a connection that reads its answers too slowly");
+        }
+        WriteEnd::Failed(error) => tracing::debug!(%peer, %error, "a connection broke while it was written to"),
+    }
+}

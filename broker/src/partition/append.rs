@@ -1,0 +1,125 @@
+//! Appending: the leadership check, the producer's sequence, the offsets and the log, in that order under one lock.
+//!
+//! Two stages: [`Partition::append`] fixes the order and returns at once; the [`Appended`] it returns is the wait for
+//! what the acknowledgement promises.
+
+use std::sync::Arc;
+
+use streambus_protocol::api::produce::Acks;
+use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::batch::RecordBatch;
+use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::offset::Offset;
+use streambus_protocol::topic_config::Durability;
+use streambus_storage::partition_log::{Durable, SequenceVerdict};
+
+use crate::partition::Partition;
+use crate::partition::fetch_wait;
+use crate::service::refusal;
+
+/// A batch that has its place in the log.
+#[derive(Debug)]
+#[must_use = "the append is acknowledged only after `committed`"]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base: Offset,
+    /// Offset after its last record.
+    pub next: Offset,
+    /// Replicas that will have it on disk when it is acknowledged.
+    pub durable_replicas: u8,
+    /// Replicas that will hold it, in memory at least, when it is acknowledged.
+    pub replicas: u8,
+    wait: CommitWait,
+}
+
+#[derive(Debug)]
+enum CommitWait {
+    /// The leader's own disk, or nothing for a topic that does not wait for it.
+    Local(Durable),
+    /// The high watermark: every in-sync replica's disk.
+    Watermark(Arc<Partition>),
+}
+
+impl Appended {
+    /// Completes when the acknowledgement's promise holds. Dropping it does not take the append back.
+    ///
+    /// # Errors
+    /// `STORAGE_FAILED` when the sync failed: the outcome is then unknown.
+    pub async fn committed(self) -> Result<(), ErrorBody> {
+        match self.wait {
+            CommitWait::Local(durable) => durable.await.map_err(refusal::durability_lost),
+            CommitWait::Watermark(partition) => {
+                let Some(last) = self.next.get().checked_sub(1).and_then(Offset::new) else { return Ok(()) };
+                fetch_wait::committed_above(partition, last).await;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Partition {
+    /// Appends `batch` as leader, in the epoch that the request names or the current one.
+    ///
+    /// A batch that an idempotent producer repeats is not appended again: the answer names its first place.
+    ///
+    /// # Errors
+    /// Nothing was appended: not the leader, an epoch of KIP-320, too few in-sync replicas for `Acks::All`, a producer
+    /// sequence of KIP-98, or a log that takes no writes.
+    pub fn append(self: &Arc<Self>, batch: RecordBatch, epoch: LeaderEpoch, acks: Acks) -> Result<Appended, ErrorBody> {
+        let stamp = batch.producer();
+        let record_count = batch.record_count();
+        let append_guard = self.append_lock.lock();
+        let role = self.role.load();
+        let token = role.lead(epoch)?;
+        if acks == Acks::All && !role.has_enough_in_sync() {
+            return Err(ErrorBody::new(
+                ErrorCode::NotEnoughReplicas,
+                format!(
+                    "{} of the {} replicas that topic '{}' demands are in sync: wait for brokers to return",
+                    role.in_sync.len(),
+                    role.commit_replicas_min(),
+                    self.topic
+                ),
+            ));
+        }
+        if let Some(stamp) = stamp {
+            match self.log.check_sequence(stamp, record_count) {
+                SequenceVerdict::Accept => {}
+                SequenceVerdict::Duplicate { base } => {
+                    let next =
+                        base.checked_add(u64::from(record_count)).ok_or_else(|| refusal::offsets_exhausted(self))?;
+                    // Acknowledged only once the original is committed, whatever level the repeat asks for.
+                    return Ok(self.ticket(&role, base, next, CommitWait::Watermark(Arc::clone(self))));
+                }
+                refused => return Err(refusal::sequence(stamp, &refused)),
+            }
+        }
+        let base = self.log.log_end();
+        let placed = batch.place(base, token.epoch());
+        debug_assert_eq!(placed.base_offset(), base);
+        let next = placed.next_offset();
+        assert!(next > base, "a batch has at least one record");
+        let appended = self.log.append(placed).map_err(|error| refusal::append(&error))?;
+        drop(append_guard);
+        debug_assert_eq!((appended.base, appended.next), (base, next));
+        let wait = if acks == Acks::All && role.in_sync.len() > 1 {
+            CommitWait::Watermark(Arc::clone(self))
+        } else {
+            CommitWait::Local(appended.durable)
+        };
+        Ok(self.ticket(&role, base, next, wait))
+    }
+
+    fn ticket(&self, role: &super::role::Role, base: Offset, next: Offset, wait: CommitWait) -> Appended {
+        let replicas = match &wait {
+            CommitWait::Local(_) => 1,
+            CommitWait::Watermark(_) => u8::try_from(role.in_sync.len()).unwrap_or(u8::MAX).max(1),
+        };
+        let durable_replicas = match role.settings.durability {
+            Durability::Sync => replicas,
+            Durability::Async => 0,
+        };
+        Appended { base, next, durable_replicas, replicas, wait }
+    }
+}

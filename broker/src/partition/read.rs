@@ -1,0 +1,82 @@
+//! Reading: never past the high watermark.
+
+use bytes::Bytes;
+use streambus_protocol::api::fetch::{Batches, Fetched};
+use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::offset::Offset;
+use streambus_storage::partition_log::{DiskRead, Read, ReadLimit};
+
+use crate::partition::Partition;
+use crate::service::refusal;
+
+/// What a read found, with the ends of the log as they were before it.
+#[derive(Debug)]
+pub struct PartitionRead {
+    /// The first offset still there.
+    pub log_start: Offset,
+    /// The first offset not committed.
+    pub high_watermark: Offset,
+    /// The batches, or where they are.
+    pub found: Found,
+}
+
+/// Where the batches of a read are.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing is committed at the offset yet.
+    Nothing,
+    /// In memory; `next` is the offset after the last one.
+    InMemory {
+        /// Whole batches.
+        chunks: Vec<Bytes>,
+        /// Where the next read starts.
+        next: Offset,
+    },
+    /// On disk: [`DiskRead::run`] blocks.
+    OnDisk(DiskRead),
+}
+
+impl PartitionRead {
+    /// The answer with `chunks` as its batches.
+    pub fn answer(&self, chunks: Vec<Bytes>) -> Fetched {
+        Fetched {
+            high_watermark: self.high_watermark,
+            log_start: self.log_start,
+            batches: Batches::from_chunks(chunks),
+        }
+    }
+}
+
+impl Partition {
+    /// Reads whole batches from `from` on: at most `bytes_max` bytes, but at least one batch if one is committed there.
+    ///
+    /// # Errors
+    /// `OFFSET_OUT_OF_RANGE` below the log start or above the log end; `STORAGE_DAMAGED` where the disk lost them.
+    pub fn read(&self, from: Offset, bytes_max: usize) -> Result<PartitionRead, ErrorBody> {
+        let high_watermark = self.high_watermark();
+        let log_start = self.log.log_start();
+        let log_end = self.log.log_end();
+        if from < log_start || from > log_end {
+            return Err(ErrorBody::new(
+                ErrorCode::OffsetOutOfRange,
+                format!(
+                    "offset {from} is outside the log of '{}' partition {}, which has {log_start} up to {log_end}: start \
+                     at the earliest or latest offset",
+                    self.topic, self.id.partition
+                ),
+            ));
+        }
+        let nothing = |found| PartitionRead { log_start, high_watermark, found };
+        if from >= high_watermark {
+            return Ok(nothing(Found::Nothing));
+        }
+        let found = match self.log.read(from, ReadLimit { bytes_max, below: high_watermark }) {
+            Ok(Read::Ready(chunks, _)) if chunks.is_empty() => Found::Nothing,
+            Ok(Read::Ready(chunks, next)) => Found::InMemory { chunks, next },
+            Ok(Read::Disk(read)) => Found::OnDisk(read),
+            Err(error) => return Err(refusal::read(self, from, &error)),
+        };
+        Ok(PartitionRead { log_start, high_watermark, found })
+    }
+}

@@ -1,0 +1,201 @@
+//! Making what is here equal to what the metadata says: opening logs, taking roles, deleting what was deleted.
+//!
+//! A log is deleted only when a topic that this process has seen in the metadata is gone from it. A log that the
+//! metadata does not know is kept, is not served, and is said: metadata that looks empty must never delete data.
+
+use std::sync::Arc;
+
+use streambus_consensus::delta::ClusterDelta;
+use streambus_consensus::image::{ClusterImage, PartitionImage, TopicImage};
+use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicName};
+use streambus_storage::error::{DurabilityLost, StoreError};
+use streambus_storage::partition_log::{Durable, LogOptions, PartitionLog};
+use streambus_storage::store::Store;
+
+use crate::partition::Partition;
+use crate::partition::registry::Registry;
+use crate::partition::role::{Leadership, Role};
+
+/// Follows the metadata. Owned by one task; every step is idempotent, so that a failed one is repeated as a whole.
+#[derive(Debug)]
+pub struct Reconciler {
+    broker: BrokerId,
+    store: Store,
+    registry: Arc<Registry>,
+    /// What has been reached.
+    reached: Arc<ClusterImage>,
+}
+
+/// Why the metadata's state was not reached. What was done stays done; try again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// A log could not be created, changed or deleted.
+    #[error("partition {partition} of '{topic}': {source}")]
+    Log {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionIndex,
+        /// The store's answer.
+        source: StoreError,
+    },
+    /// A new leadership is not on disk, so it must not serve.
+    #[error("a new leadership is not on disk: {0}")]
+    Epoch(#[from] DurabilityLost),
+    /// The blocking part panicked, or the runtime is going down.
+    #[error("opening partitions was interrupted")]
+    Interrupted,
+}
+
+/// A partition as the metadata wants it here.
+#[derive(Clone, Debug)]
+struct Desired {
+    id: PartitionId,
+    topic: TopicName,
+    role: Role,
+}
+
+/// A log whose leadership is on its way to the disk.
+struct Opened {
+    desired: Desired,
+    log: PartitionLog,
+    epoch_durable: Option<Durable>,
+}
+
+impl Reconciler {
+    /// A reconciler that has reached nothing yet.
+    pub fn new(broker: BrokerId, store: Store, registry: Arc<Registry>) -> Self {
+        Self { broker, store, registry, reached: Arc::new(ClusterImage::empty()) }
+    }
+
+    /// Logs in the data directory that `image` does not place here: kept and not served.
+    pub fn strays(&self, image: &ClusterImage) -> Vec<PartitionId> {
+        let belongs = |id: &PartitionId| {
+            let topic = image.topic_by_id(id.topic);
+            topic.and_then(|t| t.partition(id.partition)).is_some_and(|p| p.replicas.contains(&self.broker))
+        };
+        self.store.log_ids().into_iter().filter(|id| !belongs(id)).collect()
+    }
+
+    /// Makes what is here equal to `image`. After an error, call it again with the newest image: the comparison starts
+    /// from what was reached last, so nothing is missed.
+    pub async fn reach(&mut self, image: Arc<ClusterImage>) -> Result<(), ReconcileError> {
+        let delta = ClusterDelta::between(&self.reached, &image);
+        let mut changed = self.close_deleted(&delta).await?;
+        let desired = self.desired(&delta, &image);
+        changed |= !desired.is_empty();
+        let opened = self.open(desired).await?;
+        for Opened { desired, log, epoch_durable } in opened {
+            if let Some(durable) = epoch_durable {
+                durable.await?;
+            }
+            match self.registry.get(desired.id) {
+                Some(partition) => partition.set_role(desired.role),
+                None => self.registry.insert(Arc::new(Partition::new(desired.id, desired.topic, log, desired.role))),
+            }
+        }
+        for change in &delta.partitions {
+            if !change.after.replicas.contains(&self.broker) && self.registry.remove(change.id).is_some() {
+                tracing::info!(partition = %change.id, "this broker no longer holds a partition; its log is kept");
+                changed = true;
+            }
+        }
+        self.reached = image;
+        if changed {
+            self.registry.announce_change();
+        }
+        Ok(())
+    }
+
+    async fn close_deleted(&self, delta: &ClusterDelta) -> Result<bool, ReconcileError> {
+        let mut doomed = Vec::new();
+        for topic in &delta.deleted {
+            for (id, state) in indexed(topic) {
+                if state.replicas.contains(&self.broker) {
+                    self.registry.remove(id);
+                    doomed.push((id, topic.name.clone()));
+                }
+            }
+        }
+        if doomed.is_empty() {
+            return Ok(false);
+        }
+        // Waiters learn at once; the disk may take its time.
+        self.registry.announce_change();
+        let store = self.store.clone();
+        let deleting = tokio::task::spawn_blocking(move || {
+            for (id, topic) in doomed {
+                match store.delete_log(id) {
+                    Ok(()) | Err(StoreError::UnknownLog) => {}
+                    Err(source) => return Err(ReconcileError::Log { topic, partition: id.partition, source }),
+                }
+            }
+            Ok(())
+        });
+        deleting.await.map_err(|_| ReconcileError::Interrupted)??;
+        Ok(true)
+    }
+
+    fn desired(&self, delta: &ClusterDelta, image: &ClusterImage) -> Vec<Desired> {
+        let mut desired = Vec::new();
+        for topic in delta.created.iter().chain(&delta.reconfigured) {
+            desired.extend(indexed(topic).filter_map(|(id, state)| self.desire(topic, id, state)));
+        }
+        for change in &delta.partitions {
+            if let Some(topic) = image.topic_by_id(change.id.topic) {
+                desired.extend(self.desire(topic, change.id, &change.after));
+            }
+        }
+        desired
+    }
+
+    fn desire(&self, topic: &TopicImage, id: PartitionId, state: &PartitionImage) -> Option<Desired> {
+        state.replicas.contains(&self.broker).then(|| Desired {
+            id,
+            topic: topic.name.clone(),
+            role: Role {
+                leadership: match state.leader {
+                    Some(leader) if leader == self.broker => Leadership::Here,
+                    Some(leader) => Leadership::There(leader),
+                    None => Leadership::Nobody,
+                },
+                leader_epoch: state.leader_epoch,
+                partition_epoch: state.partition_epoch,
+                replicas: state.replicas.clone(),
+                in_sync: state.isr.clone(),
+                eligible: state.elr.clone(),
+                settings: topic.settings.clone(),
+            },
+        })
+    }
+
+    async fn open(&self, desired: Vec<Desired>) -> Result<Vec<Opened>, ReconcileError> {
+        if desired.is_empty() {
+            return Ok(Vec::new());
+        }
+        let store = self.store.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            desired.into_iter().map(|desired| open_one(&store, desired)).collect::<Result<Vec<_>, _>>()
+        });
+        opening.await.map_err(|_| ReconcileError::Interrupted)?
+    }
+}
+
+fn open_one(store: &Store, desired: Desired) -> Result<Opened, ReconcileError> {
+    let options = LogOptions::from(&desired.role.settings);
+    let error = |source| ReconcileError::Log { topic: desired.topic.clone(), partition: desired.id.partition, source };
+    let log = store.create_log(desired.id, options).map_err(error)?;
+    if log.options() != options {
+        store.set_options(desired.id, options).map_err(error)?;
+    }
+    // A new leader's epoch is on disk before it serves, also when no record follows (KAFKA-7415).
+    let leads = desired.role.leadership == Leadership::Here;
+    let epoch_durable = if leads { Some(log.start_epoch(desired.role.leader_epoch).map_err(error)?) } else { None };
+    Ok(Opened { desired, log, epoch_durable })
+}
+
+fn indexed(topic: &TopicImage) -> impl Iterator<Item = (PartitionId, &PartitionImage)> {
+    (0..)
+        .zip(&topic.partitions)
+        .map(|(index, state)| (PartitionId { topic: topic.id, partition: PartitionIndex::new(index) }, state.as_ref()))
+}

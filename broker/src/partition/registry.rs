@@ -1,0 +1,75 @@
+//! Every partition this broker holds, by id.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use streambus_protocol::ids::{PartitionId, TopicId};
+use tokio::sync::watch;
+
+use crate::partition::Partition;
+
+/// The partitions held here. Changed by one task only, the one that follows the metadata; read by every request.
+#[derive(Debug)]
+pub struct Registry {
+    partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self { partitions: RwLock::default(), changes: watch::Sender::new(0) }
+    }
+
+    /// The partition of this id, if it is held here.
+    pub fn get(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.partitions.read().get(&id).cloned()
+    }
+
+    /// Every partition, in no order.
+    pub fn all(&self) -> Vec<Arc<Partition>> {
+        self.partitions.read().values().cloned().collect()
+    }
+
+    /// The partitions of one topic, in no order.
+    pub fn of_topic(&self, topic: TopicId) -> Vec<Arc<Partition>> {
+        self.partitions.read().values().filter(|partition| partition.id().topic == topic).cloned().collect()
+    }
+
+    /// Partitions held.
+    pub fn len(&self) -> usize {
+        self.partitions.read().len()
+    }
+
+    /// True when none is held.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.read().is_empty()
+    }
+
+    /// Adds a partition that is ready to serve.
+    pub fn insert(&self, partition: Arc<Partition>) {
+        self.partitions.write().insert(partition.id(), partition);
+    }
+
+    /// Takes a partition out. Whoever still holds it may finish a read.
+    pub fn remove(&self, id: PartitionId) -> Option<Arc<Partition>> {
+        self.partitions.write().remove(&id)
+    }
+
+    /// Tells whoever waits on a partition to look again: one was added or removed, or a role changed.
+    pub fn announce_change(&self) {
+        self.changes.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    /// Changes with every [`Registry::announce_change`].
+    pub fn watch_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,140 @@
+//! This broker's part in a partition, as the cluster metadata says.
+
+use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::ids::BrokerId;
+use streambus_protocol::topic_config::TopicConfig;
+
+/// A partition's state in one version of the metadata, seen from this broker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Role {
+    /// Who leads.
+    pub leadership: Leadership,
+    /// Grows with each change of leadership.
+    pub leader_epoch: LeaderEpoch,
+    /// Grows with each change of this state.
+    pub partition_epoch: PartitionEpoch,
+    /// Every broker that holds the partition.
+    pub replicas: Vec<BrokerId>,
+    /// Those that hold all that is committed.
+    pub in_sync: Vec<BrokerId>,
+    /// Those that left the in-sync set with everything committed (KIP-966).
+    pub eligible: Vec<BrokerId>,
+    /// The topic's settings.
+    pub settings: TopicConfig,
+}
+
+/// Who leads a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// This broker.
+    Here,
+    /// Another broker.
+    There(BrokerId),
+    /// Nobody now.
+    Nobody,
+}
+
+/// The proof that this broker leads a partition in an epoch; appending asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct LeaderToken {
+    epoch: LeaderEpoch,
+}
+
+impl LeaderToken {
+    /// The epoch that is written into the batches.
+    pub fn epoch(self) -> LeaderEpoch {
+        self.epoch
+    }
+}
+
+impl Role {
+    /// The proof that this broker leads, for a request that names `epoch`.
+    ///
+    /// # Errors
+    /// `NOT_LEADER`, `LEADER_NOT_AVAILABLE`, or one of the two epoch errors of KIP-320.
+    pub fn lead(&self, epoch: LeaderEpoch) -> Result<LeaderToken, ErrorBody> {
+        match self.leadership {
+            Leadership::Here => {}
+            Leadership::There(leader) => {
+                return Err(ErrorBody::new(
+                    ErrorCode::NotLeader,
+                    format!(
+                        "broker {leader} leads this partition in epoch {}: refresh the metadata",
+                        self.leader_epoch
+                    ),
+                ));
+            }
+            Leadership::Nobody => {
+                return Err(ErrorBody::new(
+                    ErrorCode::LeaderNotAvailable,
+                    "this partition has no leader now: try again shortly",
+                ));
+            }
+        }
+        let current = self.leader_epoch;
+        if epoch == LeaderEpoch::UNKNOWN || epoch == current {
+            Ok(LeaderToken { epoch: current })
+        } else if epoch < current {
+            Err(ErrorBody::new(
+                ErrorCode::FencedLeaderEpoch,
+                format!("the request names leader epoch {epoch}, the current one is {current}: refresh the metadata"),
+            ))
+        } else {
+            Err(ErrorBody::new(
+                ErrorCode::UnknownLeaderEpoch,
+                format!("the request names leader epoch {epoch}, this broker knows only {current}: try again shortly"),
+            ))
+        }
+    }
+
+    /// How many replicas must be in sync for anything to be committed.
+    pub fn commit_replicas_min(&self) -> usize {
+        usize::from(self.settings.min_insync_replicas)
+    }
+
+    /// Whether as many replicas are in sync as the topic demands.
+    pub fn has_enough_in_sync(&self) -> bool {
+        self.in_sync.len() >= self.commit_replicas_min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn role(leadership: Leadership) -> Role {
+        Role {
+            leadership,
+            leader_epoch: LeaderEpoch::new(5),
+            partition_epoch: PartitionEpoch::ZERO,
+            replicas: vec![BrokerId::new(1)],
+            in_sync: vec![BrokerId::new(1)],
+            eligible: Vec::new(),
+            settings: TopicConfig::parse(&BTreeMap::new()).expect("the defaults"),
+        }
+    }
+
+    // Catches a fence that lets a deposed leader's clients write.
+    #[test]
+    fn only_the_current_epoch_or_none_may_lead() {
+        let here = role(Leadership::Here);
+        assert_eq!(here.lead(LeaderEpoch::new(5)).expect("current").epoch(), LeaderEpoch::new(5));
+        assert_eq!(here.lead(LeaderEpoch::UNKNOWN).expect("unknown").epoch(), LeaderEpoch::new(5));
+        let code = |epoch| here.lead(LeaderEpoch::new(epoch)).expect_err("another epoch").code;
+        assert_eq!(code(4), ErrorCode::FencedLeaderEpoch);
+        assert_eq!(code(6), ErrorCode::UnknownLeaderEpoch);
+    }
+
+    #[test]
+    fn others_do_not_lead() {
+        let there = role(Leadership::There(BrokerId::new(2)));
+        assert_eq!(there.lead(LeaderEpoch::UNKNOWN).expect_err("not here").code, ErrorCode::NotLeader);
+        let nobody = role(Leadership::Nobody);
+        assert_eq!(nobody.lead(LeaderEpoch::UNKNOWN).expect_err("nobody").code, ErrorCode::LeaderNotAvailable);
+    }
+}

@@ -1,0 +1,3 @@
+//! Replication: today the rule that says what is committed; followers attach here.
+
+pub mod watermark;

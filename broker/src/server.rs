@@ -1,0 +1,77 @@
+//! The composition root: the only place that creates the parts of a broker, wires them and starts their tasks.
+//!
+//! Start, in this order; stop in the opposite one:
+//!
+//! 1. listeners are bound (not yet served): the ports are known and taken
+//! 2. HTTP serves probes and metrics
+//! 3. the store opens and recovers
+//! 4. the metadata node starts and catches up
+//! 5. partitions are reconciled with the metadata; the broker registers
+//! 6. background tasks run: following the metadata, retention, scrub, health of the store
+//! 7. the client listener accepts, the broker is ready
+//!
+//! Every task runs on one of two trackers and ends by one of three tokens; nothing is spawned elsewhere.
+
+mod running;
+mod scrape;
+mod start;
+
+pub use crate::error::{StartError, StopError};
+pub use running::RunningServer;
+
+use std::sync::Arc;
+
+use streambus_storage::clock::{Clock, SystemClock};
+
+use crate::config::BrokerConfig;
+use crate::net::limits::NetLimits;
+use crate::random::Random;
+
+/// What a broker is given besides its configuration: everything that would make a run differ from its repetition.
+#[derive(Clone, Debug)]
+pub struct BrokerEnv {
+    /// Record times, retention, durations for metrics.
+    pub clock: Arc<dyn Clock>,
+    /// Identities and placement.
+    pub random: Arc<Random>,
+}
+
+impl BrokerEnv {
+    /// The machine's clock and randomness.
+    pub fn system() -> Self {
+        Self { clock: Arc::new(SystemClock::new()), random: Arc::new(Random::from_os()) }
+    }
+}
+
+/// Starts brokers. Several may run in one process, each with its own ports and data directory.
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Starts a broker and returns when it serves. Port 0 takes any free port. Dropping the future half way leaves
+    /// what a crash would leave: the next start recovers.
+    ///
+    /// # Errors
+    /// See [`StartError`]; everything that was started is stopped again.
+    pub async fn start(config: BrokerConfig, env: BrokerEnv) -> Result<RunningServer, StartError> {
+        start::start(config, env).await
+    }
+}
+
+/// The listener's limits, as configured.
+fn net_limits(config: &BrokerConfig) -> NetLimits {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let limits = &config.limits;
+    NetLimits {
+        connections_max: count(limits.connections),
+        connections_per_ip_max: count(limits.connections_per_ip),
+        handshake_timeout: limits.handshake_timeout,
+        idle_timeout: limits.idle_timeout,
+        progress_grace: limits.slow_client_grace,
+        progress_bytes_per_second: limits.slow_client_rate,
+        connection_request_bytes_max: size(limits.connection_inflight_bytes),
+        request_bytes_max: size(limits.inflight_bytes),
+        ..NetLimits::default()
+    }
+}

@@ -1,0 +1,85 @@
+//! What a scrape asks for: the parts' own numbers, translated once.
+
+use std::sync::Arc;
+
+use streambus_storage::metrics::{LATENCY_BOUNDS_US, StoreMetrics};
+use streambus_storage::store::Store;
+
+use crate::metrics::BrokerMetrics;
+use crate::metrics::snapshot::{Buckets, ClientsSnapshot, ClusterSnapshot, StorageSnapshot};
+use crate::net::admission::Admission;
+use crate::service::directory::Directory;
+
+/// Lets scrapes of `metrics` ask the other parts.
+pub(super) fn attach(metrics: &BrokerMetrics, admission: &Arc<Admission>, store: &Store, directory: &Directory) {
+    let admission = Arc::clone(admission);
+    metrics.attach_clients(move || ClientsSnapshot {
+        inflight_bytes: wide(admission.request_bytes_in_flight()),
+        inflight_bytes_max: wide(admission.limits().request_bytes_max),
+    });
+    let store = store.clone();
+    metrics.attach_storage(move || storage(&store));
+    let directory = directory.clone();
+    metrics.attach_cluster(move || cluster(&directory));
+}
+
+fn storage(store: &Store) -> StorageSnapshot {
+    let status = store.status();
+    let metrics = store.metrics();
+    StorageSnapshot {
+        used_bytes: status.used_bytes,
+        free_bytes: status.free_bytes,
+        segments: wide(status.segments),
+        damaged_extents: wide(status.damaged.len()),
+        is_read_only: status.read_only.is_some(),
+        is_full: status.full,
+        logs: wide(status.logs),
+        tail_cache_bytes: wide(status.tail_cache_bytes),
+        tail_cache_hits: metrics.tail_cache_hits.get(),
+        tail_cache_misses: metrics.tail_cache_misses.get(),
+        read_bytes: metrics.disk_read_bytes.get(),
+        commits: metrics.commits.get(),
+        committed_entries: metrics.commit_entries.get(),
+        committed_bytes: metrics.commit_disk_bytes.get(),
+        commit_seconds: commit_seconds(metrics),
+        scrubbed_bytes: metrics.scrubbed_bytes.get(),
+    }
+}
+
+fn commit_seconds(metrics: &StoreMetrics) -> Buckets {
+    let counts = metrics.commit_latency.buckets();
+    let seconds = |micros: u64| std::time::Duration::from_micros(micros).as_secs_f64();
+    Buckets {
+        buckets: LATENCY_BOUNDS_US.into_iter().map(seconds).zip(counts).collect(),
+        beyond: counts.last().copied().unwrap_or(0),
+        sum_seconds: seconds(metrics.commit_latency.sum_us()),
+    }
+}
+
+fn cluster(directory: &Directory) -> ClusterSnapshot {
+    let image = directory.image();
+    let status = directory.metadata().status();
+    let mut snapshot = ClusterSnapshot {
+        brokers: wide(image.brokers.len()),
+        topics: wide(image.topic_count()),
+        partitions: image.partition_count(),
+        term: status.term,
+        applied: image.applied,
+        is_controller: status.is_leader,
+        ..ClusterSnapshot::default()
+    };
+    for topic in image.topics() {
+        let in_sync_min = usize::from(topic.settings.min_insync_replicas);
+        for partition in &topic.partitions {
+            snapshot.leading += u64::from(partition.leader == Some(directory.broker()));
+            snapshot.leaderless += u64::from(partition.leader.is_none());
+            snapshot.under_replicated += u64::from(partition.isr.len() < partition.replicas.len());
+            snapshot.under_min_isr += u64::from(partition.isr.len() < in_sync_min);
+        }
+    }
+    snapshot
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,266 @@
+//! Starting: each part once the ones it needs are there.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use streambus_consensus::config::ConsensusConfig;
+use streambus_consensus::node::{ConsensusEnv, MetadataNode};
+use streambus_protocol::api::metadata::BrokerEndpoint;
+use streambus_storage::store::Store;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{BrokerEnv, RunningServer, StartError, net_limits, scrape};
+use crate::config::BrokerConfig;
+use crate::config::address::HostPort;
+use crate::error::Addresses;
+use crate::http::{self, HttpState};
+use crate::lifecycle::{Lifecycle, State};
+use crate::metrics::BrokerMetrics;
+use crate::native::{NativeDoor, SOFTWARE_VERSION};
+use crate::net::admission::Admission;
+use crate::net::connection::ConnectionContext;
+use crate::net::listener;
+use crate::partition::reconcile::Reconciler;
+use crate::partition::registry::Registry;
+use crate::service::Services;
+use crate::service::cluster::ClusterService;
+use crate::service::directory::Directory;
+use crate::service::fetch::FetchService;
+use crate::service::offsets::OffsetService;
+use crate::service::produce::ProduceService;
+use crate::service::producer_ids::ProducerIdService;
+use crate::service::reader::ReadBudget;
+use crate::service::subscribe::SubscribeService;
+use crate::service::topics::{TopicDefaults, TopicService};
+use crate::tasks::{follow_metadata, retention, scrub, watch_metadata, watch_storage};
+
+/// Record bytes of one answer, one batch apart: with the largest batch on top it still fits the largest frame.
+const FETCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that reads from disk may hold, for all connections.
+const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The tokens that end the parts, each before the one below it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tokens {
+    /// Clients: no new connection, no new request; what is in flight is answered.
+    pub(super) draining: CancellationToken,
+    /// Clients that are still there after the grace period.
+    pub(super) abort: CancellationToken,
+    /// Background tasks and HTTP.
+    pub(super) stop: CancellationToken,
+}
+
+pub(super) async fn start(config: BrokerConfig, env: BrokerEnv) -> Result<RunningServer, StartError> {
+    let lifecycle = Lifecycle::new();
+    let metrics = Arc::new(BrokerMetrics::new());
+    metrics.attach_lifecycle(lifecycle.clone());
+    let tokens = Tokens::default();
+    let background = TaskTracker::new();
+
+    let (client_listener, client) = bind(&config.client.listen).await?;
+    let (http_listener, http_address) = bind(&config.http.listen).await?;
+    let addresses = Addresses { client, http: http_address };
+
+    let http_state = Arc::new(HttpState::new(
+        config.http.clone(),
+        lifecycle.clone(),
+        Arc::clone(&metrics),
+        Arc::clone(&env.clock),
+        env.random.next_u64(),
+    ));
+    background.spawn(http::serve(http_listener, Arc::clone(&http_state), tokens.stop.clone()));
+
+    let parts = Parts { config, env, lifecycle, metrics, tokens, background, addresses, http_state };
+    match parts.recover(client_listener).await {
+        Ok(running) => Ok(running),
+        Err((error, parts)) => {
+            let _first = parts.lifecycle.set(State::Failed(error.to_string()));
+            parts.tokens.stop.cancel();
+            parts.background.close();
+            parts.background.wait().await;
+            Err(error)
+        }
+    }
+}
+
+async fn bind(address: &HostPort) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listen = |source: io::Error| StartError::Listen { address: address.to_string(), source };
+    let listener = TcpListener::bind((address.host.as_str(), address.port)).await.map_err(listen)?;
+    let bound = listener.local_addr().map_err(StartError::LocalAddress)?;
+    Ok((listener, bound))
+}
+
+/// What is there before recovery.
+struct Parts {
+    config: BrokerConfig,
+    env: BrokerEnv,
+    lifecycle: Lifecycle,
+    metrics: Arc<BrokerMetrics>,
+    tokens: Tokens,
+    background: TaskTracker,
+    addresses: Addresses,
+    http_state: Arc<HttpState>,
+}
+
+impl Parts {
+    async fn recover(self, client_listener: TcpListener) -> Result<RunningServer, (StartError, Self)> {
+        let _first = self.lifecycle.set(State::Recovering);
+        let store = match self.open_store().await {
+            Ok(store) => store,
+            Err(error) => return Err((error, self)),
+        };
+        let metadata = match self.start_metadata().await {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                close_quietly(store).await;
+                return Err((error, self));
+            }
+        };
+        let registry = Arc::new(Registry::new());
+        match self.reconcile(&store, &metadata, &registry).await {
+            Ok(reconciler) => Ok(self.serve(client_listener, store, metadata, registry, reconciler)),
+            Err(error) => {
+                metadata.shutdown().await;
+                drop(metadata);
+                close_quietly(store).await;
+                Err((error, self))
+            }
+        }
+    }
+
+    async fn open_store(&self) -> Result<Store, StartError> {
+        let directory = self.config.storage.data_dir.clone();
+        let store_config = self.config.storage.store_config();
+        let clock = Arc::clone(&self.env.clock);
+        let opening = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&directory)
+                .map_err(|source| StartError::DataDirectory { path: directory.display().to_string(), source })?;
+            Ok::<_, StartError>(Store::open_dir(&directory, store_config, clock)?)
+        });
+        let started = self.env.clock.monotonic();
+        let (store, report) = opening.await.map_err(|_| StartError::Interrupted("the store was opened"))??;
+        let took = self.env.clock.monotonic().saturating_sub(started);
+        tracing::info!(?report, took_ms = took.as_millis(), "the store is open");
+        Ok(store)
+    }
+
+    async fn start_metadata(&self) -> Result<MetadataNode, StartError> {
+        let advertised = self.config.client.advertised(self.addresses.client.port());
+        let rack = Some(self.config.broker.rack.clone()).filter(|rack| !rack.is_empty());
+        let endpoint = BrokerEndpoint { id: self.config.broker.id, host: advertised.host, port: advertised.port, rack };
+        let mut consensus = ConsensusConfig::alone(self.config.storage.data_dir.clone(), endpoint);
+        consensus.version = SOFTWARE_VERSION.to_owned();
+        let random = Arc::clone(&self.env.random);
+        Ok(MetadataNode::start(consensus, ConsensusEnv::alone(move || random.next_id())).await?)
+    }
+
+    /// Opens what the metadata places here and registers this broker.
+    async fn reconcile(
+        &self,
+        store: &Store,
+        metadata: &MetadataNode,
+        registry: &Arc<Registry>,
+    ) -> Result<Reconciler, StartError> {
+        let broker = self.config.broker.id;
+        let (claimed, cluster) = (store.clone(), metadata.image().cluster_id);
+        let claim = tokio::task::spawn_blocking(move || claimed.claim(broker, cluster));
+        claim
+            .await
+            .map_err(|_| StartError::Interrupted("the data directory was claimed"))?
+            .map_err(StartError::Claim)?;
+        let mut reconciler = Reconciler::new(broker, store.clone(), Arc::clone(registry));
+        // Leadership follows from the registration, so it comes first and the partitions after it.
+        let epoch = metadata.register().await?;
+        let mut images = metadata.watch();
+        let registered = images
+            .wait_for(|image| image.brokers.get(&broker).is_some_and(|broker| broker.epoch == epoch))
+            .await
+            .map(|image| Arc::clone(&image))
+            .map_err(|_| StartError::Interrupted("this broker registered"))?;
+        for stray in reconciler.strays(&registered) {
+            tracing::warn!(
+                partition = %stray,
+                "the data directory has a log that the metadata does not place here; it is kept and not served"
+            );
+        }
+        reconciler.reach(registered).await?;
+        Ok(reconciler)
+    }
+
+    fn serve(
+        self,
+        client_listener: TcpListener,
+        store: Store,
+        metadata: MetadataNode,
+        registry: Arc<Registry>,
+        reconciler: Reconciler,
+    ) -> RunningServer {
+        let Self { config, env, lifecycle, metrics, tokens, background, addresses, http_state } = self;
+        let directory = Directory::new(config.broker.id, metadata.clone(), registry);
+        let services = services(&env, &directory, &store, &lifecycle, &metrics);
+        let limits = net_limits(&config);
+        let admission = Admission::new(limits);
+        scrape::attach(&metrics, &admission, &store, &directory);
+
+        let clients = TaskTracker::new();
+        let context = Arc::new(ConnectionContext {
+            admission: Arc::clone(&admission),
+            native: Arc::new(NativeDoor::new(Arc::clone(&services), Arc::clone(&metrics), limits)),
+            draining: tokens.draining.clone(),
+        });
+        let stop = || tokens.stop.clone();
+        background.spawn(follow_metadata::run(reconciler, metadata.watch(), lifecycle.clone(), stop()));
+        background.spawn(watch_metadata::run(metadata.clone(), lifecycle.clone(), stop()));
+        background.spawn(watch_storage::run(store.clone(), lifecycle.clone(), stop()));
+        let (interval, scrub_rate) = (config.storage.retention_interval, config.storage.scrub_rate);
+        background.spawn(retention::run(store.clone(), Arc::clone(&env.clock), interval, stop()));
+        background.spawn(scrub::run(store.clone(), scrub_rate, stop()));
+
+        http_state.attach_services(services);
+        clients.spawn(listener::accept_loop(client_listener, context, clients.clone(), tokens.abort.clone()));
+        let _not_if_stopped = lifecycle.set(State::Ready);
+        tracing::info!(client = %addresses.client, http = %addresses.http, "ready");
+        RunningServer::new(super::running::Running {
+            addresses,
+            lifecycle,
+            metrics,
+            admission,
+            store,
+            metadata,
+            tokens,
+            clients,
+            background,
+        })
+    }
+}
+
+fn services(
+    env: &BrokerEnv,
+    directory: &Directory,
+    store: &Store,
+    lifecycle: &Lifecycle,
+    metrics: &Arc<BrokerMetrics>,
+) -> Arc<Services> {
+    let budget = ReadBudget::new(READ_BYTES_MAX);
+    let random = Arc::clone(&env.random);
+    let clock = Arc::clone(&env.clock);
+    Arc::new(Services {
+        topics: TopicService::new(directory.clone(), Arc::clone(&clock), random, TopicDefaults::default()),
+        produce: ProduceService::new(directory.clone(), clock, Arc::clone(metrics)),
+        producer_ids: ProducerIdService::new(directory.clone()),
+        fetch: FetchService::new(directory.clone(), budget.clone(), FETCH_BYTES_MAX, Arc::clone(metrics)),
+        subscribe: SubscribeService::new(directory.clone(), budget, Arc::clone(metrics)),
+        offsets: OffsetService::new(directory.clone()),
+        cluster: ClusterService::new(directory.clone(), store.clone(), lifecycle.clone()),
+    })
+}
+
+async fn close_quietly(store: Store) {
+    let closed = tokio::task::spawn_blocking(move || store.close()).await;
+    if !matches!(closed, Ok(Ok(()))) {
+        tracing::warn!(?closed, "the store was not closed cleanly after a failed start");
+    }
+}

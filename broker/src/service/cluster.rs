@@ -1,0 +1,156 @@
+//! The cluster: where things are, how it is doing, how this broker is.
+
+use std::collections::BTreeMap;
+
+use streambus_consensus::image::{BrokerImage, ClusterImage, TopicImage};
+use streambus_protocol::api::cluster::{BrokerDescription, ClusterDescribeResponse};
+use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, TopicLayout, TopicMetadata};
+use streambus_protocol::api::session::{ErrorBody, HealthResponse};
+use streambus_protocol::ids::{BrokerId, ClusterId};
+use streambus_storage::store::Store;
+
+use crate::lifecycle::{Lifecycle, State};
+use crate::service::directory::Directory;
+use crate::service::topic_description;
+
+/// Answers questions about the cluster and this broker.
+#[derive(Debug)]
+pub struct ClusterService {
+    directory: Directory,
+    store: Store,
+    lifecycle: Lifecycle,
+}
+
+/// Partitions that need a look, over all topics.
+#[derive(Debug, Default)]
+struct Tally {
+    partitions: u32,
+    leaderless: u32,
+    under_replicated: u32,
+    under_min_isr: u32,
+    leaders: BTreeMap<BrokerId, u32>,
+    replicas: BTreeMap<BrokerId, u32>,
+}
+
+impl ClusterService {
+    /// A service over the cluster of `directory`.
+    pub fn new(directory: Directory, store: Store, lifecycle: Lifecycle) -> Self {
+        Self { directory, store, lifecycle }
+    }
+
+    /// This broker.
+    pub fn broker_id(&self) -> BrokerId {
+        self.directory.broker()
+    }
+
+    /// This cluster.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.directory.image().cluster_id
+    }
+
+    /// Where topics and their leaders are.
+    pub fn metadata(&self, request: &MetadataRequest) -> MetadataResponse {
+        let image = self.directory.image();
+        let topics = match &request.topics {
+            None => image.topics_by_name().map(|topic| described(topic)).collect(),
+            Some(names) => names
+                .iter()
+                .map(|name| match self.directory.topic(&image, name) {
+                    Ok(topic) => described(&topic),
+                    Err(error) => TopicMetadata { name: name.clone(), outcome: Err(error) },
+                })
+                .collect(),
+        };
+        MetadataResponse {
+            cluster_id: image.cluster_id,
+            controller: self.directory.metadata().status().leader,
+            brokers: image.brokers.values().filter(|broker| !broker.fenced).map(|b| b.endpoint.clone()).collect(),
+            topics,
+        }
+    }
+
+    /// The cluster at a glance.
+    ///
+    /// # Errors
+    /// None today; the signature leaves room for a broker that does not know its cluster yet.
+    pub fn describe(&self) -> Result<ClusterDescribeResponse, ErrorBody> {
+        let image = self.directory.image();
+        let status = self.directory.metadata().status();
+        let tally = tally(&image);
+        let brokers = image.brokers.iter().map(|(id, broker)| self.describe_broker(*id, broker, &tally)).collect();
+        Ok(ClusterDescribeResponse {
+            cluster_id: image.cluster_id,
+            controller: status.leader,
+            metadata_term: status.term,
+            metadata_index: image.applied,
+            brokers,
+            topics: u32::try_from(image.topic_count()).unwrap_or(u32::MAX),
+            partitions: tally.partitions,
+            leaderless: tally.leaderless,
+            under_replicated: tally.under_replicated,
+            under_min_isr: tally.under_min_isr,
+        })
+    }
+
+    fn describe_broker(&self, id: BrokerId, broker: &BrokerImage, tally: &Tally) -> BrokerDescription {
+        let is_this = id == self.directory.broker();
+        // A broker's disk is known to itself only; brokers will report theirs with their heartbeats.
+        let (disk_used_bytes, disk_free_bytes) = if is_this {
+            let status = self.store.status();
+            (status.used_bytes, status.free_bytes)
+        } else {
+            (0, 0)
+        };
+        let state = match (is_this, broker.fenced) {
+            (true, _) => self.lifecycle.get().name().to_owned(),
+            (false, true) => "fenced".to_owned(),
+            (false, false) => State::Ready.name().to_owned(),
+        };
+        BrokerDescription {
+            endpoint: broker.endpoint.clone(),
+            state,
+            version: broker.version.clone(),
+            leaders: tally.leaders.get(&id).copied().unwrap_or(0),
+            replicas: tally.replicas.get(&id).copied().unwrap_or(0),
+            disk_used_bytes,
+            disk_free_bytes,
+        }
+    }
+
+    /// How this broker is.
+    pub fn health(&self) -> HealthResponse {
+        let state = self.lifecycle.get();
+        let problems = self.lifecycle.problems();
+        HealthResponse {
+            ready: self.lifecycle.unready_reasons().is_empty(),
+            state: state.name().to_owned(),
+            problems: problems.into_iter().map(|p| format!("{}: {}", p.component.name(), p.message)).collect(),
+        }
+    }
+}
+
+fn described(topic: &TopicImage) -> TopicMetadata {
+    let partitions =
+        topic_description::indexed(topic).map(|(index, state)| topic_description::layout(index, state)).collect();
+    TopicMetadata { name: topic.name.clone(), outcome: Ok(TopicLayout { id: topic.id, partitions }) }
+}
+
+fn tally(image: &ClusterImage) -> Tally {
+    let mut tally = Tally::default();
+    for topic in image.topics() {
+        let in_sync_min = usize::from(topic.settings.min_insync_replicas);
+        for partition in &topic.partitions {
+            tally.partitions = tally.partitions.saturating_add(1);
+            match partition.leader {
+                Some(leader) => *tally.leaders.entry(leader).or_default() += 1,
+                None => tally.leaderless += 1,
+            }
+            for replica in &partition.replicas {
+                *tally.replicas.entry(*replica).or_default() += 1;
+            }
+            tally.under_replicated += u32::from(partition.isr.len() < partition.replicas.len());
+            tally.under_min_isr += u32::from(partition.isr.len() < in_sync_min);
+        }
+    }
+    tally
+}

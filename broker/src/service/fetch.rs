@@ -1,0 +1,171 @@
+//! Reading on demand, with a long poll: answer as soon as there is enough, or with what there is when the wait ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use streambus_protocol::api::fetch::{FetchOutcome, FetchPartition, FetchRequest, FetchResponse};
+use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::limits::FETCH_WAIT_MS_MAX;
+use streambus_protocol::offset::Offset;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Deadline;
+use crate::metrics::BrokerMetrics;
+use crate::partition::Partition;
+use crate::partition::fetch_wait::WaitSet;
+use crate::service::directory::Directory;
+use crate::service::reader::{Got, ReadBudget, Wanted, read_all};
+
+/// Reads committed batches.
+#[derive(Debug)]
+pub struct FetchService {
+    directory: Directory,
+    budget: ReadBudget,
+    response_bytes_max: usize,
+    metrics: Arc<BrokerMetrics>,
+    /// Where the next fetch starts in its list, so that a busy first partition does not starve the others.
+    rotation: AtomicUsize,
+    /// Never cancelled: for callers with no connection of their own.
+    never: CancellationToken,
+}
+
+/// A partition of the request, found or refused.
+type Target = Result<Arc<Partition>, ErrorBody>;
+
+impl FetchService {
+    /// A service whose answers have at most `response_bytes_max` record bytes, one batch apart.
+    pub fn new(
+        directory: Directory,
+        budget: ReadBudget,
+        response_bytes_max: usize,
+        metrics: Arc<BrokerMetrics>,
+    ) -> Self {
+        Self {
+            directory,
+            budget,
+            response_bytes_max,
+            metrics,
+            rotation: AtomicUsize::new(0),
+            never: CancellationToken::new(),
+        }
+    }
+
+    /// Answers when `bytes_min` bytes are there, a partition has an error, or the request's wait or `deadline` ends.
+    pub async fn fetch(&self, request: FetchRequest, deadline: Deadline) -> FetchResponse {
+        self.fetch_until(request, deadline, &self.never).await
+    }
+
+    /// As [`FetchService::fetch`], answering at once with what there is when `closing` is cancelled.
+    pub async fn fetch_until(
+        &self,
+        request: FetchRequest,
+        deadline: Deadline,
+        closing: &CancellationToken,
+    ) -> FetchResponse {
+        let bytes_max = bytes(request.bytes_max).clamp(1, self.response_bytes_max);
+        let bytes_min = bytes(request.bytes_min).min(bytes_max);
+        // The clock is read only by a fetch that may wait.
+        let until = (request.wait_ms > 0)
+            .then(|| Duration::from_millis(u64::from(request.wait_ms.min(FETCH_WAIT_MS_MAX))))
+            .map(|wait| Deadline::after(wait).earlier(deadline));
+        let mut changes = self.directory.registry().watch_changes();
+        loop {
+            drop(changes.borrow_and_update());
+            let targets: Vec<Target> = request.partitions.iter().map(|wanted| self.target(wanted)).collect();
+            let outcome = self.read(&request.partitions, &targets, bytes_max).await;
+            let enough = outcome.failed || outcome.bytes >= bytes_min || closing.is_cancelled();
+            let Some(until) = until.filter(|until| !enough && !until.has_passed()) else {
+                self.metrics.fetched(outcome.bytes);
+                return outcome.response(request.partitions);
+            };
+            let mut waits = WaitSet::new();
+            for (place, target) in targets.into_iter().enumerate() {
+                if let (Ok(partition), Some(seen)) = (target, outcome.seen_to(place)) {
+                    waits.add(place, partition, seen);
+                }
+            }
+            tokio::select! {
+                biased;
+                _ = until.limit(waits.next()) => {}
+                _ = changes.changed() => {}
+                () = closing.cancelled() => {}
+            }
+        }
+    }
+
+    fn target(&self, wanted: &FetchPartition) -> Target {
+        let partition = self.directory.partition(wanted.topic, wanted.partition)?;
+        // Consumers read from the leader; the token is not kept, because reading changes nothing.
+        let _token = partition.role().lead(wanted.leader_epoch)?;
+        Ok(partition)
+    }
+
+    async fn read(&self, asked: &[FetchPartition], targets: &[Target], bytes_max: usize) -> Outcome {
+        let mut outcome = Outcome { got: Vec::with_capacity(asked.len()), bytes: 0, failed: false };
+        outcome.got.resize_with(asked.len(), || None);
+        let start = self.rotation.fetch_add(1, Ordering::Relaxed) % asked.len().max(1);
+        let mut wanted = Vec::with_capacity(asked.len());
+        for place in (start..asked.len()).chain(0..start) {
+            let (Some(ask), Some(target)) = (asked.get(place), targets.get(place)) else { continue };
+            match target {
+                Ok(partition) => wanted.push(Wanted {
+                    place,
+                    partition: Arc::clone(partition),
+                    from: ask.offset,
+                    bytes_max: bytes(ask.bytes_max),
+                }),
+                Err(error) => outcome.add(Got { place, result: Err(error.clone()) }),
+            }
+        }
+        for got in read_all(&self.budget, wanted, bytes_max).await {
+            outcome.add(got);
+        }
+        outcome
+    }
+}
+
+/// What a request found so far.
+struct Outcome {
+    /// By place in the request.
+    got: Vec<Option<Got>>,
+    bytes: usize,
+    failed: bool,
+}
+
+impl Outcome {
+    fn add(&mut self, got: Got) {
+        match &got.result {
+            Ok(out) => self.bytes += out.fetched.batches.len(),
+            Err(_) => self.failed = true,
+        }
+        let place = got.place;
+        if let Some(slot) = self.got.get_mut(place) {
+            *slot = Some(got);
+        }
+    }
+
+    /// The offset below which everything committed was seen: the wait is for more than that.
+    fn seen_to(&self, place: usize) -> Option<Offset> {
+        let out = self.got.get(place)?.as_ref()?.result.as_ref().ok()?;
+        Some(out.fetched.high_watermark.max(out.next))
+    }
+
+    fn response(self, asked: Vec<FetchPartition>) -> FetchResponse {
+        let partitions = asked
+            .into_iter()
+            .zip(self.got)
+            .filter_map(|(ask, got)| {
+                // Every place was read or refused above.
+                debug_assert!(got.is_some());
+                let result = got?.result.map(|out| out.fetched);
+                Some(FetchOutcome { topic: ask.topic, partition: ask.partition, result })
+            })
+            .collect();
+        FetchResponse { partitions }
+    }
+}
+
+fn bytes(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}

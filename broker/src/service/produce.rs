@@ -1,0 +1,157 @@
+//! Appending: verify every batch, give each its place, answer when the acknowledgement's promise holds.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use streambus_protocol::api::produce::{
+    Acks, ProduceOutcome, ProducePartition, ProduceRequest, ProduceResponse, Produced, Receipt,
+};
+use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::batch::TimestampType;
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::ids::{PartitionIndex, TopicId};
+use streambus_protocol::timestamp::Timestamp;
+use streambus_storage::clock::Clock;
+
+use crate::clock::Deadline;
+use crate::metrics::BrokerMetrics;
+use crate::partition::append::Appended;
+use crate::service::directory::Directory;
+use crate::service::refusal;
+
+/// Appends record batches.
+#[derive(Debug)]
+pub struct ProduceService {
+    directory: Directory,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<BrokerMetrics>,
+}
+
+/// A request whose batches have their places; what is left is to wait.
+#[derive(Debug)]
+#[must_use = "a produce is answered only after `complete`"]
+pub struct PlacedProduce {
+    acks: Acks,
+    partitions: Vec<PlacedPartition>,
+}
+
+#[derive(Debug)]
+struct PlacedPartition {
+    topic: TopicId,
+    partition: PartitionIndex,
+    result: Result<PlacedBatch, ErrorBody>,
+}
+
+#[derive(Debug)]
+struct PlacedBatch {
+    appended: Appended,
+    append_time: Timestamp,
+}
+
+impl ProduceService {
+    /// A service over the partitions of `directory`.
+    pub fn new(directory: Directory, clock: Arc<dyn Clock>, metrics: Arc<BrokerMetrics>) -> Self {
+        Self { directory, clock, metrics }
+    }
+
+    /// Appends and waits. A partition whose promise does not hold at `deadline` answers `TIMEOUT`: its batch may yet
+    /// be committed.
+    pub async fn produce(&self, request: ProduceRequest, deadline: Deadline) -> ProduceResponse {
+        self.place(request).complete(deadline).await
+    }
+
+    /// Appends without waiting: when this returns, the order is fixed. It neither blocks nor waits, so that a
+    /// connection's requests are placed in the order in which they came.
+    pub fn place(&self, request: ProduceRequest) -> PlacedProduce {
+        let acks = request.acks;
+        // A producer's sequence could not be checked against a batch of the same request.
+        let mut seen = HashSet::new();
+        let many = request.partitions.len() > 1;
+        let partitions = request
+            .partitions
+            .into_iter()
+            .map(|wanted| {
+                let (topic, partition) = (wanted.topic, wanted.partition);
+                let result = if many && !seen.insert((topic, partition)) {
+                    Err(ErrorBody::new(
+                        ErrorCode::InvalidRequest,
+                        format!("partition {partition} is named twice: a request has one batch for a partition"),
+                    ))
+                } else {
+                    self.place_one(wanted, acks)
+                };
+                PlacedPartition { topic, partition, result }
+            })
+            .collect();
+        PlacedProduce { acks, partitions }
+    }
+
+    fn place_one(&self, wanted: ProducePartition, acks: Acks) -> Result<PlacedBatch, ErrorBody> {
+        let partition = self.directory.partition(wanted.topic, wanted.partition)?;
+        let role = partition.role();
+        let bytes_max = usize::try_from(role.settings.batch_bytes_max).unwrap_or(usize::MAX);
+        let mut batch = wanted.batch.verify(bytes_max).map_err(|error| refusal::batch(&partition, &error))?;
+        if batch.header().is_transactional() {
+            return Err(ErrorBody::new(
+                ErrorCode::UnsupportedBatch,
+                "transactions are not supported yet: produce without one",
+            ));
+        }
+        let mut append_time = Timestamp::NONE;
+        match role.settings.timestamp_type {
+            TimestampType::CreateTime => {}
+            TimestampType::LogAppendTime => {
+                append_time = self.clock.now();
+                batch.set_append_time(append_time);
+            }
+        }
+        let (records, bytes) = (batch.record_count(), batch.size_bytes());
+        let appended = partition.append(batch, wanted.leader_epoch, acks)?;
+        self.metrics.produced(records, bytes);
+        Ok(PlacedBatch { appended, append_time })
+    }
+}
+
+impl PlacedProduce {
+    /// When to answer.
+    pub fn acks(&self) -> Acks {
+        self.acks
+    }
+
+    /// The first refusal, if there is one.
+    pub fn first_refusal(&self) -> Option<&ErrorBody> {
+        self.partitions.iter().find_map(|placed| placed.result.as_ref().err())
+    }
+
+    /// Waits for every partition's promise, up to `deadline`. The commits go on whether anybody waits or not.
+    pub async fn complete(self, deadline: Deadline) -> ProduceResponse {
+        let acks = self.acks;
+        let mut partitions = Vec::with_capacity(self.partitions.len());
+        for PlacedPartition { topic, partition, result } in self.partitions {
+            let result = match result {
+                Ok(placed) => committed(placed, acks, deadline).await,
+                Err(error) => Err(error),
+            };
+            partitions.push(ProduceOutcome { topic, partition, result });
+        }
+        ProduceResponse { partitions }
+    }
+}
+
+async fn committed(placed: PlacedBatch, acks: Acks, deadline: Deadline) -> Result<Produced, ErrorBody> {
+    let PlacedBatch { appended, append_time } = placed;
+    let base_offset = appended.base;
+    let receipt = match acks {
+        Acks::None => {
+            return Ok(Produced { base_offset, timestamp: append_time, receipt: Receipt { replicas: 0, durable: 0 } });
+        }
+        Acks::Leader | Acks::All => Receipt { replicas: appended.replicas, durable: appended.durable_replicas },
+    };
+    match deadline.limit(appended.committed()).await {
+        Some(result) => result.map(|()| Produced { base_offset, timestamp: append_time, receipt }),
+        None => Err(ErrorBody::new(
+            ErrorCode::Timeout,
+            format!("the deadline passed before offset {base_offset} was on disk everywhere it must be: it may yet be"),
+        )),
+    }
+}

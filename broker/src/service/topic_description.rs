@@ -1,0 +1,68 @@
+//! What a topic looks like from this broker: the metadata, and the logs that are here.
+
+use streambus_consensus::image::{PartitionImage, TopicImage};
+use streambus_protocol::api::metadata::PartitionLayout;
+use streambus_protocol::api::topics::{ConfigEntry, DescribeTopicResponse, PartitionDescription};
+use streambus_protocol::ids::{PartitionId, PartitionIndex};
+use streambus_protocol::offset::Offset;
+use streambus_protocol::topic_config::TopicConfig;
+
+use crate::partition::registry::Registry;
+
+/// Everything there is to say about `topic`.
+pub(crate) fn describe(topic: &TopicImage, registry: &Registry) -> DescribeTopicResponse {
+    let config = TopicConfig::entries(&topic.config)
+        .into_iter()
+        .map(|(key, value, is_default)| ConfigEntry { key, value, is_default })
+        .collect();
+    let partitions = indexed(topic)
+        .map(|(index, state)| {
+            let layout = layout(index, state);
+            let elr = state.elr.clone();
+            match registry.get(PartitionId { topic: topic.id, partition: index }) {
+                Some(partition) => {
+                    let log = partition.log();
+                    // The end last: each position is at most the ones read after it.
+                    let log_start = log.log_start();
+                    let high_watermark = partition.high_watermark();
+                    PartitionDescription {
+                        layout,
+                        log_start,
+                        high_watermark,
+                        log_end: log.log_end(),
+                        size_bytes: log.size_bytes(),
+                        damaged: log.damaged().iter().map(|range| (range.base, range.next)).collect(),
+                        elr,
+                    }
+                }
+                None => PartitionDescription {
+                    layout,
+                    log_start: Offset::ZERO,
+                    high_watermark: Offset::ZERO,
+                    log_end: Offset::ZERO,
+                    size_bytes: 0,
+                    damaged: Vec::new(),
+                    elr,
+                },
+            }
+        })
+        .collect();
+    DescribeTopicResponse { name: topic.name.clone(), id: topic.id, config, partitions }
+}
+
+/// A topic's partitions with their numbers.
+pub(crate) fn indexed(topic: &TopicImage) -> impl Iterator<Item = (PartitionIndex, &PartitionImage)> {
+    (0..).map(PartitionIndex::new).zip(topic.partitions.iter().map(AsRef::as_ref))
+}
+
+/// One partition's state as the wire has it.
+pub(crate) fn layout(index: PartitionIndex, state: &PartitionImage) -> PartitionLayout {
+    PartitionLayout {
+        index,
+        leader: state.leader,
+        leader_epoch: state.leader_epoch,
+        partition_epoch: state.partition_epoch,
+        replicas: state.replicas.clone(),
+        isr: state.isr.clone(),
+    }
+}

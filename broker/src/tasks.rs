@@ -1,0 +1,8 @@
+//! What a broker does in the background. Each task is one loop that ends when it is told to; the composition root
+//! spawns and owns them.
+
+pub mod follow_metadata;
+pub mod retention;
+pub mod scrub;
+pub mod watch_metadata;
+pub mod watch_storage;

@@ -1,0 +1,32 @@
+//! Reads stored bytes again at low priority and checks them: damage is found before somebody needs the record.
+
+use std::time::Duration;
+
+use streambus_storage::store::Store;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+const STEP: Duration = Duration::from_secs(1);
+
+/// Checks `bytes_per_second` until `stop`; zero switches it off.
+pub(crate) async fn run(store: Store, bytes_per_second: u64, stop: CancellationToken) {
+    if bytes_per_second == 0 {
+        return;
+    }
+    let mut ticks = tokio::time::interval(STEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let store = store.clone();
+        match tokio::task::spawn_blocking(move || store.scrub_step(bytes_per_second)).await {
+            Ok(outcome) => tracing::trace!(?outcome, "scrubbed"),
+            Err(error) => {
+                tracing::error!(%error, "the scrub stopped: it panicked");
+                return;
+            }
+        }
+    }
+}

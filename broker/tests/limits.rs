@@ -1,0 +1,91 @@
+//! What one client may take from the others: connections, memory, patience.
+
+mod harness;
+
+use std::time::Duration;
+
+use harness::{TestBroker, TestClient, fetch_request};
+use streambus_broker::server::StopError;
+use streambus_protocol::api::session::HealthRequest;
+use streambus_protocol::ids::TopicId;
+
+/// Waits for a state of the broker that no answer announces.
+async fn until(broker: &TestBroker, connections: usize) {
+    harness::within(async {
+        while broker.server.connections() != connections {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_closed_and_places_come_back() {
+    let broker = TestBroker::start_with(|config| config.limits.connections_per_ip = 2).await;
+    let first = broker.client().await;
+    let mut second = broker.client().await;
+    let mut third = TestClient::connect_raw(broker.address()).await;
+    third.expect_end().await;
+    assert!(second.call(&HealthRequest {}).await.expect("health").ready);
+    drop(first);
+    until(&broker, 1).await;
+    let mut fourth = broker.client().await;
+    assert!(fourth.call(&HealthRequest {}).await.expect("health").ready);
+    broker.stop().await.expect("an orderly stop");
+}
+
+/// Asks for far more than the sockets between broker and client can hold, and reads none of it.
+async fn ask_and_do_not_read(broker: &TestBroker) -> (TestClient, TopicId) {
+    let mut client = broker.client().await;
+    let topic = client.create_topic("large", 1).await;
+    let value = "x".repeat(1 << 20);
+    for _ in 0..4 {
+        client.produce(topic, 0, &[&value[..(1 << 20) - 200]]).await.expect("written");
+    }
+    let mut request = fetch_request(topic, 0, 0, 0);
+    request.bytes_max = 4 << 20;
+    request.partitions[0].bytes_max = 4 << 20;
+    for _ in 0..16 {
+        client.send(&request).await;
+    }
+    (client, topic)
+}
+
+// Catches a write without an end: a client that never reads would keep its answers in memory for ever.
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut() {
+    let broker = TestBroker::start_with(|config| config.limits.slow_client_grace = Duration::from_millis(200)).await;
+    let (slow, topic) = ask_and_do_not_read(&broker).await;
+    let mut other = broker.client().await;
+    assert_eq!(other.produce(topic, 0, &["next"]).await.expect("written").base_offset, harness::at(4));
+    drop(other);
+    until(&broker, 0).await;
+    drop(slow);
+    broker.stop().await.expect("an orderly stop");
+}
+
+// Catches a drain that waits for ever, and one that says all was well when it was not.
+#[tokio::test]
+async fn a_drain_cuts_who_does_not_leave_and_says_so() {
+    let broker = TestBroker::start().await;
+    let (slow, _) = ask_and_do_not_read(&broker).await;
+    let TestBroker { server, directory } = broker;
+    let stopped = server.drain_and_stop(Duration::from_millis(100)).await;
+    assert!(matches!(stopped, Err(StopError::CutOff { connections: 1 })), "{stopped:?}");
+    drop((slow, directory));
+}
+
+// Catches ports, directories or state that two brokers of one process would share.
+#[tokio::test]
+async fn several_brokers_run_in_one_process() {
+    let one = TestBroker::start().await;
+    let two = TestBroker::start().await;
+    let mut client_one = one.client().await;
+    let mut client_two = two.client().await;
+    client_one.create_topic("t", 1).await;
+    let topic = client_two.create_topic("t", 1).await;
+    client_two.produce(topic, 0, &["two"]).await.expect("written");
+    one.stop().await.expect("an orderly stop");
+    assert_eq!(client_two.values(topic, 0, 0).await, ["two"]);
+    two.stop().await.expect("an orderly stop");
+}
