@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, WriteBatch,
 };
+use tokio::sync::watch;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -81,6 +82,8 @@ pub enum DatabaseError {
 /// An open metadata database.
 pub(crate) struct Database {
     db: DB,
+    // Behind `db`, so that it is dropped after the files are closed.
+    open: watch::Sender<()>,
 }
 
 impl Database {
@@ -99,7 +102,12 @@ impl Database {
         let options = database_options().map_err(failed)?;
         let families = Family::ALL.map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(f, &cache)));
         let db = DB::open_cf_descriptors(&options, &path, families).map_err(failed)?;
-        Ok(Self { db })
+        Ok(Self { db, open: watch::Sender::new(()) })
+    }
+
+    /// A receiver whose sender is gone once the database is closed and may be opened again.
+    pub(crate) fn watch_closed(&self) -> watch::Receiver<()> {
+        self.open.subscribe()
     }
 
     pub(crate) fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
@@ -179,6 +187,8 @@ fn database_options() -> Result<Options, rocksdb::Error> {
     options.set_db_write_buffer_size(4 * MIB);
     options.set_max_background_jobs(2);
     options.set_max_open_files(64);
+    // The default of 16 starts as many threads at every open, for a handful of files.
+    options.set_max_file_opening_threads(1);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(256 * KIB);
     options.set_stats_dump_period_sec(0);

@@ -261,7 +261,10 @@ pub(crate) fn unseal<'a>(kind: Seal, place: &[u8], sealed: &'a [u8]) -> Result<&
     }
     let stored_kind = decoder.u8()?;
     if version != SEAL_VERSION || stored_kind != kind as u8 {
-        return Err(DecodeError::Invalid { what: "stored value", found: format!("version {version} kind {stored_kind}") });
+        return Err(DecodeError::Invalid {
+            what: "stored value",
+            found: format!("version {version} kind {stored_kind}"),
+        });
     }
     let found = decoder.u32()?;
     let payload = decoder.rest();

@@ -46,10 +46,9 @@ impl Flusher {
 impl Drop for Flusher {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::error!("the metadata flusher panicked");
-            }
+        let joined = self.thread.take().map(JoinHandle::join);
+        if matches!(joined, Some(Err(_))) {
+            tracing::error!("the metadata flusher panicked");
         }
     }
 }
@@ -60,11 +59,10 @@ fn run(submitted: &Receiver<Callback>, mut sync: impl FnMut() -> io::Result<()>)
     while let Ok(first) = submitted.recv() {
         waiting.push(first);
         waiting.extend(submitted.try_iter());
-        if failure.is_none() {
-            if let Err(e) = sync() {
-                tracing::error!(error = %e, "syncing the metadata log failed; it takes no more writes");
-                failure = Some(e.to_string());
-            }
+        let synced = if failure.is_none() { sync() } else { Ok(()) };
+        if let Err(e) = synced {
+            tracing::error!(error = %e, "syncing the metadata log failed; it takes no more writes");
+            failure = Some(e.to_string());
         }
         for callback in waiting.drain(..) {
             callback.io_completed(match &failure {

@@ -56,8 +56,10 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The file's bytes are not an identity.
-    #[error("{file} is damaged: {source}; restore this one file from a backup, or remove this node from the cluster \
-             and join it again with an empty directory")]
+    #[error(
+        "{file} is damaged: {source}; restore this one file from a backup, or remove this node from the cluster \
+             and join it again with an empty directory"
+    )]
     Damaged {
         /// The identity file.
         file: PathBuf,
@@ -65,8 +67,10 @@ pub enum IdentityError {
         source: DecodeError,
     },
     /// The directory belongs to another broker.
-    #[error("{file} says broker {found}, the configuration says broker {expected}: \
-             start this broker with its own data directory, or correct the broker id")]
+    #[error(
+        "{file} says broker {found}, the configuration says broker {expected}: \
+             start this broker with its own data directory, or correct the broker id"
+    )]
     OtherBroker {
         /// The identity file.
         file: PathBuf,
@@ -76,8 +80,10 @@ pub enum IdentityError {
         expected: BrokerId,
     },
     /// The directory belongs to another cluster.
-    #[error("{file} says cluster {found}, expected is cluster {expected}: \
-             this directory holds another cluster's data; give this broker an empty directory or its own")]
+    #[error(
+        "{file} says cluster {found}, expected is cluster {expected}: \
+             this directory holds another cluster's data; give this broker an empty directory or its own"
+    )]
     OtherCluster {
         /// The identity file.
         file: PathBuf,
@@ -87,8 +93,10 @@ pub enum IdentityError {
         expected: ClusterId,
     },
     /// The configured Raft id is not the directory's.
-    #[error("{file} says raft node {found}, the configuration says {expected}: raft ids belong to disks; \
-             remove the old node from the cluster and join this disk as a new one")]
+    #[error(
+        "{file} says raft node {found}, the configuration says {expected}: raft ids belong to disks; \
+             remove the old node from the cluster and join this disk as a new one"
+    )]
     OtherRaftNode {
         /// The identity file.
         file: PathBuf,
@@ -98,8 +106,10 @@ pub enum IdentityError {
         expected: RaftId,
     },
     /// There is a database, but no identity file.
-    #[error("{file} is missing, yet the metadata database beside it belongs to directory {found}: \
-             restore the file, or move the whole metadata directory away to start as a new node")]
+    #[error(
+        "{file} is missing, yet the metadata database beside it belongs to directory {found}: \
+             restore the file, or move the whole metadata directory away to start as a new node"
+    )]
     FileMissing {
         /// The identity file.
         file: PathBuf,
@@ -107,9 +117,11 @@ pub enum IdentityError {
         found: DirectoryId,
     },
     /// There is an identity file, but its database is empty or another one.
-    #[error("{file} is of directory {expected}, but the metadata database beside it is {found}: its log is lost, and \
+    #[error(
+        "{file} is of directory {expected}, but the metadata database beside it is {found}: its log is lost, and \
              it must not vote under its old id; restore the database, or remove this node from the cluster, empty \
-             the directory and join it again")]
+             the directory and join it again"
+    )]
     DatabaseExchanged {
         /// The identity file.
         file: PathBuf,

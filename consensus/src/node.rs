@@ -12,6 +12,7 @@ use openraft::errors::Fatal;
 use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::ids::BrokerId;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::command::{Command, Incarnation};
 use crate::config::ConsensusConfig;
@@ -22,6 +23,9 @@ use crate::network::{NoPeers, RaftTransport};
 use crate::outcome::Outcome;
 use crate::peer_service::PeerService;
 use crate::types::{Raft, RaftId, TypeConfig};
+
+/// How long a stop waits for the database to close.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a metadata node needs from its surroundings besides its configuration.
 pub struct ConsensusEnv {
@@ -51,6 +55,7 @@ struct Inner {
     incarnation: Incarnation,
     images: watch::Receiver<Arc<ClusterImage>>,
     peers: PeerService,
+    closed: watch::Receiver<()>,
 }
 
 /// Where a node stands in Raft.
@@ -140,10 +145,15 @@ impl MetadataNode {
         }
     }
 
-    /// Stops this node; everything acknowledged is on disk already.
+    /// Stops this node; everything acknowledged is on disk already. On return its directory may be opened again.
     pub async fn shutdown(&self) {
         if let Err(e) = self.inner.raft.shutdown().await {
             tracing::warn!(error = %e, "the metadata node did not stop cleanly");
+        }
+        // openraft joins its core task only; the others let go of the database a moment later.
+        let mut closed = self.inner.closed.clone();
+        if timeout(CLOSE_PATIENCE, async { while closed.changed().await.is_ok() {} }).await.is_err() {
+            tracing::warn!("the metadata database is still open after {CLOSE_PATIENCE:?}");
         }
     }
 }

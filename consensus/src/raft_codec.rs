@@ -92,8 +92,7 @@ pub(crate) fn read_membership(decoder: &mut Decoder<'_>) -> Result<Membership, D
         let id = RaftId::new(decoder.u64()?);
         nodes.insert(id, read_node(decoder)?);
     }
-    Membership::new(configs, nodes)
-        .map_err(|e| DecodeError::Invalid { what: "raft membership", found: e.to_string() })
+    Membership::new(configs, nodes).map_err(|e| DecodeError::Invalid { what: "raft membership", found: e.to_string() })
 }
 
 pub(crate) fn write_stored_membership(encoder: &mut Encoder, stored: &StoredMembership) {
@@ -140,7 +139,8 @@ mod tests {
     #[test]
     fn entry_bytes_are_golden() {
         let log_id = LogId { leader_id: LeaderId { term: 3, node_id: RaftId::new(7) }, index: 0x0102 };
-        let nodes = BTreeMap::from([(RaftId::new(7), RaftNode { broker: BrokerId::new(9), host: "h".into(), port: 80 })]);
+        let nodes =
+            BTreeMap::from([(RaftId::new(7), RaftNode { broker: BrokerId::new(9), host: "h".into(), port: 80 })]);
         let membership = Membership::new(vec![BTreeSet::from([RaftId::new(7)])], nodes).unwrap();
         let entry = Entry { log_id, payload: EntryPayload::Membership(membership) };
         let mut encoder = Encoder::new();

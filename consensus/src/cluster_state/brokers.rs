@@ -48,11 +48,11 @@ impl ClusterState {
         assert!(former.is_none_or(|f| f.epoch < epoch), "broker epochs only grow");
         touched.insert(RowKey::Broker(id));
         for (topic_id, index, partition) in renewed {
-            if let Some(topic) = self.topics_mut().get_mut(&topic_id) {
-                if let Some(slot) = usize::try_from(index.get()).ok().and_then(|i| Arc::make_mut(topic).partitions.get_mut(i)) {
-                    *slot = Arc::new(partition);
-                    touched.insert(RowKey::Partition(topic_id, index));
-                }
+            let topic = self.topics_mut().get_mut(&topic_id).map(Arc::make_mut);
+            let position = usize::try_from(index.get()).ok();
+            if let Some(slot) = topic.zip(position).and_then(|(topic, i)| topic.partitions.get_mut(i)) {
+                *slot = Arc::new(partition);
+                touched.insert(RowKey::Partition(topic_id, index));
             }
         }
         Ok(Outcome::BrokerRegistered { epoch })

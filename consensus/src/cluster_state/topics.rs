@@ -80,9 +80,10 @@ impl ClusterState {
         let actual = u32::try_from(before).unwrap_or(u32::MAX);
         if actual != expected {
             let same = |p: &Arc<PartitionImage>, a: &Assignment| p.replicas == a.replicas;
-            let retried = usize::try_from(expected).ok().and_then(|from| topic.partitions.get(from..)).is_some_and(
-                |added| added.len() == new.len() && added.iter().zip(new).all(|(p, a)| same(p, a)),
-            );
+            let retried = usize::try_from(expected)
+                .ok()
+                .and_then(|from| topic.partitions.get(from..))
+                .is_some_and(|added| added.len() == new.len() && added.iter().zip(new).all(|(p, a)| same(p, a)));
             if retried {
                 return Ok(Outcome::PartitionsAdded { total: actual });
             }

@@ -153,7 +153,10 @@ mod tests {
     fn samples() -> Vec<(Command, String)> {
         let id = "11".repeat(16);
         vec![
-            (Command::FoundCluster { cluster_id: ClusterId::from_bytes([0x33; 16]) }, format!("0101{}", "33".repeat(16))),
+            (
+                Command::FoundCluster { cluster_id: ClusterId::from_bytes([0x33; 16]) },
+                format!("0101{}", "33".repeat(16)),
+            ),
             (register(), format!("0102{}03000000010000006884230101000000720100000031", "22".repeat(16))),
             (
                 create_topic(),
@@ -213,10 +216,7 @@ mod tests {
     fn newer_version_is_named() {
         let mut bytes = create_topic().encode();
         bytes[0] = 2;
-        assert_eq!(
-            Command::decode(&bytes),
-            Err(DecodeError::NewerVersion { what: "command", found: 2, newest: 1 })
-        );
+        assert_eq!(Command::decode(&bytes), Err(DecodeError::NewerVersion { what: "command", found: 2, newest: 1 }));
     }
 
     proptest! {

@@ -14,9 +14,7 @@ use crate::types::{LeaderId, RaftId};
 struct Stores;
 
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Stores {
-    async fn build(
-        &self,
-    ) -> Result<(tempfile::TempDir, LogStore, StateMachine), openraft::StorageError<TypeConfig>> {
+    async fn build(&self) -> Result<(tempfile::TempDir, LogStore, StateMachine), openraft::StorageError<TypeConfig>> {
         let directory = tempfile::tempdir().unwrap();
         let database = Arc::new(Database::open(&directory.path().join("db")).unwrap());
         let snapshots = Arc::new(SnapshotStore::open(&directory.path().join("snapshots")).unwrap());
@@ -179,12 +177,22 @@ async fn power_cut_anywhere_keeps_a_prefix_with_all_that_was_acknowledged() {
         let mut reopened = open(&copy).unwrap();
         let floor = acknowledged.iter().rev().find(|a| a.wal_bytes <= cut).unwrap();
         let vote = reopened.reader.vote().unwrap().unwrap();
-        assert!(vote.leader_id.term >= floor.term, "cut at {cut}: vote of term {} after {}", vote.leader_id.term, floor.term);
+        assert!(
+            vote.leader_id.term >= floor.term,
+            "cut at {cut}: vote of term {} after {}",
+            vote.leader_id.term,
+            floor.term
+        );
         let mut reader = reopened.get_log_reader().await;
         let found = indexes(&reader.try_get_log_entries(..).await.unwrap());
         assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>(), "cut at {cut}: a hole");
         // A truncation behind the acknowledged write may be in the prefix too; it takes one entry.
-        assert!(found.len() as u64 >= floor.last.unwrap_or(0), "cut at {cut}: {} entries, {:?} acknowledged", found.len(), floor.last);
+        assert!(
+            found.len() as u64 >= floor.last.unwrap_or(0),
+            "cut at {cut}: {} entries, {:?} acknowledged",
+            found.len(),
+            floor.last
+        );
         drop(reopened);
         fs::remove_dir_all(copy).unwrap();
     }

@@ -37,6 +37,7 @@ impl MetadataNode {
         let incarnation = Incarnation::from_bytes((env.random)());
         let (database, log, identity) = open_directory(&config, &directory, &mut env).await?;
         let snapshots = Arc::new(SnapshotStore::open(&directory.join("snapshots")).map_err(StartError::Storage)?);
+        let closed = database.watch_closed();
         let state = StateMachine::open(database, Arc::clone(&snapshots)).map_err(StartError::Storage)?;
         let images = state.watch();
         let network = Network { transport: env.transport, cluster: identity.cluster_id, me: identity.raft_id };
@@ -44,7 +45,7 @@ impl MetadataNode {
             .await
             .map_err(|e| StartError::Stopped(e.to_string()))?;
         let peers = PeerService { raft: raft.clone(), identity, snapshots };
-        let node = Self { inner: Arc::new(Inner { raft, identity, config, incarnation, images, peers }) };
+        let node = Self { inner: Arc::new(Inner { raft, identity, config, incarnation, images, peers, closed }) };
         node.initialize().await?;
         if node.is_only_voter().await? {
             node.elect_alone().await?;

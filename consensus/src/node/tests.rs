@@ -5,7 +5,6 @@ use std::path::Path;
 use streambus_protocol::api::metadata::BrokerEndpoint;
 use streambus_protocol::ids::{ClusterId, TopicId, TopicName};
 use streambus_protocol::timestamp::Timestamp;
-use tokio::time::timeout;
 
 use super::*;
 use crate::command::Assignment;
@@ -167,8 +166,9 @@ impl Trio {
         for n in 1..=3 {
             trio.start_node(n, Tuning::default()).await;
         }
-        for node in trio.nodes.values() {
-            node.recovered(PATIENCE).await.unwrap();
+        // All at once, as three processes do: a follower waits for the controller to found the cluster.
+        for recovered in futures::future::join_all(trio.nodes.values().map(|n| n.recovered(PATIENCE))).await {
+            recovered.unwrap();
         }
         trio
     }
@@ -183,10 +183,8 @@ impl Trio {
             raft_id: id,
             voters: (1..=3).map(|n| (RaftId::new(u64::from(n)), raft_node(n))).collect(),
         };
-        let env = ConsensusEnv {
-            random: Box::new(random(u8::try_from(n).unwrap())),
-            transport: self.network.transport(id),
-        };
+        let env =
+            ConsensusEnv { random: Box::new(random(u8::try_from(n).unwrap())), transport: self.network.transport(id) };
         let node = MetadataNode::start(config, env).await.unwrap();
         self.network.attach(id, node.peers().clone());
         self.nodes.insert(id, node);
@@ -203,10 +201,10 @@ impl Trio {
         let agree = async {
             loop {
                 let leaders: Vec<_> = metrics.iter().map(|m| m.borrow_watched().current_leader).collect();
-                if let Some(Some(leader)) = leaders.first() {
-                    if leaders.iter().all(|l| *l == Some(*leader)) && among.contains(leader) {
-                        return *leader;
-                    }
+                let first = leaders.first().copied().flatten();
+                let agreed = first.filter(|leader| leaders.iter().all(|l| *l == Some(*leader)));
+                if let Some(leader) = agreed.filter(|leader| among.contains(leader)) {
+                    return leader;
                 }
                 let changes: Vec<_> = metrics.iter_mut().map(|m| Box::pin(m.changed())).collect();
                 futures::future::select_all(changes).await.0.unwrap();

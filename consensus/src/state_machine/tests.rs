@@ -67,12 +67,15 @@ async fn snapshot_equals_the_state_at_its_last_log_id() {
     for _ in 0..20 {
         let mut builder = machine.get_snapshot_builder().await;
         let expected = bytes_of(&machine);
-        let building = tokio::spawn(async move { builder.build_snapshot().await.unwrap() });
-        for _ in 0..500 {
-            index += 1;
-            apply(&mut machine, vec![entry(index, register(index))]).await;
-        }
-        let built = building.await.unwrap();
+        let applying = async {
+            for _ in 0..500 {
+                index += 1;
+                apply(&mut machine, vec![entry(index, register(index))]).await;
+            }
+        };
+        // The file is written on another thread while this one applies.
+        let (built, ()) = tokio::join!(builder.build_snapshot(), applying);
+        let built = built.unwrap();
         assert!(built.meta.last_log_id < machine.applied);
         assert_eq!(built.snapshot.read_chunk(0, usize::MAX).unwrap(), expected);
     }
