@@ -150,7 +150,7 @@ pub trait Message: Sized {
     fn decode(r: &mut Reader<'_>, payload: &mut BytesMut) -> Result<Self, DecodeError>;
 }
 
-/// A message that a client sends. A one-way request's response is `()`-like and never sent, see `PROTOCOL.md`.
+/// A message that a client sends. A one-way request has a response type too, without fields and never sent.
 pub trait Request: Message {
     /// What the broker answers.
     type Response: Message;

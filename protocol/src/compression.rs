@@ -217,3 +217,56 @@ impl FromStr for Compression {
             .ok_or_else(|| UnknownCompression(text.chars().take(64).collect()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> Vec<u8> {
+        (0..20_000_u32).flat_map(|i| format!("record {} of many; ", i % 97).into_bytes()).collect()
+    }
+
+    fn compressed(codec: Compression, plain: &[u8]) -> Vec<u8> {
+        let mut out = BytesMut::from(&b"kept"[..]);
+        codec.compress(plain, &mut out).expect("compressing works");
+        assert_eq!(&out[..4], b"kept", "{codec} must append");
+        out[4..].to_vec()
+    }
+
+    #[test]
+    fn every_codec_expands_what_it_compressed_and_really_compresses() {
+        for codec in Compression::ALL {
+            let small = compressed(codec, &text());
+            assert!(codec == Compression::None || small.len() * 4 < text().len(), "{codec}: {} bytes", small.len());
+            assert_eq!(codec.decompress(&small.into(), 1 << 20).expect("valid"), text(), "{codec}");
+        }
+    }
+
+    /// Members, blocks or frames one after the other are one stream in each of these formats.
+    #[test]
+    fn streams_back_to_back_are_read_as_one() {
+        for codec in [Compression::Gzip, Compression::Lz4, Compression::Zstd] {
+            let twice = [compressed(codec, b"first "), compressed(codec, b"second")].concat();
+            assert_eq!(codec.decompress(&twice.into(), 100).expect("valid"), &b"first second"[..], "{codec}");
+        }
+    }
+
+    #[test]
+    fn snappy_has_xerials_framing_and_one_raw_block_is_read_too() {
+        let framed = compressed(Compression::Snappy, b"hello hello hello");
+        assert_eq!(framed[..16], *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01");
+        assert_eq!(u32::from_be_bytes([framed[16], framed[17], framed[18], framed[19]]) as usize, framed.len() - 20);
+        let raw = Bytes::copy_from_slice(&framed[20..]);
+        assert_eq!(Compression::Snappy.decompress(&raw, 100).expect("valid"), &b"hello hello hello"[..]);
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_shown() {
+        for codec in Compression::ALL {
+            assert_eq!(codec.to_string().parse(), Ok(codec));
+            assert_eq!(Compression::from_wire(codec.to_wire()), Some(codec));
+        }
+        assert_eq!(Compression::from_wire(5), None);
+        assert!("brotli".parse::<Compression>().expect_err("no codec").to_string().contains("zstd"));
+    }
+}

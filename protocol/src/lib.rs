@@ -5,6 +5,8 @@
 //!
 //! This crate must never know sockets, tokio, clocks, files or any other crate of this workspace.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod batch;
 pub mod codec;
