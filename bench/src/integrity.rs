@@ -1,0 +1,223 @@
+//! The verdict on a run: was any acknowledged record lost, stored twice, damaged, or out of order? Pure.
+//!
+//! Order is per partition: the records of one producer must come back in the order in which they were sent. Records
+//! whose outcome was unknown may be there or not; both are right.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::stamp::{self, Reading};
+
+/// What happened to each record of each producer, as the acknowledgements and the read-back tell it.
+#[derive(Debug)]
+pub struct Ledger {
+    run: u32,
+    producers: Vec<Column>,
+    /// The last sequence seen of a producer in a partition.
+    last_seen: HashMap<(u16, u32), u32>,
+    verdict: Verdict,
+}
+
+/// One producer's bits, a bit a sequence number.
+#[derive(Clone, Debug, Default)]
+struct Column {
+    acked: Bits,
+    seen: Bits,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    /// Sets a bit and tells whether it was set before.
+    fn set(&mut self, index: u32) -> bool {
+        let word = usize::try_from(index / 64).unwrap_or(usize::MAX);
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        let mask = 1_u64 << (index % 64);
+        let before = self.0[word] & mask != 0;
+        self.0[word] |= mask;
+        before
+    }
+
+    fn count_missing_in(&self, other: &Self) -> u64 {
+        let words = self.0.iter().enumerate();
+        words.map(|(i, word)| u64::from((word & !other.0.get(i).copied().unwrap_or(0)).count_ones())).sum()
+    }
+}
+
+/// The counts of a verdict. All is well when the faults are zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Whether the run was checked record by record; false when records are too small to carry a stamp.
+    pub by_stamp: bool,
+    /// Records acknowledged.
+    pub acked: u64,
+    /// Records of this run that were read back.
+    pub read: u64,
+    /// Acknowledged records that were not there: must be 0.
+    pub lost: u64,
+    /// Records that were there more than once: must be 0.
+    pub doubled: u64,
+    /// Records that came back after a later one of the same producer and partition: must be 0.
+    pub out_of_order: u64,
+    /// Records whose checksum was wrong: must be 0.
+    pub damaged: u64,
+    /// Records that were there without an acknowledgement (their outcome was unknown, or acks were none): allowed.
+    pub unacked_present: u64,
+}
+
+impl Verdict {
+    /// True when nothing was lost, doubled, reordered or damaged.
+    pub fn is_clean(&self) -> bool {
+        self.lost == 0 && self.doubled == 0 && self.out_of_order == 0 && self.damaged == 0
+    }
+
+    /// One line for people.
+    pub fn describe(&self) -> String {
+        if !self.by_stamp {
+            return format!(
+                "{} (by count only: records under {} bytes carry no stamp): {} acked, {} read back",
+                if self.is_clean() { "OK" } else { "FAILED" },
+                stamp::STAMP_BYTES,
+                self.acked,
+                self.read
+            );
+        }
+        format!(
+            "{}: {} acked, {} read back, {} lost, {} doubled, {} out of order, {} damaged",
+            if self.is_clean() { "OK" } else { "FAILED" },
+            self.acked,
+            self.read,
+            self.lost,
+            self.doubled,
+            self.out_of_order,
+            self.damaged
+        )
+    }
+}
+
+impl Ledger {
+    /// A ledger for `producers` producers of `run`, whose records are `record_bytes` long.
+    pub fn new(run: u32, producers: u16, record_bytes: usize) -> Self {
+        Self {
+            run,
+            producers: vec![Column::default(); usize::from(producers)],
+            last_seen: HashMap::new(),
+            verdict: Verdict { by_stamp: record_bytes >= stamp::STAMP_BYTES, ..Verdict::default() },
+        }
+    }
+
+    /// Notes that `producer`'s record `sequence` was acknowledged.
+    pub fn acked(&mut self, producer: u16, sequence: u32) {
+        self.verdict.acked += 1;
+        if let Some(column) = self.producers.get_mut(usize::from(producer)) {
+            column.acked.set(sequence);
+        }
+    }
+
+    /// Notes a value that was read from `partition`; values must be given in the order of the partition.
+    pub fn read(&mut self, partition: u32, value: &[u8]) {
+        if !self.verdict.by_stamp {
+            self.verdict.read += 1;
+            return;
+        }
+        let stamp = match stamp::read(value, self.run) {
+            Reading::Valid(stamp) => stamp,
+            Reading::Damaged => {
+                self.verdict.damaged += 1;
+                return;
+            }
+            Reading::Foreign => return,
+        };
+        let Some(column) = self.producers.get_mut(usize::from(stamp.producer)) else {
+            self.verdict.damaged += 1;
+            return;
+        };
+        self.verdict.read += 1;
+        if column.seen.set(stamp.sequence) {
+            self.verdict.doubled += 1;
+            return;
+        }
+        let last = self.last_seen.entry((stamp.producer, partition)).or_insert(stamp.sequence);
+        if stamp.sequence < *last {
+            self.verdict.out_of_order += 1;
+        }
+        *last = stamp.sequence.max(*last);
+    }
+
+    /// Records of this run read so far.
+    pub fn read_count(&self) -> u64 {
+        self.verdict.read
+    }
+
+    /// The verdict, once everything has been read.
+    pub fn finish(mut self) -> Verdict {
+        if self.verdict.by_stamp {
+            for column in &self.producers {
+                self.verdict.lost += column.acked.count_missing_in(&column.seen);
+                self.verdict.unacked_present += column.seen.count_missing_in(&column.acked);
+            }
+        } else {
+            self.verdict.lost = self.verdict.acked.saturating_sub(self.verdict.read);
+            self.verdict.unacked_present = self.verdict.read.saturating_sub(self.verdict.acked);
+        }
+        self.verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stamp::{Filler, ValueMaker};
+
+    const RUN: u32 = 5;
+
+    fn ledger_after(acked: &[u32], read: &[(u32, u32)]) -> Verdict {
+        let maker = ValueMaker::new(RUN, 0, 64, Filler::Random);
+        let mut ledger = Ledger::new(RUN, 1, 64);
+        acked.iter().for_each(|sequence| ledger.acked(0, *sequence));
+        read.iter().for_each(|(partition, sequence)| ledger.read(*partition, &maker.make(*sequence, 0)));
+        ledger.finish()
+    }
+
+    #[test]
+    fn a_clean_run_is_clean_whatever_the_partitions() {
+        let verdict = ledger_after(&[0, 1, 2, 100], &[(1, 1), (0, 0), (0, 2), (1, 100)]);
+        assert!(verdict.is_clean(), "{verdict:?}");
+        assert_eq!((verdict.acked, verdict.read), (4, 4));
+    }
+
+    #[test]
+    fn each_fault_is_counted_as_what_it_is() {
+        assert_eq!(ledger_after(&[0, 1, 2], &[(0, 0), (0, 2)]).lost, 1);
+        assert_eq!(ledger_after(&[0, 1], &[(0, 0), (0, 1), (1, 1)]).doubled, 1);
+        assert_eq!(ledger_after(&[0, 1, 2], &[(0, 0), (0, 2), (0, 1)]).out_of_order, 1);
+        let unknown = ledger_after(&[0], &[(0, 0), (0, 1)]);
+        assert!(unknown.is_clean());
+        assert_eq!(unknown.unacked_present, 1);
+    }
+
+    #[test]
+    fn a_damaged_record_is_both_damaged_and_lost_and_strangers_are_nothing() {
+        let mut value = ValueMaker::new(RUN, 0, 64, Filler::Random).make(0, 0).to_vec();
+        value[40] ^= 1;
+        let mut ledger = Ledger::new(RUN, 1, 64);
+        ledger.acked(0, 0);
+        ledger.read(0, &value);
+        ledger.read(0, &ValueMaker::new(RUN + 1, 0, 64, Filler::Random).make(0, 0));
+        let verdict = ledger.finish();
+        assert_eq!((verdict.damaged, verdict.lost, verdict.read), (1, 1, 0));
+    }
+
+    #[test]
+    fn records_without_room_for_a_stamp_are_counted() {
+        let mut ledger = Ledger::new(RUN, 1, 10);
+        (0..3).for_each(|sequence| ledger.acked(0, sequence));
+        (0..2).for_each(|_| ledger.read(0, b"0123456789"));
+        let verdict = ledger.finish();
+        assert!(!verdict.by_stamp && verdict.lost == 1 && !verdict.is_clean());
+    }
+}

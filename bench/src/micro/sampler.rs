@@ -1,0 +1,182 @@
+//! A plain sampler: warm up, take samples, report median, fastest and slowest. No statistics beyond that: on a shared
+//! machine the spread is the statement.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::MicroOptions;
+use crate::stopwatch::Stopwatch;
+
+/// Time of one sample of a computing row.
+const SAMPLE_TIME: Duration = Duration::from_millis(20);
+const SAMPLES: usize = 25;
+const QUICK_SAMPLES: usize = 5;
+/// Single operations measured by a row that waits for a device.
+const OPERATIONS: usize = 1_000;
+const QUICK_OPERATIONS: usize = 100;
+
+/// One measured row.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// `group/what size`.
+    pub name: String,
+    /// Bytes that one operation moves, 0 when that means nothing.
+    pub bytes: u64,
+    /// Nanoseconds of one operation: the median of the samples.
+    pub median_ns: f64,
+    /// The fastest sample.
+    pub min_ns: f64,
+    /// The slowest sample.
+    pub max_ns: f64,
+    /// Samples taken.
+    pub samples: usize,
+    /// Millions of bytes a second at the median, when bytes mean something.
+    pub mb_per_second: Option<f64>,
+    /// The row this one is held against.
+    pub baseline: Option<String>,
+    /// How fast this row is as a share of its baseline: 1.0 is as fast; for rates and times alike, more is better.
+    pub ratio: Option<f64>,
+}
+
+/// Takes samples and keeps rows.
+pub struct Sampler<'a> {
+    filters: Vec<String>,
+    quick: bool,
+    rows: Vec<Row>,
+    progress: &'a mut dyn FnMut(&Row),
+}
+
+impl std::fmt::Debug for Sampler<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sampler").field("rows", &self.rows.len()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Sampler<'a> {
+    /// A sampler with no rows yet.
+    pub fn new(options: &MicroOptions, progress: &'a mut dyn FnMut(&Row)) -> Self {
+        Self { filters: options.filters.clone(), quick: options.quick, rows: Vec::new(), progress }
+    }
+
+    /// True when the row is asked for. A row that others are divided by is measured when any of them may be: filters
+    /// match the group too, so `--filter disk` measures all of that group.
+    pub fn wants(&self, name: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
+    }
+
+    /// Single operations that a row which waits for a device measures.
+    pub fn operations(&self) -> usize {
+        if self.quick { QUICK_OPERATIONS } else { OPERATIONS }
+    }
+
+    /// Measures a computing row: `work(n)` does the operation `n` times.
+    pub fn compute(&mut self, name: &str, bytes: u64, baseline: Option<&str>, mut work: impl FnMut(u64)) {
+        if !self.wants(name) {
+            return;
+        }
+        let target = if self.quick { SAMPLE_TIME / 4 } else { SAMPLE_TIME };
+        let mut iterations = 1_u64;
+        // Doubling until one sample is long enough is the warm-up too.
+        loop {
+            let watch = Stopwatch::start();
+            work(iterations);
+            if watch.elapsed() >= target || iterations >= 1 << 40 {
+                break;
+            }
+            iterations *= 2;
+        }
+        let count = if self.quick { QUICK_SAMPLES } else { SAMPLES };
+        let samples: Vec<f64> = (0..count)
+            .map(|_| {
+                let watch = Stopwatch::start();
+                work(iterations);
+                nanos(watch.elapsed()) / iterations as f64
+            })
+            .collect();
+        self.add(name, bytes, baseline, samples);
+    }
+
+    /// Keeps a row whose operations were timed one by one, in nanoseconds.
+    pub fn add(&mut self, name: &str, bytes: u64, baseline: Option<&str>, mut samples: Vec<f64>) {
+        samples.sort_by(f64::total_cmp);
+        let (Some(min_ns), Some(max_ns)) = (samples.first().copied(), samples.last().copied()) else { return };
+        let median_ns = samples[samples.len() / 2];
+        let baseline_row = baseline.and_then(|name| self.rows.iter().find(|row| row.name == name));
+        let ratio = baseline_row.map(|base| match (bytes, base.bytes) {
+            // Different sizes: compare rates.
+            (own, of_base) if own > 0 && of_base > 0 => (own as f64 / median_ns) / (of_base as f64 / base.median_ns),
+            _ => base.median_ns / median_ns,
+        });
+        let row = Row {
+            name: name.to_owned(),
+            bytes,
+            median_ns,
+            min_ns,
+            max_ns,
+            samples: samples.len(),
+            mb_per_second: (bytes > 0).then(|| bytes as f64 * 1e3 / median_ns),
+            baseline: baseline_row.map(|row| row.name.clone()),
+            ratio,
+        };
+        (self.progress)(&row);
+        self.rows.push(row);
+    }
+
+    /// The rows measured.
+    pub fn into_rows(self) -> Vec<Row> {
+        self.rows
+    }
+}
+
+/// `duration` in nanoseconds.
+pub fn nanos(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e9
+}
+
+/// A row as a line of a table.
+pub fn line(row: &Row) -> String {
+    let rate = row.mb_per_second.map_or(String::new(), |rate| format!("{rate:.0} MB/s"));
+    let ratio = match (&row.baseline, row.ratio) {
+        (Some(baseline), Some(ratio)) => format!("{:.0} % of {baseline}", ratio * 100.0),
+        _ => String::new(),
+    };
+    let span = format!("[{}..{}]", time_shown(row.min_ns), time_shown(row.max_ns));
+    format!("{:<44} {:>10} {span:<24} {rate:>12}  {ratio}", row.name, time_shown(row.median_ns)).trim_end().to_owned()
+}
+
+fn time_shown(ns: f64) -> String {
+    match ns {
+        ns if ns < 1e3 => format!("{ns:.1} ns"),
+        ns if ns < 1e6 => format!("{:.1} us", ns / 1e3),
+        ns if ns < 1e9 => format!("{:.2} ms", ns / 1e6),
+        ns => format!("{:.2} s", ns / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_divided_by_their_baseline_by_rate_or_by_time() {
+        let options = MicroOptions { filters: vec!["a/".into()], quick: true, directory: PathBuf::new() };
+        let mut heard = 0;
+        let mut progress = |_: &Row| heard += 1;
+        let mut sampler = Sampler::new(&options, &mut progress);
+        assert!(sampler.wants("a/x") && !sampler.wants("b/x"));
+        sampler.add("a/base", 100, None, vec![30.0, 10.0, 20.0]);
+        sampler.add("a/half rate", 200, Some("a/base"), vec![80.0]);
+        sampler.add("a/twice as fast", 0, Some("a/base"), vec![10.0]);
+        sampler.add("a/unknown base", 0, Some("none"), vec![10.0]);
+        let rows = sampler.into_rows();
+        assert_eq!(rows[0].median_ns, 20.0);
+        assert_eq!(rows[1].ratio, Some(0.5));
+        assert_eq!(rows[2].ratio, Some(2.0));
+        assert_eq!((rows[3].ratio, rows[3].baseline.clone()), (None, None));
+        assert_eq!(heard, 4);
+        assert!(line(&rows[1]).contains("50 % of a/base"));
+    }
+}

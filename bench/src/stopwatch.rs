@@ -1,0 +1,48 @@
+//! The adapter to the clock: measurements start here and nowhere else in this crate.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A point in time from which others are measured. Cheap to copy; copies agree.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    started: Instant,
+}
+
+impl Stopwatch {
+    /// Starts now.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock adapter of the benchmarks")]
+    pub fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    /// The time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Microseconds since the start.
+    pub fn elapsed_micros(&self) -> u64 {
+        micros(self.elapsed())
+    }
+
+    /// Waits until `offset` after the start; returns at once when that has passed. Sleeps on the runtime's timer, whose
+    /// grain is a millisecond: an open-loop schedule catches up instead of drifting, and lateness counts as latency.
+    pub async fn wait_until(&self, offset: Duration) {
+        if let Some(at) = self.started.checked_add(offset) {
+            tokio::time::sleep_until(at.into()).await;
+        }
+    }
+}
+
+/// `duration` in whole microseconds.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A number that differs from run to run, so that a run knows its own records in a topic that others use too.
+#[expect(clippy::disallowed_methods, reason = "this is the clock adapter of the benchmarks")]
+pub fn run_number() -> u32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let folded = since.as_nanos() ^ (since.as_nanos() >> 32) ^ u128::from(std::process::id()).rotate_left(16);
+    u32::try_from(folded & u128::from(u32::MAX)).unwrap_or(0)
+}

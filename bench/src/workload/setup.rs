@@ -1,0 +1,112 @@
+//! What every workload needs first: the topic's conditions, where its partitions end now, and what processes have used.
+
+use std::collections::BTreeMap;
+
+use streambus_client::{Client, Config};
+use streambus_protocol::api::offsets::OffsetQuery;
+
+use super::error::WorkloadError;
+use crate::cpu::{self, Usage};
+use crate::stopwatch::Stopwatch;
+
+/// Options that all workloads share.
+#[derive(Clone, Debug)]
+pub struct Common {
+    /// How to reach the cluster.
+    pub config: Config,
+    /// The topic; it must exist.
+    pub topic: String,
+    /// Clients, each with its own connection.
+    pub clients: u16,
+    /// The broker's process on this machine, to account its CPU time and memory.
+    pub broker_pid: Option<u32>,
+}
+
+/// A topic as the run found it.
+#[derive(Clone, Debug)]
+pub struct TopicState {
+    /// Its partitions.
+    pub partitions: u32,
+    /// Its replication factor.
+    pub replication_factor: u32,
+    /// Its `durability` setting: whether an ack waits for the disk.
+    pub durability: String,
+    /// The next offset of each partition.
+    pub ends: BTreeMap<u32, u64>,
+}
+
+/// Looks at the topic.
+pub async fn topic_state(client: &Client, topic: &str) -> Result<TopicState, WorkloadError> {
+    let described =
+        client.admin().describe_topic(topic).await.map_err(WorkloadError::during("describing the topic"))?;
+    let durability = described.config.iter().find(|entry| entry.key == "durability");
+    let first = described.partitions.first();
+    Ok(TopicState {
+        partitions: u32::try_from(described.partitions.len()).unwrap_or(u32::MAX),
+        replication_factor: first.map_or(0, |p| u32::try_from(p.layout.replicas.len()).unwrap_or(u32::MAX)),
+        durability: durability.map_or("unknown".to_owned(), |entry| entry.value.clone()),
+        ends: ends(client, topic).await?,
+    })
+}
+
+/// The next offset of each partition.
+pub async fn ends(client: &Client, topic: &str) -> Result<BTreeMap<u32, u64>, WorkloadError> {
+    offsets(client, topic, OffsetQuery::Latest).await
+}
+
+/// The first offset of each partition.
+pub async fn starts(client: &Client, topic: &str) -> Result<BTreeMap<u32, u64>, WorkloadError> {
+    offsets(client, topic, OffsetQuery::Earliest).await
+}
+
+async fn offsets(client: &Client, topic: &str, query: OffsetQuery) -> Result<BTreeMap<u32, u64>, WorkloadError> {
+    let admin = client.admin();
+    let partitions = admin.partitions(topic).await.map_err(WorkloadError::during("finding partitions"))?;
+    let wanted = partitions.into_iter().map(|at| (at, query));
+    let found = admin.list_offsets(wanted).await.map_err(WorkloadError::during("finding offsets"))?;
+    Ok(found.into_iter().map(|(at, found)| (at.partition, found.offset.get())).collect())
+}
+
+/// Time and CPU from a start on.
+#[derive(Clone, Copy, Debug)]
+pub struct Meter {
+    /// Time.
+    pub watch: Stopwatch,
+    own: Option<Usage>,
+    broker: Option<Usage>,
+    broker_pid: Option<u32>,
+}
+
+/// What a meter read at the end.
+#[derive(Clone, Copy, Debug)]
+pub struct Metered {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// CPU seconds of this process.
+    pub client_cpu_seconds: Option<f64>,
+    /// CPU seconds of the broker, when its process is known.
+    pub broker_cpu_seconds: Option<f64>,
+    /// The broker's resident memory now, when its process is known.
+    pub broker_resident_bytes: Option<u64>,
+}
+
+impl Meter {
+    /// Starts now.
+    pub fn start(broker_pid: Option<u32>) -> Self {
+        let broker = broker_pid.and_then(cpu::of_process);
+        Self { own: cpu::of_self(), broker, broker_pid, watch: Stopwatch::start() }
+    }
+
+    /// Reads it.
+    pub fn read(&self) -> Metered {
+        let seconds = self.watch.elapsed().as_secs_f64();
+        let broker_now = self.broker_pid.and_then(cpu::of_process);
+        let used = |before: Option<Usage>, now: Option<Usage>| Some(now?.cpu_seconds - before?.cpu_seconds);
+        Metered {
+            seconds,
+            client_cpu_seconds: used(self.own, cpu::of_self()),
+            broker_cpu_seconds: used(self.broker, broker_now),
+            broker_resident_bytes: broker_now.map(|usage| usage.resident_bytes),
+        }
+    }
+}

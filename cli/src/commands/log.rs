@@ -1,0 +1,116 @@
+//! `streambus log verify DIR` and `streambus log dump DIR`: a stopped broker's data directory, read and never written.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use streambus_storage::inspect::{self, DumpError, InspectError, VerifyReport};
+
+use crate::args::Global;
+use crate::failure::{Exit, Failure};
+use crate::output::{Output, Present};
+use crate::table::{bytes_shown, grouped};
+
+/// What to do with a data directory.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Check every checksum of every file; exit code 1 and the damaged ranges when anything is wrong
+    Verify(DirectoryArgs),
+    /// Print one line for each entry of the journal
+    Dump(DirectoryArgs),
+}
+
+/// The data directory.
+#[derive(Debug, Args)]
+pub struct DirectoryArgs {
+    /// The data directory of a broker that is not running
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
+struct Verified<'a>(&'a VerifyReport);
+
+impl<'a> Present for Verified<'a> {
+    type Item = &'a VerifyReport;
+
+    fn items(&self) -> Vec<Self::Item> {
+        vec![self.0]
+    }
+
+    fn is_list(&self) -> bool {
+        false
+    }
+
+    fn text(&self, wide: bool) -> String {
+        let r = self.0;
+        let verdict = if r.ok { "OK" } else { "DAMAGED" };
+        let mut text = format!(
+            "{verdict}: {} in {} segments read, {} commits, {} entries, {} batches of {} logs\n",
+            bytes_shown(r.bytes),
+            r.segments,
+            grouped(r.commits),
+            grouped(r.entries),
+            grouped(r.batches),
+            r.logs
+        );
+        if wide {
+            // Writing to a String cannot fail.
+            let _infallible =
+                writeln!(text, "directory {}, {} index extents compared", r.directory, grouped(r.extents));
+        }
+        if r.torn_tail_bytes > 0 {
+            let _infallible = writeln!(
+                text,
+                "{} of a commit that was in flight at the end: never acknowledged, dropped at the next start",
+                bytes_shown(r.torn_tail_bytes)
+            );
+        }
+        for damage in &r.damaged {
+            let range = match (damage.position, damage.length) {
+                (Some(position), Some(length)) => format!(" bytes {position}..{}", position.saturating_add(length)),
+                (Some(position), None) => format!(" from byte {position}"),
+                _ => String::new(),
+            };
+            let log = damage.log.as_ref().map(|log| format!(" ({log})")).unwrap_or_default();
+            let _infallible = writeln!(text, "{}{range}{log}: {}", damage.file, damage.what);
+        }
+        if r.damaged_unlisted > 0 {
+            let _infallible = writeln!(text, "and {} more", r.damaged_unlisted);
+        }
+        text
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.damaged.iter().map(|damage| damage.file.clone()).collect()
+    }
+}
+
+/// Verifies or dumps.
+pub fn run(global: &Global, command: &LogCommand) -> Result<Exit, Failure> {
+    match command {
+        LogCommand::Verify(args) => {
+            let report = inspect::verify_dir(&args.directory).map_err(|error| refused(&error, args))?;
+            Output::stdout().present(&Verified(&report), global.output)?;
+            Ok(if report.ok { Exit::Ok } else { Exit::Failed })
+        }
+        LogCommand::Dump(args) => {
+            let mut stdout = io::BufWriter::with_capacity(64 * 1024, io::stdout());
+            match inspect::dump_dir(&args.directory, &mut stdout) {
+                Ok(()) => {}
+                Err(DumpError::Inspect(error)) => return Err(refused(&error, args)),
+                // A reader that has gone has seen what it wanted.
+                Err(DumpError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Exit::Ok),
+                Err(error) => return Err(Failure::failed(error.to_string())),
+            }
+            io::Write::flush(&mut stdout).map_err(|error| Failure::failed(error.to_string()))?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+fn refused(error: &InspectError, args: &DirectoryArgs) -> Failure {
+    Failure::failed(error.to_string())
+        .at(args.directory.display().to_string())
+        .next("name a data directory whose broker is stopped")
+}
