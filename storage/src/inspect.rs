@@ -1,0 +1,209 @@
+//! Looking at a data directory from outside, whether or not a broker runs on it: nothing is ever written.
+//!
+//! [`verify_dir`] proves every file it finds: identity, checkpoints, every journal segment, the index and its agreement
+//! with the journal. [`dump_dir`] prints one line per journal entry. On a directory in use both see it as it was a
+//! moment ago; the last commit may then look cut, which is not counted as damage.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use streambus_protocol::ids::DirectoryId;
+
+use crate::checkpoint::Checkpoint;
+use crate::disk::real::RealDisk;
+use crate::disk::{Disk, OpenHow};
+use crate::error::{IndexError, OpenError};
+use crate::identity::{IDENTITY_FILE, Identity};
+use crate::index::rocks::{RocksIndex, RocksSizes};
+use crate::index::{Index, IndexStore};
+use crate::journal::LogId;
+use crate::store::INDEX_DIRECTORY;
+
+mod cross_check;
+mod dump;
+mod segments;
+
+pub use dump::DumpError;
+
+/// Memory RocksDB may use while it is read.
+const SIZES: RocksSizes = RocksSizes { cache_bytes: 4 << 20, write_buffer_bytes: 1 << 20 };
+/// Damage listed in a report; more is only counted.
+const DAMAGE_LISTED_MAX: usize = 1_000;
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct VerifyReport {
+    /// True when nothing is damaged.
+    pub ok: bool,
+    /// The directory's identity, as text; empty when it cannot be read.
+    pub directory: String,
+    /// Journal segments read.
+    pub segments: u64,
+    /// Commits that prove, empty ones included.
+    pub commits: u64,
+    /// Entries that prove.
+    pub entries: u64,
+    /// Batches among them.
+    pub batches: u64,
+    /// Logs that exist.
+    pub logs: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Bytes of a commit that was in flight when the last process ended: dropped at the next start, no damage.
+    pub torn_tail_bytes: u64,
+    /// Index entries compared with the journal.
+    pub extents: u64,
+    /// Damaged things, in the order of their files.
+    pub damaged: Vec<Damage>,
+    /// Damaged things beyond those listed.
+    pub damaged_unlisted: u64,
+}
+
+/// One damaged thing.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Damage {
+    /// The file, relative to the data directory.
+    pub file: String,
+    /// First damaged byte, where one is known.
+    pub position: Option<u64>,
+    /// Damaged bytes, where known.
+    pub length: Option<u64>,
+    /// What is wrong, and what it means for the broker.
+    pub what: String,
+    /// The partition it belongs to (topic id, slash, index), or its log's number; absent when not known.
+    pub log: Option<String>,
+}
+
+/// Why a directory could not be looked at. Damage is no error: it is in the report.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// There is no such directory, or it cannot be read.
+    #[error("'{path}' cannot be read: {source}")]
+    Unreadable {
+        /// The directory.
+        path: String,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// It is no data directory.
+    #[error("'{path}' is no StreamBus data directory: it has no '{IDENTITY_FILE}' and no journal")]
+    NotADataDirectory {
+        /// The directory.
+        path: String,
+    },
+    /// Another program's or a newer version's.
+    #[error(transparent)]
+    Refused(#[from] OpenError),
+}
+
+impl VerifyReport {
+    fn add(&mut self, damage: Damage) {
+        if self.damaged.len() < DAMAGE_LISTED_MAX {
+            self.damaged.push(damage);
+        } else {
+            self.damaged_unlisted += 1;
+        }
+    }
+
+    fn add_file(&mut self, file: &str, what: String) {
+        self.add(Damage { file: file.to_owned(), position: None, length: None, what, log: None });
+    }
+}
+
+/// Verifies every file of the data directory `path`, without changing one.
+///
+/// # Errors
+/// [`InspectError`] when there is nothing that could be verified.
+pub fn verify_dir(path: &Path) -> Result<VerifyReport, InspectError> {
+    let disk = open_disk(path)?;
+    let index_directory = path.join(INDEX_DIRECTORY);
+    let index = index_directory.is_dir().then(|| RocksIndex::open_read_only(&index_directory, SIZES));
+    let mut report = verify(&disk, index.map(|opened| opened.map(|index| Arc::new(index) as Arc<dyn IndexStore>)))?;
+    report.ok = report.damaged.is_empty();
+    Ok(report)
+}
+
+/// Writes one line per entry of every journal segment to `sink`.
+///
+/// # Errors
+/// [`DumpError`]; damage is a line of its own and no error.
+pub fn dump_dir(path: &Path, sink: &mut dyn io::Write) -> Result<(), DumpError> {
+    let disk = open_disk(path)?;
+    dump::dump(&disk, sink)
+}
+
+fn open_disk(path: &Path) -> Result<RealDisk, InspectError> {
+    let unreadable = |source| InspectError::Unreadable { path: path.display().to_string(), source };
+    let disk = RealDisk::open_buffered(path).map_err(unreadable)?;
+    let known =
+        disk.exists(IDENTITY_FILE).map_err(unreadable)? || !segments::list(&disk).map_err(unreadable)?.is_empty();
+    if known { Ok(disk) } else { Err(InspectError::NotADataDirectory { path: path.display().to_string() }) }
+}
+
+/// Verifies what `disk` and `index` hold.
+pub(crate) fn verify(
+    disk: &dyn Disk,
+    index: Option<Result<Arc<dyn IndexStore>, IndexError>>,
+) -> Result<VerifyReport, InspectError> {
+    let mut report = VerifyReport::default();
+    let directory = verify_identity(disk, &mut report)?;
+    let mut logs = BTreeMap::new();
+    let mut replay_from = None;
+    if let Some(directory) = directory {
+        report.directory = directory.to_string();
+        let found = Checkpoint::load_all(disk, directory);
+        match found {
+            Ok(found) => {
+                for (file, what) in found.damaged {
+                    report.add_file(&file, format!("the checkpoint is damaged: {what}"));
+                }
+                if let Some(newest) = found.newest {
+                    replay_from = Some(newest.replay_segment);
+                    logs.extend(newest.logs.into_iter().map(|log| (log.log, log)));
+                }
+            }
+            Err(error) => report.add_file("checkpoint", format!("the checkpoints cannot be read: {error}")),
+        }
+    }
+    let Some(directory) = directory.or_else(|| segments::directory_of(disk)) else { return Ok(report) };
+    let names = logs.iter().map(|(id, log)| (*id, log.partition.to_string())).collect::<BTreeMap<LogId, String>>();
+    let walked = segments::walk(disk, directory, replay_from, names, &mut report)?;
+    report.logs = walked.live_logs.len() as u64;
+    match index {
+        Some(Ok(store)) => {
+            let index = Index::new(store);
+            match index.verify() {
+                Ok(()) => cross_check::cross_check(disk, directory, &index, &walked, &logs, &mut report),
+                Err(error) => report.add_file(INDEX_DIRECTORY, error.to_string()),
+            }
+        }
+        Some(Err(error)) => report.add_file(INDEX_DIRECTORY, error.to_string()),
+        None if replay_from.is_some() => {
+            report.add_file(INDEX_DIRECTORY, "the index is missing; it is rebuilt from the journal".to_owned());
+        }
+        None => {}
+    }
+    Ok(report)
+}
+
+/// The directory's identity; `None`, and a finding, when it is damaged or missing.
+fn verify_identity(disk: &dyn Disk, report: &mut VerifyReport) -> Result<Option<DirectoryId>, InspectError> {
+    match disk.read_file(IDENTITY_FILE) {
+        Ok(bytes) => match Identity::decode(&bytes) {
+            Ok(identity) => return Ok(Some(identity.directory)),
+            Err(newer @ crate::identity::IdentityError::NewerFormat { .. }) => {
+                return Err(OpenError::from(newer).into());
+            }
+            Err(error) => report.add_file(IDENTITY_FILE, error.to_string()),
+        },
+        Err(error) => report.add_file(IDENTITY_FILE, format!("the identity cannot be read: {error}")),
+    }
+    Ok(None)
+}
+
+/// Opens `name` for one sequential read.
+fn open_scan(disk: &dyn Disk, name: &str) -> io::Result<Arc<dyn crate::disk::DiskFile>> {
+    disk.open(name, OpenHow::Scan)
+}

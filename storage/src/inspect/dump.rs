@@ -1,0 +1,105 @@
+//! Printing a journal: one line per entry, fields in a fixed order, so that it can be compared and searched.
+
+use std::io;
+
+use streambus_protocol::batch::PlacedBatch;
+
+use super::InspectError;
+use super::segments::{Met, describe, directory_of, list, scan_segment};
+use crate::disk::Disk;
+use crate::identity::{IDENTITY_FILE, Identity};
+use crate::journal::{EntryKind, ReplayedEntry};
+use crate::store::replay::decode_creation;
+
+/// Why a dump ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// The directory could not be looked at.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// The output took no more.
+    #[error("writing the dump failed: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Writes the lines.
+pub(super) fn dump(disk: &dyn Disk, sink: &mut dyn io::Write) -> Result<(), DumpError> {
+    let identity = disk.read_file(IDENTITY_FILE).ok().and_then(|bytes| Identity::decode(&bytes).ok());
+    let directory = identity.map(|identity| identity.directory).or_else(|| directory_of(disk));
+    let Some(directory) = directory else { return Ok(()) };
+    let segments = list(disk)?;
+    for (at, id) in segments.iter().enumerate() {
+        writeln!(sink, "segment {id}")?;
+        let mut failure = None;
+        scan_segment(disk, directory, *id, at + 1 == segments.len(), &mut |met| {
+            if failure.is_none() {
+                failure = line(sink, &met).err();
+            }
+        })?;
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+fn line(sink: &mut dyn io::Write, met: &Met) -> io::Result<()> {
+    match met {
+        Met::Commit => Ok(()),
+        Met::Entry(entry) => entry_line(sink, entry),
+        Met::Torn { segment, position, bytes } => {
+            writeln!(sink, "torn segment={segment} position={position} bytes={bytes}")
+        }
+        Met::Damage(range) => {
+            let log = range.entry.map(|entry| entry.log.to_string()).unwrap_or_else(|| "?".to_owned());
+            let damage = describe(range, None);
+            writeln!(
+                sink,
+                "DAMAGED segment={} position={} length={} log={log} what=\"{}\"",
+                range.segment, range.position, range.length, damage.what
+            )
+        }
+    }
+}
+
+fn entry_line(sink: &mut dyn io::Write, replayed: &ReplayedEntry) -> io::Result<()> {
+    let entry = &replayed.entry;
+    write!(
+        sink,
+        "lsn={} segment={} position={} log={} ",
+        entry.lsn, entry.location.segment, entry.location.position, entry.log
+    )?;
+    match entry.kind {
+        EntryKind::Batch => {
+            write!(
+                sink,
+                "batch offsets={}..{} epoch={} bytes={} time={}",
+                entry.base,
+                entry.last.next().map_or(entry.last.get(), |next| next.get()),
+                entry.epoch,
+                replayed.payload.len(),
+                entry.max_timestamp
+            )?;
+            if let Ok(batch) = PlacedBatch::verify_stored(replayed.payload.clone()) {
+                write!(sink, " records={}", batch.record_count())?;
+                if let Some(producer) = batch.producer() {
+                    write!(
+                        sink,
+                        " producer={} producer-epoch={} sequence={}",
+                        producer.id, producer.epoch, producer.base_sequence
+                    )?;
+                }
+            }
+            writeln!(sink)
+        }
+        EntryKind::Truncate => writeln!(sink, "truncate end={}", entry.base),
+        EntryKind::Trim => writeln!(sink, "trim start={}", entry.base),
+        EntryKind::EpochStart => writeln!(sink, "epoch epoch={} start={}", entry.epoch, entry.base),
+        EntryKind::LogCreated => match decode_creation(&replayed.payload) {
+            Some((partition, _)) => writeln!(sink, "created partition={partition}"),
+            None => writeln!(sink, "created partition=?"),
+        },
+        EntryKind::LogDeleted => writeln!(sink, "deleted"),
+        EntryKind::Checkpoint => writeln!(sink, "checkpoint bytes={}", replayed.payload.len()),
+    }
+}

@@ -1,0 +1,186 @@
+//! Changes of a log that are no batches: trim, truncate, restart elsewhere, a new leadership, deletion.
+//!
+//! Each is one journal entry, ordered among the log's batches. The index is not touched here: what it holds above the
+//! first extent in memory means nothing, and maintenance cleans it before new extents go there.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::offset::Offset;
+use streambus_protocol::timestamp::Timestamp;
+
+use super::durable::Durable;
+use super::read::Place;
+use super::state::LogState;
+use super::{PartitionLog, check_exists};
+use crate::epoch_cache::EpochStart;
+use crate::error::{AppendError, StoreError};
+use crate::index::Extent;
+use crate::journal::{EntryKind, Lsn, NewEntry};
+
+impl PartitionLog {
+    /// Gives up everything below `before`; returns the new start. An offset at or below the start changes nothing.
+    /// May read the index.
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfRange`] above the log end; [`StoreError::Append`] when the journal takes nothing.
+    pub fn trim(&self, before: Offset) -> Result<(Offset, Durable), StoreError> {
+        let _order = self.core.order.lock();
+        let (start, end) = self.bounds()?;
+        if before > end {
+            return Err(StoreError::OutOfRange { asked: before, start, end });
+        }
+        if before <= start {
+            return Ok((start, Durable::at_once()));
+        }
+        let gone = self.index_bytes(start, before, |extent| start < extent.next && extent.next <= before)?;
+        let durable = self.change(EntryKind::Trim, before, LeaderEpoch::ZERO, |state, lsn| {
+            state.accept_trim(lsn, before, gone);
+        })?;
+        self.store.metrics.trimmed_bytes.add(gone);
+        Ok((before, durable))
+    }
+
+    /// Drops the whole log and goes on at `at`, above its end: the leader has nothing older (rule F6 of the
+    /// replication specification). Epochs and producers start anew. May read the index.
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfRange`] at or below the log end: trim or truncate is meant then.
+    pub fn restart_at(&self, at: Offset) -> Result<Durable, StoreError> {
+        let _order = self.core.order.lock();
+        let (start, end) = self.bounds()?;
+        if at <= end {
+            return Err(StoreError::OutOfRange { asked: at, start, end });
+        }
+        let gone = self.index_bytes(start, at, |extent| start < extent.next)?;
+        let durable = self.change(EntryKind::Trim, at, LeaderEpoch::ZERO, |state, lsn| {
+            state.accept_trim(lsn, at, gone);
+        })?;
+        self.store.cache.lock().forget_log(self.core.id);
+        Ok(durable)
+    }
+
+    /// Cuts the log at `to`, or at the start of the batch that holds `to`; returns the new end. An offset at or above
+    /// the end changes nothing. May read the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfRange`] below the log start; [`StoreError::Read`] when the batch boundary cannot be read.
+    pub fn truncate(&self, to: Offset) -> Result<(Offset, Durable), StoreError> {
+        let _order = self.core.order.lock();
+        let (start, end) = self.bounds()?;
+        if to < start {
+            return Err(StoreError::OutOfRange { asked: to, start, end });
+        }
+        if to >= end {
+            return Ok((end, Durable::at_once()));
+        }
+        // A batch that straddles the start is kept from the start on.
+        let new_end = self.batch_boundary(to)?.max(start);
+        let gone = self.index_bytes(new_end, end, |extent| extent.base >= new_end)?;
+        let durable = self.change(EntryKind::Truncate, new_end, LeaderEpoch::ZERO, |state, lsn| {
+            state.accept_truncate(lsn, new_end, gone);
+        })?;
+        self.store.cache.lock().truncate(self.core.id, new_end);
+        Ok((new_end, durable))
+    }
+
+    /// Records that a leadership begins at the log end, even if no record follows (KAFKA-7415).
+    ///
+    /// # Errors
+    /// [`AppendError::StaleEpoch`] when a newer one is known.
+    pub fn start_epoch(&self, epoch: LeaderEpoch) -> Result<Durable, StoreError> {
+        let _order = self.core.order.lock();
+        let (_, end) = self.bounds()?;
+        if let Some(latest) = self.latest_epoch()
+            && latest.epoch > epoch
+        {
+            return Err(AppendError::StaleEpoch { current: latest.epoch, found: epoch }.into());
+        }
+        let durable = self.change(EntryKind::EpochStart, end, epoch, |state, lsn| {
+            state.accept_epoch(lsn, EpochStart { epoch, start: end });
+        })?;
+        Ok(durable)
+    }
+
+    /// Deletes the log. Readers and appenders are told at once; its space comes back once the deletion is durable.
+    pub(crate) fn delete(&self) -> Result<Durable, StoreError> {
+        let _order = self.core.order.lock();
+        self.bounds()?;
+        let durable = self.change(EntryKind::LogDeleted, Offset::ZERO, LeaderEpoch::ZERO, |state, lsn| {
+            state.accept_deletion(lsn);
+        })?;
+        self.store.cache.lock().forget_log(self.core.id);
+        Ok(durable)
+    }
+
+    /// Journals a change and applies it. The caller holds the order lock.
+    fn change(
+        &self,
+        kind: EntryKind,
+        base: Offset,
+        epoch: LeaderEpoch,
+        accept: impl FnOnce(&mut LogState, Lsn),
+    ) -> Result<Durable, StoreError> {
+        let entry = NewEntry {
+            log: self.core.id,
+            kind,
+            base,
+            last: base,
+            epoch,
+            max_timestamp: Timestamp::NONE,
+            payload: Bytes::new(),
+        };
+        let lsn = self.store.journal.append(entry).map_err(AppendError::from)?;
+        let mut state = self.core.state.lock();
+        accept(&mut state, lsn);
+        let durable = self.promise(&mut state, lsn);
+        self.settle(&mut state);
+        Ok(durable)
+    }
+
+    fn bounds(&self) -> Result<(Offset, Offset), StoreError> {
+        let state = self.core.state.lock();
+        check_exists(&state)?;
+        Ok((state.start, state.end))
+    }
+
+    /// The base of the batch that holds `to`.
+    fn batch_boundary(&self, to: Offset) -> Result<Offset, StoreError> {
+        if let Some(base) = self.store.cache.lock().base_of(self.core.id, to) {
+            return Ok(base);
+        }
+        Ok(match self.locate(to)? {
+            // What is damaged goes as a whole.
+            Place::Damaged(range) => range.base,
+            Place::Extent(extent) => {
+                let batches = self.read_extent(&extent)?;
+                batches.iter().rev().find(|batch| batch.base <= to).map_or(extent.base, |batch| {
+                    // Behind a hole in the extent: the hole goes with it.
+                    if batch.next > to { batch.base } else { batch.next }
+                })
+            }
+        })
+    }
+
+    /// Batch bytes of the extents in the index between the one that holds `from` and `to` that `gone` says are lost.
+    fn index_bytes(&self, from: Offset, to: Offset, gone: impl Fn(&Extent) -> bool) -> Result<u64, StoreError> {
+        // Above the first extent in memory the index means nothing.
+        let to = to.min({
+            let state = self.core.state.lock();
+            state.extents.first_base().unwrap_or(state.end)
+        });
+        let mut bytes = 0;
+        let first = self.store.index.floor(self.core.id, from)?.map_or(from, |extent| extent.base);
+        self.store.index.extents(self.core.id, first, |extent| {
+            if extent.base >= to {
+                return ControlFlow::Break(());
+            }
+            if gone(&extent) {
+                bytes += u64::from(extent.batch_bytes);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,303 @@
+//! Everything one log remembers, as a plain state machine: entries are *accepted* when the journal has given them a
+//! number and *committed* when they are on stable storage; recovery replays both steps.
+//!
+//! ```text
+//!   start  <=  synced_end  <=  end
+//!     |----------|---------------|
+//!      readable   readable, not
+//!      for ever   yet durable
+//! ```
+//! The journal may report an entry as committed before the appender has returned to accept it; such entries wait in
+//! `early`. So every entry is accepted first and committed second, in the journal's order.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use streambus_protocol::batch::PlacedBatch;
+use streambus_protocol::ids::PartitionId;
+use streambus_protocol::offset::Offset;
+use streambus_protocol::timestamp::Timestamp;
+use streambus_protocol::topic_config::Durability;
+
+use crate::checkpoint::LogSnapshot;
+use crate::epoch_cache::EpochCache;
+use crate::journal::{CommittedEntry, EntryKind, LogId, Lsn};
+use crate::partition_log::damage::DamageMap;
+use crate::partition_log::durable::Waiters;
+use crate::partition_log::extents::MemoryExtents;
+use crate::partition_log::options::LogOptions;
+use crate::producer_state::ProducerTable;
+
+/// Bounds that a log's state needs from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogLimits {
+    pub(crate) extent_bytes_max: u32,
+    pub(crate) producers_max: usize,
+}
+
+/// The state of one log. Its owner puts it behind a short lock.
+#[derive(Debug)]
+pub(crate) struct LogState {
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    /// The start as of the last committed entry: data below it may be given away for good.
+    pub(crate) durable_start: Offset,
+    pub(crate) synced_end: Offset,
+    /// The last entry accepted and the last one committed.
+    accepted: Lsn,
+    committed: Lsn,
+    pub(crate) size_bytes: u64,
+    pub(crate) options: LogOptions,
+    /// Retention never goes above it.
+    pub(crate) protect: Option<Offset>,
+    pub(crate) epochs: EpochCache,
+    pub(crate) producers: ProducerTable,
+    pub(crate) damage: DamageMap,
+    pub(crate) extents: MemoryExtents,
+    /// Truncations accepted and not yet committed: batches committed before them count only below the new end.
+    cuts: VecDeque<(Lsn, Offset)>,
+    /// Grows with each truncation: a reader that saw another value reads again.
+    pub(crate) generation: u32,
+    pub(crate) deleted: bool,
+    early: Vec<CommittedEntry>,
+    pub(crate) waiters: Waiters,
+}
+
+/// What a committed entry changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CommitEffect {
+    /// A new extent is held in memory.
+    pub(crate) extent_added: bool,
+    /// The durable start moved: extents below it may leave the index.
+    pub(crate) start_moved: bool,
+}
+
+impl LogState {
+    /// An empty log, created by the entry `lsn`.
+    pub(crate) fn new(lsn: Lsn, options: LogOptions) -> Self {
+        Self {
+            start: Offset::ZERO,
+            end: Offset::ZERO,
+            durable_start: Offset::ZERO,
+            synced_end: Offset::ZERO,
+            accepted: lsn,
+            committed: lsn,
+            size_bytes: 0,
+            options,
+            protect: None,
+            epochs: EpochCache::new(),
+            producers: ProducerTable::new(),
+            damage: DamageMap::default(),
+            extents: MemoryExtents::default(),
+            cuts: VecDeque::new(),
+            generation: 0,
+            deleted: false,
+            early: Vec::new(),
+            waiters: Waiters::default(),
+        }
+    }
+
+    /// The state that a checkpoint remembers.
+    pub(crate) fn restore(snapshot: LogSnapshot) -> Self {
+        Self {
+            start: snapshot.start,
+            end: snapshot.end,
+            durable_start: snapshot.start,
+            synced_end: snapshot.end,
+            size_bytes: snapshot.size_bytes,
+            epochs: snapshot.epochs,
+            producers: snapshot.producers,
+            damage: DamageMap::from_ranges(snapshot.damaged),
+            ..Self::new(snapshot.applied, snapshot.options)
+        }
+    }
+
+    /// The state for a checkpoint: everything accepted, which the caller waits to become durable.
+    pub(crate) fn snapshot(&self, log: LogId, partition: PartitionId) -> LogSnapshot {
+        LogSnapshot {
+            log,
+            partition,
+            applied: self.accepted,
+            start: self.start,
+            end: self.end,
+            size_bytes: self.size_bytes,
+            options: self.options,
+            epochs: self.epochs.clone(),
+            damaged: self.damage.ranges().to_vec(),
+            producers: self.producers.clone(),
+        }
+    }
+
+    /// The last entry this state includes.
+    pub(crate) fn accepted(&self) -> Lsn {
+        self.accepted
+    }
+
+    /// What an acknowledgement may count on: the synced end, or the log end where the topic asks for no more.
+    pub(crate) fn acked_end(&self) -> Offset {
+        match self.options.durability {
+            Durability::Sync => self.synced_end,
+            Durability::Async => self.end,
+        }
+    }
+
+    /// A batch has its place in the journal.
+    pub(crate) fn accept_batch(&mut self, lsn: Lsn, batch: &PlacedBatch, now: Timestamp, limits: LogLimits) {
+        assert!(batch.base_offset() >= self.end, "a log never goes back without a truncation");
+        self.advance(lsn);
+        self.epochs.assign(batch.leader_epoch(), batch.base_offset());
+        // Control batches carry a producer and no sequence.
+        if let Some(stamp) = batch.producer().filter(|stamp| stamp.base_sequence.get() >= 0) {
+            let sequences = batch.base_offset().distance_to(batch.next_offset()).and_then(|n| u32::try_from(n).ok());
+            let sequences = sequences.unwrap_or_else(|| batch.record_count()).max(1);
+            self.producers.accept(stamp, sequences, batch.base_offset(), now, limits.producers_max);
+        }
+        self.end = batch.next_offset();
+    }
+
+    /// The log was cut at `end`, a batch boundary. `index_bytes` are the batch bytes it loses from the index.
+    pub(crate) fn accept_truncate(&mut self, lsn: Lsn, end: Offset, index_bytes: u64) {
+        assert!(end >= self.start, "a truncation keeps the log start");
+        self.advance(lsn);
+        self.cut(end, index_bytes);
+        self.cuts.push_back((lsn, end));
+    }
+
+    /// Replay met a batch that starts before the log's end: the truncation between them was lost to damage.
+    pub(crate) fn cut_for_replay(&mut self, end: Offset) {
+        self.cut(end, 0);
+    }
+
+    /// Replay met a batch that starts after the log's end: what lay between was lost to damage.
+    pub(crate) fn gap_for_replay(&mut self, next: Offset) {
+        debug_assert!(next > self.end);
+        self.damage.add(self.end, next);
+        self.end = next;
+        self.synced_end = next;
+    }
+
+    /// The log starts at `start` from now on; when that is above its end, it is empty and goes on there. `index_bytes`
+    /// are the batch bytes it loses from the index.
+    pub(crate) fn accept_trim(&mut self, lsn: Lsn, start: Offset, index_bytes: u64) {
+        self.advance(lsn);
+        self.start = self.start.max(start);
+        self.size_bytes = self.size_bytes.saturating_sub(self.extents.trim(start) + index_bytes);
+        self.damage.trim(self.start);
+        if self.start > self.end {
+            // Restart elsewhere (rule F6 of the replication specification): nothing of the old life stays.
+            self.end = self.start;
+            self.synced_end = self.start;
+            self.epochs = EpochCache::new();
+            self.producers = ProducerTable::new();
+            self.generation = self.generation.wrapping_add(1);
+        } else {
+            self.epochs.trim(self.start);
+        }
+        debug_assert!(self.start <= self.end && self.synced_end <= self.end);
+    }
+
+    /// A leadership began at the log end.
+    pub(crate) fn accept_epoch(&mut self, lsn: Lsn, start: crate::epoch_cache::EpochStart) {
+        self.advance(lsn);
+        self.epochs.assign(start.epoch, start.start);
+    }
+
+    /// The deletion has its place in the journal.
+    pub(crate) fn accept_deletion(&mut self, lsn: Lsn) {
+        self.advance(lsn);
+        self.deleted = true;
+    }
+
+    /// An entry is on stable storage. `None` when it has not been accepted yet: it waits for [`Self::take_early`].
+    pub(crate) fn commit(&mut self, entry: &CommittedEntry, limits: LogLimits) -> Option<CommitEffect> {
+        if entry.lsn > self.accepted {
+            self.early.push(*entry);
+            return None;
+        }
+        assert!(entry.lsn > self.committed, "the journal reports each entry once and in order");
+        self.committed = entry.lsn;
+        let mut effect = CommitEffect::default();
+        match entry.kind {
+            EntryKind::Batch => effect.extent_added = self.commit_batch(entry, limits),
+            EntryKind::Trim => {
+                self.durable_start = self.durable_start.max(entry.base).min(self.start);
+                effect.start_moved = true;
+            }
+            EntryKind::Truncate
+            | EntryKind::EpochStart
+            | EntryKind::LogCreated
+            | EntryKind::LogDeleted
+            | EntryKind::Checkpoint => {}
+        }
+        while self.cuts.front().is_some_and(|(lsn, _)| *lsn <= entry.lsn) {
+            self.cuts.pop_front();
+        }
+        if self.cuts.is_empty() {
+            self.cuts = VecDeque::new();
+        }
+        self.waiters.committed(entry.lsn);
+        debug_assert!(self.synced_end <= self.end);
+        Some(effect)
+    }
+
+    /// The entries that were committed before they were accepted, in order.
+    pub(crate) fn take_early(&mut self) -> Vec<CommittedEntry> {
+        std::mem::take(&mut self.early)
+    }
+
+    /// Remembers where a batch lies that the state has included already: replay fills the index again.
+    pub(crate) fn rebuild_extent(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
+        match entry.last.next() {
+            Some(next) if next > self.start => self.extents.push(entry, next, limits.extent_bytes_max),
+            _ => false,
+        }
+    }
+
+    /// Forgets silent producers; returns how many.
+    pub(crate) fn expire_producers(&mut self, now: Timestamp, expiry: Duration) -> usize {
+        self.producers.expire(now, expiry)
+    }
+
+    /// Bytes on the heap, estimated.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.extents.heap_bytes()
+            + self.producers.heap_bytes()
+            + self.waiters.heap_bytes()
+            + size_of_val(self.epochs.starts())
+            + size_of_val(self.damage.ranges())
+    }
+
+    fn cut(&mut self, end: Offset, index_bytes: u64) {
+        self.end = self.end.min(end);
+        self.synced_end = self.synced_end.min(end);
+        self.start = self.start.min(end);
+        self.size_bytes = self.size_bytes.saturating_sub(self.extents.truncate(end) + index_bytes);
+        self.epochs.truncate(end);
+        self.producers.truncate(end);
+        self.damage.truncate(end);
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    fn commit_batch(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
+        let Some(next) = entry.last.next() else { return false };
+        let cut = self.cuts.iter().any(|(lsn, end)| *lsn > entry.lsn && *end <= entry.base);
+        if cut || next > self.end {
+            // Given up while it was on its way to the disk.
+            return false;
+        }
+        if next <= self.start {
+            // Trimmed while it was on its way: on the disk, and not to be found there.
+            self.synced_end = self.synced_end.max(next);
+            return false;
+        }
+        debug_assert!(self.cuts.iter().all(|(_, end)| *end >= next), "cuts lie on batch boundaries");
+        self.synced_end = next;
+        self.size_bytes += u64::from(entry.payload_bytes());
+        self.extents.push(entry, next, limits.extent_bytes_max)
+    }
+
+    fn advance(&mut self, lsn: Lsn) {
+        assert!(lsn > self.accepted, "entries of one log are accepted in the journal's order");
+        self.accepted = lsn;
+    }
+}

@@ -1,0 +1,261 @@
+//! Recovery's second half: entries replayed by the journal, applied to the logs of the checkpoint.
+//!
+//! A checkpoint includes, log by log, entries up to some number; those are not applied again, but their extents are
+//! remembered, because the index may lack them. What damage took shows as a jump in a log's offsets.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use streambus_protocol::batch::PlacedBatch;
+use streambus_protocol::ids::PartitionId;
+use streambus_protocol::offset::Offset;
+use streambus_protocol::timestamp::Timestamp;
+
+use super::commit_sink::CommitSink;
+use super::maintenance::{Movable, move_extents};
+use crate::checkpoint::{Checkpoint, decode_partition, encode_partition};
+use crate::epoch_cache::EpochStart;
+use crate::error::IndexError;
+use crate::index::Index;
+use crate::journal::{CommittedEntry, DamagedRange, EntryKind, LogId, ReplayDecision, ReplayedEntry};
+use crate::partition_log::core::LogCore;
+use crate::partition_log::options::LogOptions;
+use crate::partition_log::state::LogState;
+use crate::stored::Fields;
+
+/// The payload of a [`EntryKind::LogCreated`] entry: the partition, then its options.
+pub(crate) fn encode_creation(partition: PartitionId, options: LogOptions) -> Bytes {
+    let mut payload = Vec::with_capacity(40);
+    encode_partition(partition, &mut payload);
+    options.encode(&mut payload);
+    payload.into()
+}
+
+/// Reads it back.
+pub(crate) fn decode_creation(payload: &[u8]) -> Option<(PartitionId, LogOptions)> {
+    let mut fields = Fields::new(payload);
+    let creation = (decode_partition(&mut fields)?, LogOptions::decode(&mut fields)?);
+    fields.is_empty().then_some(creation)
+}
+
+/// Applies replayed entries.
+#[derive(Debug)]
+pub(crate) struct Replay<'a> {
+    sink: &'a CommitSink,
+    index: &'a Index,
+    extents_max: usize,
+    now: Timestamp,
+    /// Logs below this number that the checkpoint does not have were deleted before it.
+    known_logs: LogId,
+    /// Logs whose size must be counted anew: replay does not know what a cut took from the index.
+    resized: BTreeSet<LogId>,
+    /// Entries of logs whose creation was lost to damage.
+    pub(crate) orphans: u64,
+}
+
+impl<'a> Replay<'a> {
+    /// Fills the table from `checkpoint` and gets ready for the entries behind it.
+    pub(crate) fn new(
+        sink: &'a CommitSink,
+        index: &'a Index,
+        extents_max: usize,
+        now: Timestamp,
+        checkpoint: Option<Checkpoint>,
+    ) -> Self {
+        let mut known_logs = LogId::ZERO;
+        if let Some(checkpoint) = checkpoint {
+            let mut table = sink.table.write();
+            known_logs = checkpoint.next_log;
+            table.next = checkpoint.next_log;
+            for snapshot in checkpoint.logs {
+                let (log, partition) = (snapshot.log, snapshot.partition);
+                table.insert(Arc::new(LogCore::new(log, partition, LogState::restore(snapshot))));
+            }
+        }
+        Self { sink, index, extents_max, now, known_logs, resized: BTreeSet::new(), orphans: 0 }
+    }
+
+    /// Applies one entry.
+    pub(crate) fn apply(&mut self, replayed: ReplayedEntry) -> ReplayDecision {
+        let ReplayedEntry { entry, payload } = replayed;
+        match entry.kind {
+            EntryKind::LogCreated => return self.create(&entry, &payload),
+            EntryKind::LogDeleted => self.delete(entry.log),
+            EntryKind::Checkpoint => {}
+            EntryKind::Batch | EntryKind::Truncate | EntryKind::Trim | EntryKind::EpochStart => {
+                let core = self.sink.table.read().by_id.get(&entry.log).cloned();
+                match core {
+                    Some(core) => return self.apply_to(&core, &entry, payload),
+                    None if entry.log >= self.known_logs && entry.log >= self.sink.table.read().next => {
+                        self.orphans += 1;
+                    }
+                    None => {}
+                }
+            }
+        }
+        ReplayDecision::Continue
+    }
+
+    fn create(&mut self, entry: &CommittedEntry, payload: &[u8]) -> ReplayDecision {
+        let Some((partition, options)) = decode_creation(payload) else {
+            return ReplayDecision::Stop(format!(
+                "the creation of log {} does not decode; a newer version may have written it",
+                entry.log
+            ));
+        };
+        let mut table = self.sink.table.write();
+        if entry.log < self.known_logs || table.by_id.contains_key(&entry.log) {
+            return ReplayDecision::Continue;
+        }
+        // Its deletion was lost to damage; a partition has one log.
+        if let Some(old) = table.by_partition.remove(&partition) {
+            table.by_id.remove(&old.id);
+            self.sink.doom(old.id);
+        }
+        table.insert(Arc::new(LogCore::new(entry.log, partition, LogState::new(entry.lsn, options))));
+        ReplayDecision::Continue
+    }
+
+    fn delete(&mut self, log: LogId) {
+        let mut table = self.sink.table.write();
+        if let Some(core) = table.by_id.remove(&log) {
+            table.by_partition.remove(&core.partition);
+            core.state.lock().deleted = true;
+            self.sink.doom(log);
+        }
+    }
+
+    fn apply_to(&mut self, core: &LogCore, entry: &CommittedEntry, payload: Bytes) -> ReplayDecision {
+        let mut state = core.state.lock();
+        if entry.lsn <= state.accepted() {
+            self.rebuild(&mut state, entry);
+            drop(state);
+            return self.spill();
+        }
+        match entry.kind {
+            EntryKind::Batch => {
+                let Ok(batch) = PlacedBatch::verify_stored(payload) else {
+                    return ReplayDecision::Stop(format!(
+                        "a batch of {} at offset {} is no record batch this version knows",
+                        core.partition, entry.base
+                    ));
+                };
+                if batch.base_offset() > state.end {
+                    self.lost(core, &mut state, batch.base_offset());
+                } else if batch.base_offset() < state.end {
+                    // The truncation before it was lost to damage.
+                    state.cut_for_replay(batch.base_offset());
+                    self.resized.insert(core.id);
+                }
+                state.accept_batch(entry.lsn, &batch, self.now, self.sink.limits);
+            }
+            EntryKind::Truncate => {
+                let end = entry.base.max(state.start);
+                state.accept_truncate(entry.lsn, end, 0);
+                self.resized.insert(core.id);
+            }
+            EntryKind::Trim => {
+                state.accept_trim(entry.lsn, entry.base, 0);
+                self.resized.insert(core.id);
+            }
+            EntryKind::EpochStart => {
+                if entry.base > state.end {
+                    self.lost(core, &mut state, entry.base);
+                }
+                state.accept_epoch(entry.lsn, EpochStart { epoch: entry.epoch, start: entry.base });
+            }
+            EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
+        }
+        self.sink.commit(core, &mut state, entry);
+        drop(state);
+        self.spill()
+    }
+
+    /// The state includes the entry; the index may not.
+    fn rebuild(&self, state: &mut LogState, entry: &CommittedEntry) {
+        match entry.kind {
+            EntryKind::Batch => {
+                if state.rebuild_extent(entry, self.sink.limits) {
+                    self.sink.extent_added();
+                }
+            }
+            EntryKind::Truncate => {
+                state.extents.truncate(entry.base);
+            }
+            EntryKind::Trim => {
+                state.extents.trim(entry.base);
+            }
+            EntryKind::EpochStart | EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
+        }
+    }
+
+    fn lost(&self, core: &LogCore, state: &mut LogState, next: Offset) {
+        tracing::error!(
+            log = %core.partition, base = %state.end, next = %next,
+            "recovery found a hole: these offsets are damaged on this disk"
+        );
+        self.sink.metrics.damage_found.increment();
+        state.gap_for_replay(next);
+    }
+
+    fn spill(&self) -> ReplayDecision {
+        if self.sink.extents() < self.extents_max {
+            return ReplayDecision::Continue;
+        }
+        match move_extents(self.sink, self.index, Movable::Closed) {
+            Ok(()) => ReplayDecision::Continue,
+            Err(error) => ReplayDecision::Stop(error.to_string()),
+        }
+    }
+
+    /// Uses what the journal knows of damage: a log whose last batch is damaged does not end before it. Returns the
+    /// damage that could be any log's.
+    pub(crate) fn attribute(&self, damaged: &[DamagedRange]) -> Vec<DamagedRange> {
+        let mut unattributed = Vec::new();
+        for range in damaged {
+            let Some(entry) = range.entry else {
+                if range.next_lsn != Some(range.base_lsn) {
+                    unattributed.push(range.clone());
+                }
+                continue;
+            };
+            let Some(core) = self.sink.table.read().by_id.get(&entry.log).cloned() else { continue };
+            let mut state = core.state.lock();
+            let Some(next) = entry.last.next() else { continue };
+            // Entries of the log that came later have shown the hole already.
+            if entry.kind == EntryKind::Batch && range.base_lsn > state.accepted() && next > state.end {
+                self.lost(&core, &mut state, next);
+                core.publish(&state);
+            }
+        }
+        unattributed
+    }
+
+    /// Counts the size of logs that were cut or trimmed, and tells how many extents are in memory.
+    pub(crate) fn finish(&self) -> Result<(), IndexError> {
+        let mut extents = 0;
+        for core in self.sink.table.read().by_id.values() {
+            let mut state = core.state.lock();
+            extents += state.extents.len();
+            if !self.resized.contains(&core.id) {
+                continue;
+            }
+            let mut bytes: u64 = state.extents.as_slice().iter().map(|extent| u64::from(extent.batch_bytes)).sum();
+            let (start, index_end) = (state.start, state.extents.first_base().unwrap_or(state.end));
+            self.index.extents(core.id, Offset::ZERO, |extent| {
+                if extent.base >= index_end {
+                    return ControlFlow::Break(());
+                }
+                if extent.next > start {
+                    bytes += u64::from(extent.batch_bytes);
+                }
+                ControlFlow::Continue(())
+            })?;
+            state.size_bytes = bytes;
+        }
+        self.sink.set_extents(extents);
+        Ok(())
+    }
+}
