@@ -110,7 +110,7 @@ mod tests {
     fn every_size_is_aligned_and_whole() {
         for bytes in [0, 1, 4095, 4096, 4097, 1 << 20] {
             let mut buffer = AlignedBuffer::zeroed(bytes);
-            assert!(buffer.capacity() >= bytes && buffer.capacity() % BLOCK_BYTES == 0);
+            assert!(buffer.capacity() >= bytes && buffer.capacity().is_multiple_of(BLOCK_BYTES));
             assert!(is_block_aligned(0, buffer.as_slice()));
             buffer.as_mut_slice().fill(9);
             assert_eq!(buffer.blocks(BLOCK_BYTES).as_bytes(), &[9; BLOCK_BYTES]);

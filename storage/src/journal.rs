@@ -38,7 +38,7 @@ pub mod position;
 pub mod reader;
 pub mod recovery;
 pub mod report;
-mod scan;
+pub(crate) mod scan;
 pub mod segment;
 mod state;
 mod supply;

@@ -300,12 +300,7 @@ impl State {
 }
 
 /// Writes those sectors of `bytes` at `position` (on a sector) that `survives` names by number.
-fn write_sectors(
-    file: &dyn DiskFile,
-    position: u64,
-    bytes: &[u8],
-    survives: impl Fn(usize) -> bool,
-) -> io::Result<()> {
+fn write_sectors(file: &dyn DiskFile, position: u64, bytes: &[u8], survives: impl Fn(usize) -> bool) -> io::Result<()> {
     let start = position - position % BLOCK_BYTES as u64;
     let offset = usize::try_from(position - start).map_err(io::Error::other)?;
     let mut merged = AlignedBuffer::zeroed(offset + bytes.len());
@@ -453,9 +448,7 @@ impl DiskFile for FaultyFile {
             state.counters.reads += 1;
             let end = position.saturating_add(buffer.len() as u64);
             let bad = |fault: &Fault| match fault {
-                Fault::Unreadable { name, bytes } => {
-                    *name == self.name && bytes.start < end && position < bytes.end
-                }
+                Fault::Unreadable { name, bytes } => *name == self.name && bytes.start < end && position < bytes.end,
                 _ => false,
             };
             if state.plan.iter().any(bad) {

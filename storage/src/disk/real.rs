@@ -75,7 +75,11 @@ impl RealDisk {
             file.write_at_durably(BLOCK_BYTES as u64, block.blocks(BLOCK_BYTES))?;
             let mut back = AlignedBuffer::zeroed(BLOCK_BYTES);
             file.read_at(BLOCK_BYTES as u64, back.as_mut_slice())?;
-            if back.as_slice() == block.as_slice() { Ok(()) } else { Err(io::Error::other("the probe read back wrong")) }
+            if back.as_slice() == block.as_slice() {
+                Ok(())
+            } else {
+                Err(io::Error::other("the probe read back wrong"))
+            }
         });
         let removed = std::fs::remove_file(self.path.join(PROBE_NAME));
         written.and(removed)
@@ -96,8 +100,7 @@ impl Disk for RealDisk {
     fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path_of(name)?;
         let writes = matches!(how, OpenHow::CreateNew | OpenHow::Existing);
-        let buffered =
-            OpenOptions::new().read(true).write(writes).create_new(how == OpenHow::CreateNew).open(&path)?;
+        let buffered = OpenOptions::new().read(true).write(writes).create_new(how == OpenHow::CreateNew).open(&path)?;
         let direct = match (self.mode, how) {
             (WriteMode::BufferedThenSync, _) | (_, OpenHow::ReadOnly) => None,
             (WriteMode::Direct, OpenHow::Scan) => {

@@ -59,7 +59,8 @@ impl CommitHeader {
             entries: fields.u32()?,
         };
         // Positions leave room for every step that later code takes without checking.
-        let counts = [header.sequence.get(), header.incarnation.get(), header.first_lsn.get(), header.durable_lsn.get()];
+        let counts =
+            [header.sequence.get(), header.incarnation.get(), header.first_lsn.get(), header.durable_lsn.get()];
         let sane = header.bytes as usize >= COMMIT_HEADER_BYTES && counts.iter().all(|count| *count < 1 << 62);
         sane.then_some(header)
     }

@@ -78,8 +78,10 @@ impl Committer {
         if let Some(reason) = self.shared.latch.reason().cloned() {
             return self.stop(&reason);
         }
+        // Cloned so that the guard borrows from it and not from `self`.
+        let shared = self.shared.clone();
         let taken = {
-            let mut intake = self.shared.intake.lock();
+            let mut intake = shared.intake.lock();
             match intake.phase {
                 Phase::Failed(_) => return Step::Stopped,
                 Phase::Closing if intake.group.is_empty() => None,
@@ -183,7 +185,8 @@ impl Committer {
         if let Some(entry) = self.shared.catalog.read().get(&self.active.id) {
             entry.written.store(end, Ordering::Release);
         }
-        if !self.committed.is_empty() {
+        if let Some(last) = self.committed.last() {
+            self.shared.durable_lsn.store(last.lsn.next().get(), Ordering::Release);
             self.observer.committed(&self.committed);
         }
         self.observer.commit_finished(stats);
@@ -248,7 +251,9 @@ impl Committer {
     fn prepare(&mut self) -> bool {
         {
             let mut intake = self.shared.intake.lock();
-            if intake.remaining > u64::from(self.shared.config.segment_bytes) / 2 || !matches!(intake.phase, Phase::Open) {
+            if intake.remaining > u64::from(self.shared.config.segment_bytes) / 2
+                || !matches!(intake.phase, Phase::Open)
+            {
                 return false;
             }
             match &mut intake.next_segment {
@@ -296,7 +301,10 @@ impl Committer {
 
 impl std::fmt::Debug for Committer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Committer").field("active", &self.active).field("sequence", &self.sequence).finish_non_exhaustive()
+        f.debug_struct("Committer")
+            .field("active", &self.active)
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
     }
 }
 

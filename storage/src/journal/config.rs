@@ -6,7 +6,7 @@ use streambus_protocol::limits::BATCH_BYTES_MAX;
 use super::commit::COMMIT_HEADER_BYTES;
 use super::entry::ENTRY_HEADER_BYTES;
 use super::error::OpenError;
-use crate::aligned::{BLOCK_BYTES, round_up_to_block};
+use crate::aligned::BLOCK_BYTES;
 
 /// Settings of one journal. None is reloaded while it runs.
 #[derive(Clone, Debug)]
@@ -90,12 +90,6 @@ impl JournalConfig {
     /// Bytes of the largest entry, header and padding included.
     pub(crate) fn entry_bytes_max(&self) -> u64 {
         u64::from(self.payload_bytes_max) + (ENTRY_HEADER_BYTES + 8) as u64
-    }
-
-    /// Bytes of the largest commit on disk.
-    pub(crate) fn commit_bytes_max(&self) -> u64 {
-        let body = u64::from(self.group_bytes).max(self.entry_bytes_max() + COMMIT_HEADER_BYTES as u64);
-        round_up_to_block(usize::try_from(body).unwrap_or(usize::MAX / 2)) as u64
     }
 }
 

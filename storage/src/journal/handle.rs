@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -137,6 +138,16 @@ impl Journal {
         self.shared.intake.lock().next_lsn
     }
 
+    /// Every entry below this number is on stable storage.
+    pub fn durable_lsn(&self) -> Lsn {
+        Lsn::new(self.shared.durable_lsn.load(Ordering::Acquire))
+    }
+
+    /// Spare segment files: recycled ones, and the one made ahead.
+    pub fn spare_segments(&self) -> usize {
+        self.shared.supply.lock().count()
+    }
+
     /// Bytes of entries that wait for a commit.
     pub fn pending_bytes(&self) -> u64 {
         self.shared.intake.lock().pending_bytes()
@@ -178,9 +189,11 @@ impl Journal {
             let disk = &self.shared.disk;
             // Durable before the content changes, or a crash could leave a segment of the old name with new content.
             disk.rename(&segment_file_name(segment), &name)
-                .and_then(|()| disk.sync_dir().inspect_err(|error| {
-                    self.shared.latch.trip(LatchedOperation::Sync, ".", error);
-                }))
+                .and_then(|()| {
+                    disk.sync_dir().inspect_err(|error| {
+                        self.shared.latch.trip(LatchedOperation::Sync, ".", error);
+                    })
+                })
                 .and_then(|()| supply.adopt(name))
         };
         self.shared.refresh_next_segment();

@@ -140,6 +140,7 @@ pub(super) fn open(
         wake: Condvar::new(),
         catalog: RwLock::new(catalog),
         supply: Mutex::new(supply),
+        durable_lsn: AtomicU64::new(next_lsn.get()),
     });
     let parts = prove(JournalParts { shared, active, sequence, incarnation });
     Ok((parts, report))
@@ -264,8 +265,15 @@ impl<'a> Recovery<'a> {
                 self.report.damaged.push(missing(last, end, Some(self.from.lsn)));
             }
             tail = Tail::Roll { after: last.max(first) };
+            self.skip_sequence();
         }
         Ok(tail)
+    }
+
+    /// Leaves a gap in the commits' numbers for commits that were lost at the end, so that later starts report the
+    /// damage too.
+    fn skip_sequence(&mut self) {
+        self.expected.sequence = Some(self.expected.sequence.unwrap_or_default().next());
     }
 
     fn open_segment(&mut self, id: SegmentId) -> Result<Opened, OpenError> {
@@ -381,14 +389,7 @@ impl<'a> Recovery<'a> {
         Ok(self.end_segment(&cursor, end, header.is_some(), is_last, bytes))
     }
 
-    fn end_segment(
-        &mut self,
-        cursor: &SegmentCursor,
-        end: u64,
-        header_valid: bool,
-        is_last: bool,
-        bytes: u64,
-    ) -> Tail {
+    fn end_segment(&mut self, cursor: &SegmentCursor, end: u64, header_valid: bool, is_last: bool, bytes: u64) -> Tail {
         let id = cursor.segment();
         let rest = DamagedRange {
             segment: id,
@@ -407,9 +408,10 @@ impl<'a> Recovery<'a> {
             // Torn writes can be read. What cannot is damage, and may have been the last commits.
             let length = bad.end - bad.start;
             self.report.damaged.push(DamagedRange { position: bad.start, length, ..rest });
+            self.skip_sequence();
             return Tail::Roll { after: id };
         }
-        if !header_valid || bytes % BLOCK_BYTES as u64 != 0 || end > bytes {
+        if !header_valid || !bytes.is_multiple_of(BLOCK_BYTES as u64) || end > bytes {
             return Tail::Roll { after: id };
         }
         Tail::Continue { segment: id, position: end, bytes }

@@ -228,8 +228,8 @@ impl SegmentCursor {
             for block in bytes.chunks(BLOCK_BYTES) {
                 if let Some(header) = self.accept(block, at) {
                     // Not the expected commit itself: where that must be, it is not.
-                    let later = self.expected.sequence.is_none_or(|expected| header.sequence > expected)
-                        || at == self.position;
+                    let later =
+                        self.expected.sequence.is_none_or(|expected| header.sequence > expected) || at == self.position;
                     if later {
                         return Some((at, header));
                     }
@@ -242,7 +242,8 @@ impl SegmentCursor {
 
     fn body(&mut self, header: &CommitHeader, position: u64) -> Vec<Item> {
         let bytes = self.window.get(position, usize::try_from(header.bytes).unwrap_or(usize::MAX));
-        let mut items = Vec::with_capacity(usize::try_from(header.entries).unwrap_or(0).min(bytes.len() / ENTRY_HEADER_BYTES));
+        let mut items =
+            Vec::with_capacity(usize::try_from(header.entries).unwrap_or(0).min(bytes.len() / ENTRY_HEADER_BYTES));
         let end_lsn = header.next_lsn();
         let mut lsn = header.first_lsn;
         let mut at = COMMIT_HEADER_BYTES;

@@ -179,7 +179,9 @@ mod tests {
         let name = segment_file_name(SegmentId::new(0xab));
         assert_eq!(name, "journal-00000000000000ab.seg");
         assert_eq!(segment_of_file_name(&name), Some(SegmentId::new(0xab)));
-        for strange in ["journal-AB.seg", "journal-00000000000000AB.seg", "journal-+0000000000000ab.seg", "journal-.seg"] {
+        for strange in
+            ["journal-AB.seg", "journal-00000000000000AB.seg", "journal-+0000000000000ab.seg", "journal-.seg"]
+        {
             assert_eq!(segment_of_file_name(strange), None, "{strange}");
         }
     }

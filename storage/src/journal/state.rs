@@ -19,6 +19,9 @@ use super::supply::Supply;
 use crate::disk::{Disk, DiskFile};
 use crate::latch::{Latch, LatchReason};
 
+/// Space at the end of the last segment that batches do not get when no other segment can be made.
+const SPACE_KEPT_BYTES: u64 = 256 * 1024;
+
 /// Whether entries are taken.
 #[derive(Clone, Debug)]
 pub(crate) enum Phase {
@@ -35,7 +38,10 @@ pub(crate) enum NextSegment {
     /// To be made before the active one is full.
     Wanted,
     /// Could not be made. `retry` asks for another attempt.
-    Unavailable { problem: Arc<str>, retry: bool },
+    Unavailable {
+        problem: Arc<str>,
+        retry: bool,
+    },
 }
 
 /// Entries accepted and not yet in a commit, and the space they will need.
@@ -126,6 +132,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     pub(crate) catalog: RwLock<BTreeMap<SegmentId, Arc<SegmentEntry>>>,
     pub(crate) supply: Mutex<Supply>,
+    /// Every entry below this number is on stable storage.
+    pub(crate) durable_lsn: AtomicU64,
 }
 
 impl Shared {
@@ -143,7 +151,7 @@ impl Shared {
         };
         let bytes = entry_bytes(&entry.payload);
         let mut intake = self.intake.lock();
-        self.admit(&mut intake, bytes as u64)?;
+        self.admit(&mut intake, entry.kind, bytes as u64)?;
         let lsn = intake.next_lsn;
         intake.next_lsn = lsn.next();
         if intake.queue.is_empty() && intake.group.fits(bytes) {
@@ -156,7 +164,7 @@ impl Shared {
         Ok(lsn)
     }
 
-    fn admit(&self, intake: &mut Intake, bytes: u64) -> Result<(), AppendError> {
+    fn admit(&self, intake: &mut Intake, kind: EntryKind, bytes: u64) -> Result<(), AppendError> {
         match &intake.phase {
             Phase::Open => {}
             Phase::Closing => return Err(AppendError::Closed),
@@ -176,7 +184,12 @@ impl Shared {
         // Accepted entries always have space that is already reserved: running out of it later would mean taking
         // back an order that callers have built upon.
         let worst = worst_case_bytes(intake.pending_bytes() + bytes, u64::from(self.config.group_bytes));
-        if worst <= intake.remaining {
+        // The last of the space is for what frees space: trims and deletions must not be refused on a full disk.
+        let kept = match kind {
+            EntryKind::Batch => SPACE_KEPT_BYTES.min(u64::from(self.config.segment_bytes) / 16),
+            _ => 0,
+        };
+        if worst + kept <= intake.remaining {
             return Ok(());
         }
         match &mut intake.next_segment {

@@ -39,7 +39,10 @@ fn a_power_cut_tears_only_the_write_in_flight() {
         let bytes = disk.read_file("a").expect("reads");
         assert!(bytes[..BLOCK_BYTES].iter().all(|byte| *byte == 1), "durable bytes stay");
         let torn = &bytes[BLOCK_BYTES..2 * BLOCK_BYTES];
-        assert!(torn.chunks(SECTOR_BYTES).all(|sector| sector.iter().all(|byte| *byte == sector[0])), "sectors are whole");
+        assert!(
+            torn.chunks(SECTOR_BYTES).all(|sector| sector.iter().all(|byte| *byte == sector[0])),
+            "sectors are whole"
+        );
         seen.insert(torn.iter().map(|byte| u64::from(*byte)).sum::<u64>());
     }
     assert!(seen.len() > 3, "tears differ: {seen:?}");
