@@ -153,6 +153,7 @@ impl Producer {
     /// # Errors
     ///
     /// As there.
+    #[expect(clippy::result_large_err, reason = "handing the record back is the point")]
     pub fn try_enqueue(&self, record: Record) -> Result<Delivery, TrySendError> {
         let _in = self.runtime.enter();
         self.producer.try_enqueue(record)

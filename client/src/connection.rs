@@ -90,16 +90,6 @@ impl Connection {
         self.0.ended.is_cancelled()
     }
 
-    /// Resolves when it has ended.
-    pub(crate) async fn ended(&self) {
-        self.0.ended.cancelled().await;
-    }
-
-    /// True when both handles are of the same connection.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Sends `request` and waits for its answer, until `deadline` or the configured time, whichever is sooner.
     ///
     /// Dropped while it waits, the request is not recalled: the broker may still carry it out.

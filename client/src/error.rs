@@ -260,7 +260,7 @@ pub enum TrySendError {
     NotReady(crate::record::Record),
     /// The record can never be sent.
     #[error("{1}")]
-    Refused(crate::record::Record, Error),
+    Refused(crate::record::Record, Box<Error>),
     /// The producer is closed.
     #[error("the producer is closed")]
     Closed(crate::record::Record),

@@ -127,7 +127,7 @@ impl Producer {
                 Op::new("enqueue", ctx, None, move |scope| async move { self.admit(&scope, record).await }).await
             }
             Err(TrySendError::Closed(_)) => Err(Error::Closed),
-            Err(TrySendError::Refused(_, error)) => Err(error),
+            Err(TrySendError::Refused(_, error)) => Err(*error),
         }
     }
 
@@ -135,6 +135,7 @@ impl Producer {
     ///
     /// The first record for a topic is handed back as [`TrySendError::NotReady`] while the topic's partitions are found
     /// out in the background.
+    #[expect(clippy::result_large_err, reason = "handing the record back is the point")]
     pub fn try_enqueue(&self, record: Record) -> Result<Delivery, TrySendError> {
         let outcome = self.admit_now(record);
         if let Err(TrySendError::NotReady(record)) = &outcome {
@@ -219,6 +220,7 @@ impl Producer {
     }
 
     /// Enqueues without waiting.
+    #[expect(clippy::result_large_err, reason = "handing the record back is the point")]
     fn admit_now(&self, mut record: Record) -> Result<Delivery, TrySendError> {
         if self.registry.is_closed() {
             return Err(TrySendError::Closed(record));
@@ -233,11 +235,11 @@ impl Producer {
             Ok(()) => {}
             Err(Error::BufferFull) => return Err(TrySendError::Full(record)),
             Err(Error::Closed) => return Err(TrySendError::Closed(record)),
-            Err(error) => return Err(TrySendError::Refused(record, error)),
+            Err(error) => return Err(TrySendError::Refused(record, Box::new(error))),
         }
         match self.place(&topic, &mut record, bytes) {
             Ok(delivery) => Ok(delivery),
-            Err(error) => Err(TrySendError::Refused(record, error)),
+            Err(error) => Err(TrySendError::Refused(record, Box::new(error))),
         }
     }
 

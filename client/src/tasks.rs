@@ -36,11 +36,6 @@ impl Tasks {
         self.stop.is_cancelled()
     }
 
-    /// Resolves when the client is told to stop.
-    pub(crate) async fn stopped(&self) {
-        self.stop.cancelled().await;
-    }
-
     /// Waits until every task has ended; call [`Tasks::stop`] first.
     pub(crate) async fn ended(&self) {
         self.tracker.close();

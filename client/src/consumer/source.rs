@@ -304,7 +304,7 @@ impl Source {
                 for outcome in outcomes {
                     let id = PartitionId { topic: outcome.topic, partition: outcome.partition };
                     if let Some(place) = feed.slot_of(id).filter(|place| feed.is_current(*place, &self.generations())) {
-                        self.fed(tag, place, outcome.result, |budget, bytes| Loan::of_budget(budget, bytes));
+                        self.fed(tag, place, outcome.result, Loan::of_budget);
                     }
                 }
                 self.release_slots(tag, Instant::now());

@@ -164,14 +164,13 @@ mod tests {
         let batch = completion();
         let waiting: Vec<_> = (0..3).map(|i| Delivery::new(Arc::clone(&batch), i, Timestamp::from_millis(9))).collect();
         let late = Delivery::new(Arc::clone(&batch), 3, Timestamp::from_millis(9));
-        let all = tokio::spawn(join_all(waiting));
-        tokio::task::yield_now().await;
+        let mut all = Box::pin(join_all(waiting));
+        assert!(futures::poll!(all.as_mut()).is_pending());
         let receipt = Receipt { replicas: 3, durable: 2 };
         let base = Offset::new(40).expect("valid");
         batch.settle(Ok(Some(Produced { base_offset: base, timestamp: Timestamp::NONE, receipt })));
         batch.settle(Err(Error::Closed));
-        let offsets: Vec<u64> =
-            all.await.expect("no panic").into_iter().map(|p| p.expect("first outcome stays").offset).collect();
+        let offsets: Vec<u64> = all.await.into_iter().map(|p| p.expect("first outcome stays").offset).collect();
         assert_eq!(offsets, [40, 41, 42]);
         let late = late.await.expect("settled");
         assert_eq!((late.offset, late.receipt.durable, late.timestamp.as_millis()), (43, 2, 9));

@@ -163,19 +163,14 @@ impl PartitionState {
                     let news = before < WORTHWHILE_BYTES && batch.charged_bytes >= WORTHWHILE_BYTES;
                     return Ok(Pushed { completion: Arc::clone(&batch.completion), index, news });
                 }
-                Err(PushError::BatchFull) => batch.content.seal(),
-                Err(PushError::RecordTooLarge { .. }) if batch.records > 0 => batch.content.seal(),
+                // It may still fit into a batch of its own.
+                Err(PushError::BatchFull | PushError::RecordTooLarge { .. }) => {}
                 Err(error) => return Err(refused(error)),
             }
         }
-        let options = BatchOptions { compression: self.rules.compression, producer: None, is_control: false };
-        let mut builder = BatchBuilder::with_bytes_max(options, self.rules.batch_bytes);
-        let mut alone = false;
-        if let Err(error) = builder.push(record) {
-            // A record that is larger than a batch should be travels alone.
-            builder = BatchBuilder::with_bytes_max(options, self.rules.record_bytes_max);
-            builder.push(record).map_err(|_| refused(error)).map_err(|e| self.name_the_limit(e))?;
-            alone = true;
+        let (builder, alone) = self.first_of_batch(record)?;
+        if let Some(full) = self.waiting.back_mut() {
+            full.content.seal();
         }
         let now = now();
         let completion = complete();
@@ -197,11 +192,16 @@ impl PartitionState {
         Ok(Pushed { completion, index: 0, news: true })
     }
 
-    fn name_the_limit(&self, error: Error) -> Error {
-        match error {
-            Error::RecordTooLarge { size, .. } => Error::RecordTooLarge { size, max: self.rules.record_bytes_max },
-            other => other,
+    /// A builder that holds `record`, and whether nothing may join it: a record larger than a batch travels alone.
+    fn first_of_batch(&self, record: &Record) -> Result<(BatchBuilder, bool), Error> {
+        let options = BatchOptions { compression: self.rules.compression, producer: None, is_control: false };
+        let mut builder = BatchBuilder::with_bytes_max(options, self.rules.batch_bytes);
+        if builder.push(record).is_ok() {
+            return Ok((builder, false));
         }
+        let mut builder = BatchBuilder::with_bytes_max(options, self.rules.record_bytes_max);
+        builder.push(record).map_err(refused)?;
+        Ok((builder, true))
     }
 
     /// Whether [`PartitionState::take`] would return a batch at `now`.
@@ -212,8 +212,16 @@ impl PartitionState {
         let Some(first) = self.waiting.front() else { return Sendable::No };
         let has_identity = self.identity.is_some() || !self.rules.stamps;
         let limit = if self.established || !self.rules.stamps { self.rules.in_flight_max } else { 1 };
-        if self.renewing || !has_identity || self.in_flight.len() >= limit {
+        if self.renewing || !has_identity {
             return Sendable::No;
+        }
+        if let Some(oldest) = self.in_flight.front() {
+            // Not the number in flight counts but the distance to the oldest: those between may be acknowledged while it
+            // is retried, and the broker recognises only the last five.
+            let distance = first.id.saturating_sub(oldest.batch.id);
+            if usize::try_from(distance).unwrap_or(usize::MAX) >= limit {
+                return Sendable::No;
+            }
         }
         let full = !matches!(first.content, Content::Open(_));
         if !full && self.in_flight.len() >= EAGER_BATCHES && first.charged_bytes < WORTHWHILE_BYTES {

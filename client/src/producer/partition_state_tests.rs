@@ -71,8 +71,11 @@ fn lost() -> Error {
 #[derive(Default)]
 struct ModelBroker {
     log: Vec<String>,
-    producer: Option<(i16, Vec<(i32, i32, u64)>)>,
+    /// Its epoch and its last batches: first and last sequence, offset.
+    producer: Option<(i16, Vec<Remembered>)>,
 }
+
+type Remembered = (i32, i32, u64);
 
 impl ModelBroker {
     fn append(&mut self, bytes: &Bytes) -> Result<u64, ErrorCode> {
@@ -261,8 +264,8 @@ enum Fate {
 enum Step {
     Push(u8),
     Send,
-    /// Resolves one of the requests in flight.
-    Resolve(u8, Fate),
+    /// Resolves the oldest request on the wire.
+    Resolve(Fate),
     Adopt,
 }
 
@@ -278,7 +281,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1u8..4).prop_map(Step::Push),
         4 => Just(Step::Send),
-        4 => (any::<u8>(), fate).prop_map(|(which, fate)| Step::Resolve(which, fate)),
+        4 => fate.prop_map(Step::Resolve),
         1 => Just(Step::Adopt),
     ]
 }
@@ -329,7 +332,7 @@ proptest! {
                 },
                 // The connection delivers in the order of sending: what is ahead on the wire is resolved first.
                 Step::Send => wire.extend(send(&mut state, now)),
-                Step::Resolve(_, fate) if !wire.is_empty() => {
+                Step::Resolve(fate) if !wire.is_empty() => {
                     let (id, bytes) = wire.remove(0);
                     resolve(&mut state, &mut broker, id, &bytes, fate, now);
                 }
