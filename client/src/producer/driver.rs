@@ -77,7 +77,7 @@ impl Driver {
                     Some(event) => self.handle(event),
                     None => return,
                 },
-                Some(done) = self.jobs.next() => self.finish(done).await,
+                Some(done) = self.jobs.next() => self.finish(done),
                 () = sleep_until(next_alarm) => self.ring(Instant::now()),
                 now = patrol.tick() => self.registry.partitions().iter().for_each(|p| p.expire(now)),
                 _ = aging.tick() => self.registry.shared.want_metadata(),
@@ -114,7 +114,7 @@ impl Driver {
         }
     }
 
-    async fn finish(&mut self, done: Done) {
+    fn finish(&mut self, done: Done) {
         match done {
             Done::Connected(sink, Ok(connection)) => {
                 self.connect_failures.remove(&sink.broker);
@@ -132,7 +132,7 @@ impl Driver {
             }
             Done::Refreshed(Ok(view)) => {
                 self.registry.shared.metadata_refreshed();
-                let leaderless = self.registry.apply(&view).await;
+                let leaderless = self.registry.apply(&view);
                 self.refresh_failures = if leaderless { self.refresh_failures.saturating_add(1) } else { 0 };
                 if leaderless {
                     self.registry.shared.want_metadata();

@@ -26,8 +26,11 @@ pub(crate) struct Registry {
     /// Held while the map of topics is replaced.
     adding: Mutex<()>,
     sinks: Mutex<HashMap<BrokerId, Arc<Sink>>>,
-    /// The newest identity. Held across the request, so that those who come meanwhile wait for it.
-    identity: tokio::sync::Mutex<Option<Identity>>,
+    /// The newest identity.
+    identity: Mutex<Option<Identity>>,
+    /// Held while an identity is fetched, so that those who come meanwhile wait for that one. Never taken by the
+    /// producer's task itself: the fetch may be one of its own jobs, which stand still while it waits.
+    identifying: tokio::sync::Mutex<()>,
     closed: AtomicBool,
 }
 
@@ -38,7 +41,8 @@ impl Registry {
             topics: ArcSwap::from_pointee(HashMap::new()),
             adding: Mutex::new(()),
             sinks: Mutex::new(HashMap::new()),
-            identity: tokio::sync::Mutex::new(None),
+            identity: Mutex::new(None),
+            identifying: tokio::sync::Mutex::new(()),
             closed: AtomicBool::new(false),
         }
     }
@@ -62,8 +66,9 @@ impl Registry {
 
     /// An identity newer than `old`; any will do when that is none.
     pub(crate) async fn newer_than(&self, scope: &Scope, old: Option<Identity>) -> Result<Identity, Error> {
-        let mut present = self.identity.lock().await;
-        if let Some(present) = *present
+        let _turn = self.identifying.lock().await;
+        let present = *self.identity.lock();
+        if let Some(present) = present
             && old.is_none_or(|old| old.id != present.id || old.epoch < present.epoch)
         {
             return Ok(present);
@@ -81,7 +86,7 @@ impl Registry {
             other => other?,
         };
         let fresh = Identity { id: answer.id, epoch: answer.epoch };
-        *present = Some(fresh);
+        *self.identity.lock() = Some(fresh);
         Ok(fresh)
     }
 
@@ -103,8 +108,8 @@ impl Registry {
     }
 
     /// Follows a newer picture of the cluster. Returns whether somebody still waits for a leader.
-    pub(crate) async fn apply(&self, view: &ClusterView) -> bool {
-        let identity = *self.identity.lock().await;
+    pub(crate) fn apply(&self, view: &ClusterView) -> bool {
+        let identity = *self.identity.lock();
         for (name, topic) in &**self.topics.load() {
             let Ok(topic_name) = TopicName::new(name) else { continue };
             match view.topic(&topic_name) {
