@@ -73,10 +73,16 @@ impl Committer {
         Self { shared, observer, active, sequence, incarnation, group, committed: Vec::new(), unproven: false }
     }
 
-    /// Does the most urgent thing: commit what has collected, else prepare the next segment.
+    /// Does the most urgent thing: prepare the next segment when it will soon be needed, else commit what has
+    /// collected.
     pub fn step(&mut self) -> Step {
         if let Some(reason) = self.shared.latch.reason().cloned() {
             return self.stop(&reason);
+        }
+        // First, or a journal that is never idle would reach the segment's end with no next one. It happens once a
+        // segment, with half of it left to fill.
+        if self.prepare() {
+            return Step::Prepared;
         }
         // Cloned so that the guard borrows from it and not from `self`.
         let shared = self.shared.clone();
@@ -84,15 +90,11 @@ impl Committer {
             let mut intake = shared.intake.lock();
             match intake.phase {
                 Phase::Failed(_) => return Step::Stopped,
-                Phase::Closing if intake.group.is_empty() => None,
                 Phase::Open | Phase::Closing => self.take(&mut intake),
             }
         };
         if let Some(taken) = taken {
             return self.commit(&taken);
-        }
-        if self.prepare() {
-            return Step::Prepared;
         }
         match self.shared.intake.lock().phase {
             Phase::Closing => Step::Stopped,
@@ -115,7 +117,7 @@ impl Committer {
         let block = BLOCK_BYTES as u64;
         {
             let mut intake = self.shared.intake.lock();
-            if !intake.group.is_empty() {
+            if intake.pending_bytes() > 0 {
                 return Step::Idle;
             }
             if intake.remaining < block {
@@ -131,12 +133,13 @@ impl Committer {
 
     /// Takes the collecting group, if it holds anything, and accounts for its space.
     fn take(&mut self, intake: &mut Intake) -> Option<Taken> {
+        intake.refill(self.shared.seed);
         if intake.group.is_empty() {
             return None;
         }
         debug_assert!(self.group.is_empty(), "one commit is in flight at a time");
+        // What still queues is copied by the next appender, while this commit is being written, or by the next take.
         std::mem::swap(&mut intake.group, &mut self.group);
-        intake.refill(self.shared.seed);
         let padded = self.group.padded_bytes();
         let roll = padded > intake.remaining;
         if roll {
@@ -160,7 +163,8 @@ impl Committer {
         }
         let started = self.shared.latch.clock().monotonic();
         let place = CommitPlace { segment: self.active.id, sequence: self.sequence, incarnation: self.incarnation };
-        let next_lsn = self.next_lsn_of_marker();
+        // Only a marker uses it, and a marker is written when nothing waits.
+        let next_lsn = Lsn::new(self.shared.durable_lsn.load(Ordering::Acquire));
         let end = self.active.position + taken.padded;
         let written = {
             let blocks = self.group.seal(place, next_lsn, self.shared.seed);
@@ -193,24 +197,13 @@ impl Committer {
         Step::Committed
     }
 
-    /// The number a marker carries: that of the next entry. Irrelevant when the group holds entries.
-    fn next_lsn_of_marker(&self) -> Lsn {
-        if self.group.is_empty() { self.first_waiting_lsn() } else { Lsn::ZERO }
-    }
-
-    /// The number of the first entry that no commit has taken.
-    fn first_waiting_lsn(&self) -> Lsn {
-        let intake = self.shared.intake.lock();
-        intake.group.first_lsn().unwrap_or(intake.next_lsn)
-    }
-
     /// Brings the next segment into place: header, name, directory, in this order, each durable before the next.
     fn roll(&mut self) -> Result<(), (LatchedOperation, String, io::Error)> {
         let spare = self.shared.supply.lock().take();
         let Some(spare) = spare else { unreachable!("the intake said that the next segment is ready") };
         let id = self.active.id.next();
         let name = segment_file_name(id);
-        let base_lsn = self.group.first_lsn().unwrap_or_else(|| self.first_waiting_lsn());
+        let Some(base_lsn) = self.group.first_lsn() else { unreachable!("only a commit with entries rolls") };
         let bytes = u64::from(self.shared.config.segment_bytes);
         let header = SegmentHeader {
             directory: self.shared.config.directory,

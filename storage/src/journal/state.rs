@@ -102,7 +102,7 @@ impl Intake {
 
     fn has_work(&self) -> bool {
         let wants_segment = matches!(self.next_segment, NextSegment::Unavailable { retry: true, .. });
-        !self.group.is_empty() || wants_segment || !matches!(self.phase, Phase::Open)
+        self.pending_bytes() > 0 || wants_segment || !matches!(self.phase, Phase::Open)
     }
 }
 
@@ -151,6 +151,7 @@ impl Shared {
         };
         let bytes = entry_bytes(&entry.payload);
         let mut intake = self.intake.lock();
+        intake.refill(self.seed);
         self.admit(&mut intake, entry.kind, bytes as u64)?;
         let lsn = intake.next_lsn;
         intake.next_lsn = lsn.next();

@@ -206,6 +206,21 @@ fn a_full_disk_refuses_before_accepting_and_heals() {
     assert_eq!(bench.observer.entries().len(), bench.appended());
 }
 
+/// Catches a next segment that is only prepared by an idle journal, so that a busy one refuses entries.
+#[test]
+fn a_journal_that_is_never_idle_has_its_next_segment_in_time() {
+    let mut bench = Bench::open(Arc::new(disk()), small_config());
+    for _ in 0..1000 {
+        bench.try_append(1, 3000).expect("there is always space");
+        assert_ne!(bench.committer.step(), Step::Idle);
+        bench.try_append(1, 3000).expect("there is always space");
+        if bench.journal.pending_bytes() > 9000 {
+            bench.committer.step();
+        }
+    }
+    assert!(bench.journal.segments().len() > 10);
+}
+
 /// Catches an unbounded queue, and an entry larger than a group that is lost or blocks.
 #[test]
 fn the_queue_is_bounded_and_large_entries_are_commits_of_their_own() {
