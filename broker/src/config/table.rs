@@ -255,10 +255,10 @@ pub(super) static SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "limits.slow_client_rate",
-        kind: Kind::Rate { min: 0, max: GIB, slot: |c| &mut c.limits.slow_client_rate },
+        kind: Kind::Rate { min: 1, max: GIB, slot: |c| &mut c.limits.slow_client_rate },
         flag: None,
         reload: Reload::Restart,
-        doc: "A client that sends or takes an open frame slower than this is disconnected; `0B/s` switches it off.",
+        doc: "A client that sends or takes an open frame slower than this is disconnected after the grace time.",
     },
     Setting {
         key: "limits.slow_client_grace",
