@@ -14,7 +14,7 @@ use streambus_protocol::ids::{PartitionIndex, TopicId, TopicName};
 use streambus_protocol::offset::Offset;
 
 use crate::client::Client;
-use crate::core::{Effect, leaderless};
+use crate::engine::{Effect, leaderless};
 use crate::error::{Error, TopicPartition};
 use crate::op::{Op, Scope};
 
@@ -79,7 +79,7 @@ impl Admin {
             let Topic { partitions, replicas: replication_factor, config, validate_only } = topic;
             let request =
                 CreateTopicRequest { name: valid(name)?, partitions, replication_factor, config, validate_only };
-            self.client.core().call(&scope, Effect::Change, &request).await
+            self.client.engine().call(&scope, Effect::Change, &request).await
         })
     }
 
@@ -92,7 +92,7 @@ impl Admin {
         let name = TopicName::new(name);
         self.op("delete_topic", move |scope| async move {
             let request = DeleteTopicRequest { name: valid(name)? };
-            let outcome = self.client.core().call(&scope, Effect::Change, &request).await;
+            let outcome = self.client.engine().call(&scope, Effect::Change, &request).await;
             outcome.map(|response| response.id).map_err(|error| about(error, &request.name))
         })
     }
@@ -100,7 +100,7 @@ impl Admin {
     /// Every topic, in the order of their names.
     pub fn list_topics(&self) -> Op<'_, Vec<TopicListing>> {
         self.op("list_topics", move |scope| async move {
-            self.client.core().call(&scope, Effect::Read, &ListTopicsRequest {}).await.map(|response| response.topics)
+            self.client.engine().call(&scope, Effect::Read, &ListTopicsRequest {}).await.map(|response| response.topics)
         })
     }
 
@@ -113,7 +113,7 @@ impl Admin {
         let name = TopicName::new(name);
         self.op("describe_topic", move |scope| async move {
             let request = DescribeTopicRequest { name: valid(name)? };
-            let outcome = self.client.core().call(&scope, Effect::Read, &request).await;
+            let outcome = self.client.engine().call(&scope, Effect::Read, &request).await;
             outcome.map_err(|error| about(error, &request.name))
         })
     }
@@ -131,7 +131,7 @@ impl Admin {
         let (name, set, remove) = (TopicName::new(name), set.into_iter().collect(), remove.into_iter().collect());
         self.op("alter_topic", move |scope| async move {
             let request = AlterTopicRequest { name: valid(name)?, set, remove };
-            let outcome = self.client.core().call(&scope, Effect::Change, &request).await;
+            let outcome = self.client.engine().call(&scope, Effect::Change, &request).await;
             outcome.map(|_| ()).map_err(|error| about(error, &request.name))
         })
     }
@@ -146,7 +146,7 @@ impl Admin {
         let name = TopicName::new(name);
         self.op("add_partitions", move |scope| async move {
             let request = AddPartitionsRequest { name: valid(name)?, total };
-            let outcome = self.client.core().call(&scope, Effect::Change, &request).await;
+            let outcome = self.client.engine().call(&scope, Effect::Change, &request).await;
             outcome.map(|response| response.total).map_err(|error| about(error, &request.name))
         })
     }
@@ -163,23 +163,24 @@ impl Admin {
             let before = valid_offset(before)?;
             let at = TopicPartition { topic: topic.clone(), partition };
             let request = TrimLogRequest { topic, partition: PartitionIndex::new(partition), before };
-            let (core, at, request, scope) = (self.client.core(), &at, &request, &scope);
+            let (engine, at, request, scope) = (self.client.engine(), &at, &request, &scope);
             // Trimming twice to the same place is trimming once.
-            core.retry(scope, Effect::Read, || async move {
-                let view = core.metadata.topic(&at.topic).await?;
-                let leader = view.partition(at.partition)?.leader.ok_or_else(|| leaderless(at))?;
-                let connection = core.metadata.connect(leader).await?;
-                scope.sent(true);
-                let outcome = connection.call(request, scope.deadline()).await;
-                let response = outcome.map_err(|error| match error {
-                    crate::connection::call_error::CallError::Refused(body) => {
-                        Error::from_partition_body(body, at.clone())
-                    }
-                    other => other.into_error(connection.address(), true),
-                })?;
-                Ok(response.log_start.get())
-            })
-            .await
+            engine
+                .retry(scope, Effect::Read, || async move {
+                    let view = engine.metadata.topic(&at.topic).await?;
+                    let leader = view.partition(at.partition)?.leader.ok_or_else(|| leaderless(at))?;
+                    let connection = engine.metadata.connect(leader).await?;
+                    scope.sent(true);
+                    let outcome = connection.call(request, scope.deadline()).await;
+                    let response = outcome.map_err(|error| match error {
+                        crate::connection::call_error::CallError::Refused(body) => {
+                            Error::from_partition_body(body, at.clone())
+                        }
+                        other => other.into_error(connection.address(), true),
+                    })?;
+                    Ok(response.log_start.get())
+                })
+                .await
         })
     }
 
@@ -194,7 +195,7 @@ impl Admin {
     ) -> Op<'_, Vec<(TopicPartition, OffsetFound)>> {
         let wanted: Vec<_> = wanted.into_iter().collect();
         self.op("list_offsets", move |scope| async move {
-            let found = self.client.core().list_offsets(&scope, &wanted).await?;
+            let found = self.client.engine().list_offsets(&scope, &wanted).await?;
             Ok(wanted.into_iter().map(|(at, _)| at).zip(found).collect())
         })
     }
@@ -208,8 +209,8 @@ impl Admin {
         let topic = TopicName::new(topic);
         self.op("partitions", move |scope| async move {
             let topic = valid(topic)?;
-            let core = self.client.core();
-            let view = core.retry(&scope, Effect::Read, || core.metadata.topic(&topic)).await?;
+            let engine = self.client.engine();
+            let view = engine.retry(&scope, Effect::Read, || engine.metadata.topic(&topic)).await?;
             let numbers = (0u32..).zip(&view.partitions);
             Ok(numbers.map(|(partition, _)| TopicPartition { topic: topic.clone(), partition }).collect())
         })
@@ -218,16 +219,15 @@ impl Admin {
     /// The cluster: brokers, topics, what is wrong.
     pub fn describe_cluster(&self) -> Op<'_, ClusterDescribeResponse> {
         self.op("describe_cluster", move |scope| async move {
-            self.client.core().call(&scope, Effect::Read, &ClusterDescribeRequest {}).await
+            self.client.engine().call(&scope, Effect::Read, &ClusterDescribeRequest {}).await
         })
     }
 
     /// How the broker at the other end is.
     pub fn health(&self) -> Op<'_, HealthResponse> {
-        self.op(
-            "health",
-            move |scope| async move { self.client.core().call(&scope, Effect::Read, &HealthRequest {}).await },
-        )
+        self.op("health", move |scope| async move {
+            self.client.engine().call(&scope, Effect::Read, &HealthRequest {}).await
+        })
     }
 
     fn op<'a, T, F, Fut>(&'a self, name: &'static str, start: F) -> Op<'a, T>
@@ -235,7 +235,7 @@ impl Admin {
         F: FnOnce(Scope) -> Fut + Send + 'a,
         Fut: Future<Output = Result<T, Error>> + Send + 'a,
     {
-        Op::new(name, self.client.context(), Some(self.client.core().config.request_timeout), start)
+        Op::new(name, self.client.context(), Some(self.client.engine().config.request_timeout), start)
     }
 }
 

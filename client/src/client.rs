@@ -9,7 +9,7 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::consumer::ConsumerBuilder;
 use crate::context::Ctx;
-use crate::core::Core;
+use crate::engine::Engine;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::producer::{Producer, ProducerConfig};
@@ -20,7 +20,7 @@ use crate::tasks::StopOnDrop;
 /// When the last handle (client, producer, consumer, admin) is dropped, connections are closed.
 #[derive(Clone)]
 pub struct Client {
-    core: Arc<Core>,
+    engine: Arc<Engine>,
     alive: Arc<StopOnDrop>,
     ctx: Ctx,
 }
@@ -54,10 +54,10 @@ impl Client {
     /// As [`Client::connect_with`].
     pub async fn connect_in(config: Config, environment: Environment) -> Result<Self, Error> {
         config.check()?;
-        let core = Arc::new(Core::new(config, environment));
-        let alive = Arc::new(StopOnDrop(core.tasks.clone()));
-        core.metadata.newer_than(0).await?;
-        Ok(Self { core, alive, ctx: Ctx::background() })
+        let engine = Arc::new(Engine::new(config, environment));
+        let alive = Arc::new(StopOnDrop(engine.tasks.clone()));
+        engine.metadata.newer_than(0).await?;
+        Ok(Self { engine, alive, ctx: Ctx::background() })
     }
 
     /// The same client, every call of which obeys `ctx`; so do the producers, consumers and admins it makes.
@@ -96,18 +96,18 @@ impl Client {
 
     /// The cluster this client is connected to.
     pub fn cluster_id(&self) -> Option<ClusterId> {
-        self.core.pool.cluster()
+        self.engine.pool.cluster()
     }
 
     /// Ends every connection and background task of this client and its clones, producers and consumers, and waits until
     /// they have ended. Records that are not acknowledged fail; [`Producer::close`] the producers first.
     pub async fn close(self) {
-        self.core.tasks.stop();
-        self.core.tasks.ended().await;
+        self.engine.tasks.stop();
+        self.engine.tasks.ended().await;
     }
 
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     pub(crate) fn context(&self) -> &Ctx {

@@ -202,11 +202,11 @@ impl Consumer {
     async fn seek_slots(&mut self, places: Vec<usize>, to: Seek) -> Result<(), Error> {
         let partitions: Vec<_> =
             places.iter().filter_map(|place| self.slots.get(*place)).map(|slot| slot.at.clone()).collect();
-        let core = std::sync::Arc::clone(self.client.core());
-        let timeout = core.config.request_timeout;
+        let engine = std::sync::Arc::clone(self.client.engine());
+        let timeout = engine.config.request_timeout;
         let ctx = self.client.context().clone();
         let offsets = Op::new("seek", &ctx, Some(timeout), |scope| async move {
-            start::resolve(&core, &scope, to.into(), &partitions).await
+            start::resolve(&engine, &scope, to.into(), &partitions).await
         })
         .await?;
         for (place, offset) in places.into_iter().zip(offsets) {
@@ -279,7 +279,7 @@ impl Consumer {
         let (sender, receiver) = mpsc::channel(capacity.max(1));
         let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
         let handle = ConsumerHandle { stop: stop.clone(), stopped: stopped.clone() };
-        let tasks = self.client.core().tasks.clone();
+        let tasks = self.client.engine().tasks.clone();
         tasks.spawn(async move {
             let _done = stopped.drop_guard();
             loop {

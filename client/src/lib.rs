@@ -67,7 +67,7 @@ mod config;
 mod connection;
 mod consumer;
 mod context;
-mod core;
+mod engine;
 pub mod environment;
 mod error;
 mod metadata;

@@ -58,12 +58,12 @@ impl Producer {
     /// Starts a producer; `config` has been checked.
     pub(crate) fn start(client: &Client, config: ProducerConfig) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let core = Arc::clone(client.core());
-        let shared = Arc::new(Shared::new(Arc::clone(&core), config, sender));
+        let engine = Arc::clone(client.engine());
+        let shared = Arc::new(Shared::new(Arc::clone(&engine), config, sender));
         let registry = Arc::new(Registry::new(shared));
         let driver = Driver::new(Arc::clone(&registry), receiver);
         let alive = client.keep_alive();
-        core.tasks.spawn(async move {
+        engine.tasks.spawn(async move {
             driver.run().await;
             drop(alive);
         });
@@ -140,8 +140,8 @@ impl Producer {
         let outcome = self.admit_now(record);
         if let Err(TrySendError::NotReady(record)) = &outcome {
             let (registry, topic) = (Arc::clone(&self.registry), Arc::clone(&record.topic));
-            let timeout = self.client.core().config.request_timeout;
-            self.client.core().tasks.spawn(async move {
+            let timeout = self.client.engine().config.request_timeout;
+            self.client.engine().tasks.spawn(async move {
                 let scope = Scope::background("find topic", timeout);
                 if let Err(error) = registry.topic(&scope, &topic).await {
                     // Whoever enqueues next is told.
@@ -202,7 +202,7 @@ impl Producer {
         if self.registry.is_closed() {
             return Err(Error::Closed);
         }
-        let limit = self.client.core().config.delivery_timeout;
+        let limit = self.client.engine().config.delivery_timeout;
         let found = match self.registry.known(&record.topic) {
             Some(topic) => Ok(topic),
             None => {
@@ -246,7 +246,7 @@ impl Producer {
     /// Puts a record, whose `bytes` are reserved, into its partition's batch.
     fn place(&self, topic: &topic::Topic, record: &mut Record, bytes: usize) -> Result<Delivery, Error> {
         if record.wire.timestamp == Timestamp::NONE {
-            record.wire.timestamp = self.client.core().environment.clock.now();
+            record.wire.timestamp = self.client.engine().environment.clock.now();
         }
         let placed = topic.choose(record).and_then(|partition| partition.push(&record.wire, bytes));
         if placed.is_err() {

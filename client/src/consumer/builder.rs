@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::consumer::Consumer;
 use crate::consumer::source::{Mode, Source};
 use crate::consumer::start::{Start, ask, resolve};
-use crate::core::Effect;
+use crate::engine::Effect;
 use crate::error::{Error, TopicPartition};
 use crate::op::{Op, Scope};
 
@@ -81,24 +81,25 @@ impl ConsumerBuilder {
     ///
     /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
     pub fn start(self) -> Op<'static, Consumer> {
-        let (ctx, timeout) = (self.client.context().clone(), self.client.core().config.request_timeout);
+        let (ctx, timeout) = (self.client.context().clone(), self.client.engine().config.request_timeout);
         Op::new("start consumer", &ctx, Some(timeout), move |scope| async move { self.begin(&scope).await })
     }
 
     async fn begin(self, scope: &Scope) -> Result<Consumer, Error> {
         let partitions = self.find_partitions(scope).await?;
-        let core = Arc::clone(self.client.core());
-        let ends = if self.until_end { Some(ask(&core, scope, OffsetQuery::Latest, &partitions).await?) } else { None };
-        let starts = resolve(&core, scope, self.from, &partitions).await?;
+        let engine = Arc::clone(self.client.engine());
+        let ends =
+            if self.until_end { Some(ask(&engine, scope, OffsetQuery::Latest, &partitions).await?) } else { None };
+        let starts = resolve(&engine, scope, self.from, &partitions).await?;
         let start: Vec<_> = partitions.into_iter().zip(starts).collect();
 
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (output, delivered) = mpsc::unbounded_channel();
         let mode = if self.until_end { Mode::Fetch } else { Mode::Subscribe };
-        let source = Source::new(Arc::clone(&core), mode, self.buffer_bytes, start.clone(), command_receiver, output);
+        let source = Source::new(Arc::clone(&engine), mode, self.buffer_bytes, start.clone(), command_receiver, output);
         let consumer = Consumer::new(self.client.clone(), start, ends, commands, delivered, self.expanded_bytes_max);
         // After the consumer has stopped what is at its end already, so that nothing of it is asked for.
-        core.tasks.spawn(source.run());
+        engine.tasks.spawn(source.run());
         Ok(consumer)
     }
 
@@ -107,11 +108,11 @@ impl ConsumerBuilder {
         if self.topics.is_empty() {
             return refuse("a consumer needs at least one topic");
         }
-        let core = self.client.core();
+        let engine = self.client.engine();
         let mut found = Vec::new();
         for name in &self.topics {
             let topic = TopicName::new(name).map_err(|error| Error::Invalid { what: error.to_string() })?;
-            let view = core.retry(scope, Effect::Read, || core.metadata.topic(&topic)).await?;
+            let view = engine.retry(scope, Effect::Read, || engine.metadata.topic(&topic)).await?;
             let all: Vec<u32> = (0u32..).zip(&view.partitions).map(|(number, _)| number).collect();
             for partition in self.partitions.as_ref().unwrap_or(&all) {
                 view.partition(*partition)?;

@@ -19,7 +19,7 @@ use crate::connection::Connection;
 use crate::connection::in_flight::{Push, PushSender};
 use crate::consumer::loan::Window;
 use crate::consumer::source::Ends;
-use crate::core::Core;
+use crate::engine::Engine;
 use crate::error::Error;
 
 /// The least credit of a subscription, bytes: below, every batch would wait for a credit message.
@@ -83,7 +83,7 @@ impl Feed {
 
     /// Subscribes at `leader`, with `bytes` of credit.
     pub(crate) fn subscribe(
-        core: Arc<Core>,
+        engine: Arc<Engine>,
         leader: BrokerId,
         tag: u64,
         wanted: &[Wanted],
@@ -101,13 +101,13 @@ impl Feed {
             .collect();
         let credit_bytes = u64::try_from(bytes.max(CREDIT_BYTES_MIN)).unwrap_or(u64::MAX);
         Box::pin(async move {
-            let connection = core.metadata.connect(leader).await.map_err(FeedError::Call)?;
+            let connection = engine.metadata.connect(leader).await.map_err(FeedError::Call)?;
             let subscription = connection.next_subscription();
             let credit = Arc::new(AtomicI64::new(i64::try_from(credit_bytes).unwrap_or(i64::MAX)));
             let overdraft = i64::try_from(FRAME_BYTES_MAX).unwrap_or(i64::MAX);
             let pushes = PushSender { tag, to, credit: Arc::clone(&credit), overdraft };
             let request = SubscribeRequest { subscription, credit_bytes, partitions };
-            let deadline = Instant::now() + core.config.request_timeout;
+            let deadline = Instant::now() + engine.config.request_timeout;
             let (correlation, response) = connection
                 .subscribe(&request, pushes, Some(deadline))
                 .await
@@ -124,7 +124,7 @@ impl Feed {
 
     /// Fetches once from `leader`, at most about `bytes`, waiting up to `wait` for the first.
     pub(crate) fn fetch(
-        core: Arc<Core>,
+        engine: Arc<Engine>,
         leader: BrokerId,
         wanted: &[Wanted],
         bytes: usize,
@@ -144,8 +144,8 @@ impl Feed {
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let request = FetchRequest { wait_ms, bytes_min: 1, bytes_max, partitions };
         Box::pin(async move {
-            let connection = core.metadata.connect(leader).await.map_err(FeedError::Call)?;
-            let deadline = Instant::now() + core.config.request_timeout;
+            let connection = engine.metadata.connect(leader).await.map_err(FeedError::Call)?;
+            let deadline = Instant::now() + engine.config.request_timeout;
             let response = connection
                 .call(&request, Some(deadline))
                 .await

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::connection::in_flight::Push;
 use crate::consumer::feed::{Fed, Feed, FeedError, Opened, Wanted};
 use crate::consumer::loan::{Budget, Loan};
-use crate::core::{Core, wants_new_metadata};
+use crate::engine::{Engine, wants_new_metadata};
 use crate::error::{Error, TopicPartition};
 use crate::op::Scope;
 
@@ -99,7 +99,7 @@ enum Done {
 
 /// The task.
 pub(crate) struct Source {
-    core: Arc<Core>,
+    engine: Arc<Engine>,
     mode: Mode,
     credit_bytes: usize,
     wait: Duration,
@@ -116,7 +116,7 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(
-        core: Arc<Core>,
+        engine: Arc<Engine>,
         mode: Mode,
         credit_bytes: usize,
         start: Vec<(TopicPartition, Offset)>,
@@ -134,9 +134,9 @@ impl Source {
             corrupt: 0,
         };
         // Half of the time a request may take: an answer is there before the request is given up.
-        let wait = (core.config.request_timeout / 2).min(Duration::from_secs(5));
+        let wait = (engine.config.request_timeout / 2).min(Duration::from_secs(5));
         Self {
-            core,
+            engine,
             mode,
             credit_bytes,
             wait,
@@ -215,7 +215,7 @@ impl Source {
         if self.mode == Mode::Fetch && self.budget.buffered() >= self.credit_bytes {
             return;
         }
-        let view = self.core.metadata.view();
+        let view = self.engine.metadata.view();
         let mut by_leader: HashMap<BrokerId, Vec<Wanted>> = HashMap::new();
         let mut failed = Vec::new();
         for (place, slot) in self.slots.iter_mut().enumerate() {
@@ -229,7 +229,7 @@ impl Source {
                 }
                 Some(Ok(topic)) => topic.partition(slot.at.partition).map(|partition| (topic.id, partition)),
                 Some(Err(error)) => Err(error),
-                None => Err(crate::core::leaderless(&slot.at)),
+                None => Err(crate::engine::leaderless(&slot.at)),
             };
             match found {
                 Ok((topic, partition)) => match partition.leader {
@@ -243,7 +243,7 @@ impl Source {
                             generation: slot.generation,
                         });
                     }
-                    None => failed.push((place, crate::core::leaderless(&slot.at))),
+                    None => failed.push((place, crate::engine::leaderless(&slot.at))),
                 },
                 Err(error) => failed.push((place, error)),
             }
@@ -265,14 +265,14 @@ impl Source {
             }
         }
         let share = self.credit_bytes.saturating_mul(wanted.len()) / self.slots.len().max(1);
-        let core = Arc::clone(&self.core);
+        let engine = Arc::clone(&self.engine);
         match self.mode {
             Mode::Subscribe => {
-                let opening = Feed::subscribe(core, leader, tag, &wanted, share, self.pushes.0.clone());
+                let opening = Feed::subscribe(engine, leader, tag, &wanted, share, self.pushes.0.clone());
                 self.jobs.push(Box::pin(async move { Done::Opened { tag, outcome: opening.await } }));
             }
             Mode::Fetch => {
-                let fetching = Feed::fetch(core, leader, &wanted, share, self.wait);
+                let fetching = Feed::fetch(engine, leader, &wanted, share, self.wait);
                 self.jobs.push(Box::pin(async move { Done::Fetched { tag, outcome: fetching.await } }));
             }
         }
@@ -412,7 +412,7 @@ impl Source {
         }
         tracing::warn!(%error, "reading again");
         slot.failures = slot.failures.saturating_add(1);
-        slot.state = SlotState::Waiting(Instant::now() + self.core.pause(slot.failures));
+        slot.state = SlotState::Waiting(Instant::now() + self.engine.pause(slot.failures));
     }
 
     fn ends(&self, place: usize, ends: Ends) {
@@ -445,7 +445,7 @@ impl Source {
         }
         tracing::debug!(at = %slot.at, %error, "reading interrupted");
         slot.failures = slot.failures.saturating_add(1);
-        slot.state = SlotState::Waiting(Instant::now() + self.core.pause(slot.failures));
+        slot.state = SlotState::Waiting(Instant::now() + self.engine.pause(slot.failures));
     }
 
     fn stop(&mut self, place: usize, error: Error) {
@@ -459,13 +459,13 @@ impl Source {
     fn find_range(&mut self, place: usize) {
         let Some(slot) = self.slots.get_mut(place) else { return };
         slot.state = SlotState::Stopped;
-        let (core, at, generation) = (Arc::clone(&self.core), slot.at.clone(), slot.generation);
+        let (engine, at, generation) = (Arc::clone(&self.engine), slot.at.clone(), slot.generation);
         self.jobs.push(Box::pin(async move {
-            let scope = Scope::background("list_offsets", core.config.request_timeout);
+            let scope = Scope::background("list_offsets", engine.config.request_timeout);
             let wanted = [(at.clone(), OffsetQuery::Earliest), (at, OffsetQuery::Latest)];
             // One partition twice in one request is not allowed.
-            let first = core.list_offsets(&scope, &wanted[..1]).await;
-            let second = core.list_offsets(&scope, &wanted[1..]).await;
+            let first = engine.list_offsets(&scope, &wanted[..1]).await;
+            let second = engine.list_offsets(&scope, &wanted[1..]).await;
             let offset = |found: &[streambus_protocol::api::offsets::OffsetFound]| {
                 found.first().map_or(Offset::ZERO, |found| found.offset)
             };
@@ -483,7 +483,7 @@ impl Source {
             Ok(ends) if ends.log_start <= slot.next && slot.next <= ends.high_watermark => {
                 // It is in range by now: a leader that was behind has caught up.
                 slot.failures = slot.failures.saturating_add(1);
-                slot.state = SlotState::Waiting(Instant::now() + self.core.pause(slot.failures));
+                slot.state = SlotState::Waiting(Instant::now() + self.engine.pause(slot.failures));
             }
             Ok(ends) => {
                 let error = Error::OffsetOutOfRange {
@@ -530,9 +530,9 @@ impl Source {
         if std::mem::replace(&mut self.refreshing, true) {
             return;
         }
-        let core = Arc::clone(&self.core);
-        let seen = core.metadata.view().version;
-        self.jobs.push(Box::pin(async move { Done::Refreshed(core.metadata.newer_than(seen).await.map(|_| ())) }));
+        let engine = Arc::clone(&self.engine);
+        let seen = engine.metadata.view().version;
+        self.jobs.push(Box::pin(async move { Done::Refreshed(engine.metadata.newer_than(seen).await.map(|_| ())) }));
     }
 }
 

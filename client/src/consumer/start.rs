@@ -5,7 +5,7 @@ use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
 
 use crate::admin::valid_offset;
-use crate::core::Core;
+use crate::engine::Engine;
 use crate::error::{Error, TopicPartition};
 use crate::op::Scope;
 
@@ -53,7 +53,7 @@ impl From<Seek> for Start {
 
 /// The offset that `start` means in each of `partitions`, in order.
 pub(crate) async fn resolve(
-    core: &Core,
+    engine: &Engine,
     scope: &Scope,
     start: Start,
     partitions: &[TopicPartition],
@@ -67,20 +67,20 @@ pub(crate) async fn resolve(
         Start::Latest | Start::Tail(_) => OffsetQuery::Latest,
         Start::Time(at) => OffsetQuery::At(at),
     };
-    let found = ask(core, scope, query, partitions).await?;
+    let found = ask(engine, scope, query, partitions).await?;
     let Start::Tail(count) = start else { return Ok(found) };
-    let earliest = ask(core, scope, OffsetQuery::Earliest, partitions).await?;
+    let earliest = ask(engine, scope, OffsetQuery::Earliest, partitions).await?;
     let back = |end: &Offset, first: &Offset| Offset::new(end.get().saturating_sub(count)).unwrap_or(*end).max(*first);
     Ok(found.iter().zip(&earliest).map(|(end, first)| back(end, first)).collect())
 }
 
 /// One offset in each partition.
 pub(crate) async fn ask(
-    core: &Core,
+    engine: &Engine,
     scope: &Scope,
     query: OffsetQuery,
     partitions: &[TopicPartition],
 ) -> Result<Vec<Offset>, Error> {
     let wanted: Vec<_> = partitions.iter().map(|at| (at.clone(), query)).collect();
-    Ok(core.list_offsets(scope, &wanted).await?.into_iter().map(|found| found.offset).collect())
+    Ok(engine.list_offsets(scope, &wanted).await?.into_iter().map(|found| found.offset).collect())
 }

@@ -64,7 +64,7 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         // However this ends, also when the task is dropped, nobody is left waiting.
         let _shut = ShutOnDrop(Arc::clone(&self.registry));
-        let config = &self.registry.shared.core.config;
+        let config = &self.registry.shared.engine.config;
         let patrol = (config.delivery_timeout / 8).clamp(Duration::from_millis(10), Duration::from_millis(500));
         let max_age = config.metadata_max_age;
         let mut patrol = tokio::time::interval(patrol);
@@ -166,24 +166,24 @@ impl Driver {
 
     fn connect(&mut self, sink: Arc<Sink>) {
         let failures = self.connect_failures.entry(sink.broker).or_insert(0);
-        let pause = if *failures == 0 { Duration::ZERO } else { self.registry.shared.core.pause(*failures) };
+        let pause = if *failures == 0 { Duration::ZERO } else { self.registry.shared.engine.pause(*failures) };
         // Counted before, cleared by success.
         *failures = failures.saturating_add(1);
-        let core = Arc::clone(&self.registry.shared.core);
+        let engine = Arc::clone(&self.registry.shared.engine);
         self.jobs.push(Box::pin(async move {
             tokio::time::sleep(pause).await;
-            let outcome = core.metadata.connect(sink.broker).await;
+            let outcome = engine.metadata.connect(sink.broker).await;
             Done::Connected(sink, outcome)
         }));
     }
 
     fn refresh(&mut self) {
-        let core = Arc::clone(&self.registry.shared.core);
-        let seen = core.metadata.view().version;
-        let pause = if self.refresh_failures == 0 { Duration::ZERO } else { core.pause(self.refresh_failures) };
+        let engine = Arc::clone(&self.registry.shared.engine);
+        let seen = engine.metadata.view().version;
+        let pause = if self.refresh_failures == 0 { Duration::ZERO } else { engine.pause(self.refresh_failures) };
         self.jobs.push(Box::pin(async move {
             tokio::time::sleep(pause).await;
-            Done::Refreshed(core.metadata.newer_than(seen).await)
+            Done::Refreshed(engine.metadata.newer_than(seen).await)
         }));
     }
 
@@ -196,9 +196,9 @@ impl Driver {
             return;
         }
         let registry = Arc::clone(&self.registry);
-        let core = &self.registry.shared.core;
-        let pause = if self.renew_failures == 0 { Duration::ZERO } else { core.pause(self.renew_failures) };
-        let timeout = core.config.request_timeout;
+        let engine = &self.registry.shared.engine;
+        let pause = if self.renew_failures == 0 { Duration::ZERO } else { engine.pause(self.renew_failures) };
+        let timeout = engine.config.request_timeout;
         self.jobs.push(Box::pin(async move {
             tokio::time::sleep(pause).await;
             let scope = Scope::background("init_producer", timeout);

@@ -10,7 +10,7 @@ use streambus_protocol::ids::{PartitionIndex, TopicId};
 use streambus_protocol::record::Record as WireRecord;
 use tokio::time::Instant;
 
-use crate::core::wants_new_metadata;
+use crate::engine::wants_new_metadata;
 use crate::error::{Error, TopicPartition};
 use crate::producer::batch::Batch;
 use crate::producer::completion::{BatchCompletion, BatchOutcome, Delivery};
@@ -134,7 +134,7 @@ impl Partition {
             self.shared.want_metadata();
         }
         tracing::debug!(at = %self.at, %error, "a batch was not acknowledged");
-        let pause = |attempts| self.shared.core.pause(attempts);
+        let pause = |attempts| self.shared.engine.pause(attempts);
         let ended = self.state.lock().machine.failed(id, error, Instant::now(), pause);
         self.end(ended);
         self.progress();

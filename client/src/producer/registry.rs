@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use streambus_protocol::api::produce::InitProducerRequest;
 use streambus_protocol::ids::{BrokerId, ProducerEpoch, TopicName};
 
-use crate::core::Effect;
+use crate::engine::Effect;
 use crate::error::Error;
 use crate::metadata::{ClusterView, TopicView};
 use crate::op::Scope;
@@ -58,8 +58,8 @@ impl Registry {
             return Ok(topic);
         }
         let topic_name = TopicName::new(name).map_err(|error| Error::Invalid { what: error.to_string() })?;
-        let core = &self.shared.core;
-        let view = core.retry(scope, Effect::Read, || core.metadata.topic(&topic_name)).await?;
+        let engine = &self.shared.engine;
+        let view = engine.retry(scope, Effect::Read, || engine.metadata.topic(&topic_name)).await?;
         let identity = if self.shared.config.stamps() { Some(self.newer_than(scope, None).await?) } else { None };
         Ok(self.add(name, &view, identity))
     }
@@ -75,13 +75,13 @@ impl Registry {
         }
         // The last epoch of an id cannot be followed by another.
         let renew = old.filter(|old| old.epoch != ProducerEpoch::new(i16::MAX)).map(|old| (old.id, old.epoch));
-        let core = &self.shared.core;
+        let engine = &self.shared.engine;
         // To ask twice only wastes an epoch or an id, so it counts as a read.
         let request = InitProducerRequest { producer: renew };
-        let answer = match core.call(scope, Effect::Read, &request).await {
+        let answer = match engine.call(scope, Effect::Read, &request).await {
             Err(error) if renew.is_some() && !error.is_retriable() => {
                 // Fenced or forgotten: start as somebody new.
-                core.call(scope, Effect::Read, &InitProducerRequest { producer: None }).await?
+                engine.call(scope, Effect::Read, &InitProducerRequest { producer: None }).await?
             }
             other => other?,
         };

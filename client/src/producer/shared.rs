@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Semaphore, TryAcquireError, mpsc};
 use tokio::time::Instant;
 
-use crate::core::Core;
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::producer::config::ProducerConfig;
 use crate::producer::partition::Partition;
@@ -30,7 +30,7 @@ pub(crate) enum Event {
 
 /// Shared by a producer's partitions, sinks and task.
 pub(crate) struct Shared {
-    pub(crate) core: Arc<Core>,
+    pub(crate) engine: Arc<Engine>,
     pub(crate) config: ProducerConfig,
     pub(crate) rules: Arc<Rules>,
     budget: Semaphore,
@@ -39,7 +39,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(core: Arc<Core>, config: ProducerConfig, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub(crate) fn new(engine: Arc<Engine>, config: ProducerConfig, events: mpsc::UnboundedSender<Event>) -> Self {
         let stamps = config.stamps();
         let rules = Arc::new(Rules {
             batch_bytes: config.batch_bytes,
@@ -48,11 +48,11 @@ impl Shared {
             in_flight_max: if stamps { config.batches_in_flight_max } else { 1 },
             compression: config.compression,
             linger: config.linger,
-            delivery_timeout: core.config.delivery_timeout,
+            delivery_timeout: engine.config.delivery_timeout,
             stamps,
         });
         let budget = Semaphore::new(config.buffer_bytes);
-        Self { core, config, rules, budget, events, refresh_wanted: AtomicBool::new(false) }
+        Self { engine, config, rules, budget, events, refresh_wanted: AtomicBool::new(false) }
     }
 
     /// Sends an event. After the task has ended there is nobody to act, and nothing left to act on.

@@ -149,7 +149,7 @@ impl Sink {
         let mut gathered = Gathered {
             partitions: Vec::new(),
             sent: Vec::new(),
-            deadline: now + self.shared.core.config.request_timeout,
+            deadline: now + self.shared.engine.config.request_timeout,
         };
         let (mut bytes, mut again) = (0, Vec::new());
         while bytes < REQUEST_BYTES.min(bytes_max) {

@@ -42,7 +42,7 @@ impl Topic {
         sink: &dyn Fn(streambus_protocol::ids::BrokerId) -> Arc<Sink>,
     ) -> Arc<Self> {
         let count = u32::try_from(view.partitions.len()).unwrap_or(u32::MAX).max(1);
-        let start = u32::try_from(shared.core.environment.random.next_u64() % u64::from(count)).unwrap_or(0);
+        let start = u32::try_from(shared.engine.environment.random.next_u64() % u64::from(count)).unwrap_or(0);
         let topic = Self {
             layout: ArcSwap::from_pointee(Layout { partitions: Vec::new(), count: 0, ring: None }),
             sticky: Arc::new(AtomicU32::new(start)),

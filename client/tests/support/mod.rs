@@ -77,8 +77,10 @@ struct Log {
     log_start: u64,
     batches: Vec<PlacedBatch>,
     /// (producer, epoch) -> last batches: first and last sequence, base offset.
-    producers: HashMap<i64, (i16, VecDeque<(i64, i64, u64)>)>,
+    producers: HashMap<i64, (i16, VecDeque<Remembered>)>,
 }
+
+type Remembered = (i64, i64, u64);
 
 impl Log {
     fn end(&self) -> u64 {
@@ -319,8 +321,11 @@ struct Session {
     broker: u32,
     out: mpsc::UnboundedSender<Vec<u8>>,
     cut: CancellationToken,
-    credits: Arc<Mutex<HashMap<u32, (i64, Arc<Notify>, CancellationToken)>>>,
+    credits: Arc<Mutex<HashMap<u32, Credit>>>,
 }
+
+/// What is left, the news of more, and the end.
+type Credit = (i64, Arc<Notify>, CancellationToken);
 
 fn flatten(frame: EncodedFrame) -> Vec<u8> {
     frame.into_chunks().flatten().collect()
@@ -498,13 +503,8 @@ impl Session {
             .collect();
         let brokers = state
             .brokers
-            .iter()
-            .map(|(id, _)| BrokerEndpoint {
-                id: BrokerId::new(*id),
-                host: format!("broker-{id}"),
-                port: 9092,
-                rack: None,
-            })
+            .keys()
+            .map(|id| BrokerEndpoint { id: BrokerId::new(*id), host: format!("broker-{id}"), port: 9092, rack: None })
             .collect();
         let cluster_id = ClusterId::from_bytes([9; 16]);
         MetadataResponse { cluster_id, controller: Some(BrokerId::new(1)), brokers, topics }

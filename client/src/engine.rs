@@ -58,7 +58,7 @@ pub(crate) fn wants_new_metadata(error: &Error) -> bool {
 }
 
 /// The shared part of a client.
-pub(crate) struct Core {
+pub(crate) struct Engine {
     pub(crate) config: Config,
     pub(crate) environment: Environment,
     pub(crate) tasks: Tasks,
@@ -67,7 +67,7 @@ pub(crate) struct Core {
     pub(crate) backoff: Backoff,
 }
 
-impl Core {
+impl Engine {
     pub(crate) fn new(config: Config, environment: Environment) -> Self {
         let tasks = Tasks::new();
         let settings = ConnectionSettings {
