@@ -85,10 +85,17 @@ struct State {
     running: bool,
     /// Directory changes since the last sync, oldest first.
     unsynced_names: Vec<NameChange>,
-    /// Old content of sectors that are visible and not durable.
-    unsynced_sectors: BTreeMap<(String, u64), Vec<u8>>,
+    /// Old content of sectors that are visible and not durable, by file and position.
+    unsynced_sectors: BTreeMap<(FileId, u64), Vec<u8>>,
+    /// Which file a name stands for: open files follow it when it is renamed.
+    files: BTreeMap<String, FileId>,
+    next_file: u64,
     hidden: u64,
 }
+
+/// A file, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct FileId(u64);
 
 #[derive(Debug)]
 enum NameChange {
@@ -124,6 +131,8 @@ impl FaultyDisk {
             running: true,
             unsynced_names: Vec::new(),
             unsynced_sectors: BTreeMap::new(),
+            files: BTreeMap::new(),
+            next_file: 0,
             hidden: 0,
         };
         Self { inner, state: Arc::new(Mutex::new(state)) }
@@ -226,21 +235,40 @@ impl State {
         found.map(|at| self.plan.swap_remove(at)).is_some()
     }
 
+    /// The file that `name` stands for now.
+    fn file_named(&mut self, name: &str) -> FileId {
+        let next = FileId(self.next_file);
+        let id = *self.files.entry(name.to_owned()).or_insert(next);
+        self.next_file += u64::from(id == next);
+        id
+    }
+
+    fn name_of(&self, id: FileId) -> Option<&String> {
+        self.files.iter().find_map(|(name, file)| (*file == id).then_some(name))
+    }
+
+    /// Renames for good or for ill: nobody is told.
+    fn move_file(&mut self, disk: &dyn Disk, from: &str, to: &str) -> io::Result<()> {
+        disk.rename(from, to)?;
+        if let Some(id) = self.files.remove(from) {
+            self.files.insert(to.to_owned(), id);
+        }
+        Ok(())
+    }
+
+    fn remove_file(&mut self, disk: &dyn Disk, name: &str) -> io::Result<()> {
+        disk.remove(name)?;
+        if let Some(id) = self.files.remove(name) {
+            self.unsynced_sectors.retain(|(file, _), _| *file != id);
+        }
+        Ok(())
+    }
+
     fn hide(&mut self, disk: &dyn Disk, name: &str) -> io::Result<String> {
         self.hidden += 1;
         let hidden = format!("{HIDDEN_PREFIX}{}", self.hidden);
-        disk.rename(name, &hidden)?;
-        self.move_sectors(name, &hidden);
+        self.move_file(disk, name, &hidden)?;
         Ok(hidden)
-    }
-
-    fn move_sectors(&mut self, from: &str, to: &str) {
-        let moved: Vec<_> = self.unsynced_sectors.keys().filter(|(name, _)| name == from).cloned().collect();
-        for key in moved {
-            if let Some(old) = self.unsynced_sectors.remove(&key) {
-                self.unsynced_sectors.insert((to.to_owned(), key.1), old);
-            }
-        }
     }
 
     /// The directory was synced: removed files are really gone.
@@ -250,8 +278,7 @@ impl State {
                 NameChange::Renamed { replaced: Some(hidden), .. } | NameChange::Removed { hidden, .. } => hidden,
                 NameChange::Created(_) | NameChange::Renamed { replaced: None, .. } => continue,
             };
-            disk.remove(&hidden)?;
-            self.unsynced_sectors.retain(|(name, _), _| *name != hidden);
+            self.remove_file(disk, &hidden)?;
         }
         Ok(())
     }
@@ -259,23 +286,24 @@ impl State {
     /// Power is lost: undoes a random part of what was not durable.
     fn lose(&mut self, disk: &dyn Disk) -> io::Result<()> {
         self.running = false;
-        for ((name, position), old) in std::mem::take(&mut self.unsynced_sectors) {
-            if self.random.random_bool(0.5) {
-                let file = disk.open(&name, OpenHow::Existing)?;
+        for ((id, position), old) in std::mem::take(&mut self.unsynced_sectors) {
+            let lost = self.random.random_bool(0.5);
+            if let Some(name) = self.name_of(id).filter(|_| lost) {
+                let file = disk.open(name, OpenHow::Existing)?;
                 write_sectors(&*file, position, &old, |_| true)?;
             }
         }
         let keep = self.random.random_range(0..=self.unsynced_names.len());
         for change in self.unsynced_names.split_off(keep).into_iter().rev() {
             match change {
-                NameChange::Created(name) => disk.remove(&name)?,
+                NameChange::Created(name) => self.remove_file(disk, &name)?,
                 NameChange::Renamed { from, to, replaced } => {
-                    disk.rename(&to, &from)?;
+                    self.move_file(disk, &to, &from)?;
                     if let Some(hidden) = replaced {
-                        disk.rename(&hidden, &to)?;
+                        self.move_file(disk, &hidden, &to)?;
                     }
                 }
-                NameChange::Removed { name, hidden } => disk.rename(&hidden, &name)?,
+                NameChange::Removed { name, hidden } => self.move_file(disk, &hidden, &name)?,
             }
         }
         self.names_are_durable(disk)
@@ -334,8 +362,9 @@ impl Disk for FaultyDisk {
             opened = Some(self.inner.open(name, how)?);
         }
         let inner = opened.ok_or_else(stopped)?;
-        let boot = self.state.lock().boot;
-        Ok(Arc::new(FaultyFile { inner, disk: self.clone(), name: name.to_owned(), boot }))
+        let mut state = self.state.lock();
+        let (id, boot) = (state.file_named(name), state.boot);
+        Ok(Arc::new(FaultyFile { inner, disk: self.clone(), id, boot }))
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {
@@ -358,8 +387,7 @@ impl Disk for FaultyDisk {
                 return Err(io::ErrorKind::NotFound.into());
             }
             let replaced = if self.inner.exists(to)? { Some(state.hide(&*self.inner, to)?) } else { None };
-            self.inner.rename(from, to)?;
-            state.move_sectors(from, to);
+            state.move_file(&*self.inner, from, to)?;
             state.unsynced_names.push(NameChange::Renamed { from: from.to_owned(), to: to.to_owned(), replaced });
             Ok(())
         })
@@ -413,7 +441,7 @@ impl Disk for FaultyDisk {
 struct FaultyFile {
     inner: Arc<dyn DiskFile>,
     disk: FaultyDisk,
-    name: String,
+    id: FileId,
     boot: u64,
 }
 
@@ -431,7 +459,7 @@ impl FaultyFile {
                 if at + SECTOR_BYTES as u64 <= length {
                     self.inner.read_at(at, &mut old)?;
                 }
-                state.unsynced_sectors.entry((self.name.clone(), at)).or_insert(old);
+                state.unsynced_sectors.entry((self.id, at)).or_insert(old);
             }
         }
         write_sectors(&*self.inner, position, blocks.as_bytes(), |number| {
@@ -448,7 +476,9 @@ impl DiskFile for FaultyFile {
             state.counters.reads += 1;
             let end = position.saturating_add(buffer.len() as u64);
             let bad = |fault: &Fault| match fault {
-                Fault::Unreadable { name, bytes } => *name == self.name && bytes.start < end && position < bytes.end,
+                Fault::Unreadable { name, bytes } => {
+                    state.files.get(name) == Some(&self.id) && bytes.start < end && position < bytes.end
+                }
                 _ => false,
             };
             if state.plan.iter().any(bad) {
@@ -488,7 +518,7 @@ impl DiskFile for FaultyFile {
         self.inner.write_at_durably(position, blocks)?;
         let end = position + blocks.len() as u64;
         let mut state = self.disk.state.lock();
-        state.unsynced_sectors.retain(|(name, at), _| *name != self.name || *at < position || *at >= end);
+        state.unsynced_sectors.retain(|(file, at), _| *file != self.id || *at < position || *at >= end);
         Ok(())
     }
 
@@ -523,7 +553,7 @@ impl DiskFile for FaultyFile {
             return Err(device_error());
         }
         self.inner.sync()?;
-        state.unsynced_sectors.retain(|(name, _), _| *name != self.name);
+        state.unsynced_sectors.retain(|(file, _), _| *file != self.id);
         Ok(())
     }
 
