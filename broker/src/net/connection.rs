@@ -29,6 +29,9 @@ use crate::net::writer::{WriteEnd, Writer};
 /// After the last answer, how long and how much is read and forgotten so that the answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// What the receiving half handles before the sending half gets its turn.
+const TURN_FRAMES: u32 = 16;
+const TURN_BYTES: usize = 512 * 1024;
 
 /// What every connection of a listener shares.
 #[derive(Debug)]
@@ -61,7 +64,7 @@ pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, permit: Connectio
         }
         Ok(Opened::NoCommonVersion) => {
             tracing::debug!(%peer, "the client and this broker have no protocol version in common");
-            end(reader, write_half).await;
+            end(reader, write_half, LINGER).await;
         }
         Ok(Opened::Kafka { request_bytes }) => kafka_door::refuse(peer, request_bytes),
         Ok(Opened::Unknown) => tracing::debug!(%peer, "closed a connection that speaks neither protocol"),
@@ -124,13 +127,9 @@ async fn run(
 ) {
     let mut writing = pin!(writer.run());
     let mut reading = Box::pin(read(reader, session));
-    let reader = tokio::select! {
+    let (read_end, reader) = tokio::select! {
         biased;
-        (read_end, reader) = &mut reading => {
-            count_cut(metrics, &read_end);
-            tracing::debug!(%peer, %read_end, "a connection is read no further");
-            reader
-        }
+        ended = &mut reading => ended,
         (write_end, socket) = &mut writing => {
             drop(reading);
             closing.cancel();
@@ -139,26 +138,35 @@ async fn run(
             return;
         }
     };
+    count_cut(metrics, &read_end);
+    tracing::debug!(%peer, %read_end, "a connection is read no further");
     // Parked fetches answer now and subscriptions end; appends are waited for.
     closing.cancel();
     let (write_end, socket) = writing.await;
     log_write_end(peer, &write_end, metrics);
     if matches!(write_end, WriteEnd::Done) {
-        end(reader, socket).await;
+        let linger = match read_end {
+            // The peer does not know yet that it is over and may be sending: what it was told must not be lost.
+            ReadEnd::Frame(_) | ReadEnd::Refused => LINGER,
+            _ => Duration::ZERO,
+        };
+        end(reader, socket, linger).await;
     }
 }
 
 /// Reads and handles frames until there are no more.
 async fn read(mut reader: Reader, mut session: Session) -> (ReadEnd, Reader) {
     let metrics = Arc::clone(session.metrics());
+    let (mut frames, mut bytes) = (0_u32, 0_usize);
     loop {
         let read = reader.next_frame().await;
-        metrics.bytes_in(reader.take_received_bytes());
+        let received = reader.take_received_bytes();
+        metrics.bytes_in(received);
         match read {
             Ok((frame, permit)) => match session.handle(frame, permit) {
                 After::Read => {}
                 After::HandshakeCompleted => reader.handshake_completed(),
-                After::Stop => return (ReadEnd::Closing, reader),
+                After::Stop => return (ReadEnd::Refused, reader),
             },
             Err(end) => {
                 if let ReadEnd::Frame(error) = &end {
@@ -167,14 +175,20 @@ async fn read(mut reader: Reader, mut session: Session) -> (ReadEnd, Reader) {
                 return (end, reader);
             }
         }
+        // A peer that sends without a pause would otherwise keep the sending half, and this worker, to itself.
+        (frames, bytes) = (frames + 1, bytes.saturating_add(received));
+        if frames >= TURN_FRAMES || bytes >= TURN_BYTES {
+            (frames, bytes) = (0, 0);
+            tokio::task::yield_now().await;
+        }
     }
 }
 
 /// Closes so that the peer gets everything that was written.
-async fn end(reader: Reader, mut socket: OwnedWriteHalf) {
+async fn end(reader: Reader, mut socket: OwnedWriteHalf, linger: Duration) {
     // The peer may be gone already, which is what is wanted.
     let _gone = socket.shutdown().await;
-    reader.discard(Instant::now() + LINGER, LINGER_BYTES_MAX).await;
+    reader.discard(Instant::now() + linger, LINGER_BYTES_MAX).await;
 }
 
 fn count_cut(metrics: &BrokerMetrics, end: &ReadEnd) {
@@ -182,7 +196,7 @@ fn count_cut(metrics: &BrokerMetrics, end: &ReadEnd) {
         ReadEnd::HandshakeTimeout => metrics.connection_cut(Cut::Handshake),
         ReadEnd::Idle => metrics.connection_cut(Cut::Idle),
         ReadEnd::TooSlow => metrics.connection_cut(Cut::Slow),
-        ReadEnd::Frame(_) => metrics.connection_cut(Cut::Protocol),
+        ReadEnd::Frame(_) | ReadEnd::Refused => metrics.connection_cut(Cut::Protocol),
         ReadEnd::Closed | ReadEnd::Closing | ReadEnd::Truncated | ReadEnd::Failed(_) => {}
     }
 }

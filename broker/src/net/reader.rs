@@ -37,6 +37,9 @@ pub(crate) enum ReadEnd {
     /// The broker is draining, or the other half of the connection ended.
     #[error("the broker closes it")]
     Closing,
+    /// A request was answered with the end of the connection.
+    #[error("a request was refused for good")]
+    Refused,
     /// The peer closed its side inside a frame.
     #[error("the peer closed it inside a frame")]
     Truncated,

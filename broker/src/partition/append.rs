@@ -12,7 +12,8 @@ use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::offset::Offset;
 use streambus_protocol::topic_config::Durability;
-use streambus_storage::partition_log::{Durable, SequenceVerdict};
+use streambus_storage::partition_log::Durable;
+use streambus_storage::producer_state::SequenceVerdict;
 
 use crate::partition::Partition;
 use crate::partition::fetch_wait;

@@ -54,8 +54,9 @@ impl Partition {
     /// # Errors
     /// `OFFSET_OUT_OF_RANGE` below the log start or above the log end; `STORAGE_DAMAGED` where the disk lost them.
     pub fn read(&self, from: Offset, bytes_max: usize) -> Result<PartitionRead, ErrorBody> {
-        let high_watermark = self.high_watermark();
+        // In the order of the number line: each is at most the ones read after it.
         let log_start = self.log.log_start();
+        let high_watermark = self.high_watermark();
         let log_end = self.log.log_end();
         if from < log_start || from > log_end {
             return Err(ErrorBody::new(

@@ -74,6 +74,11 @@ impl RunningServer {
         self.running.as_ref().map_or(0, |running| running.admission.connections())
     }
 
+    /// Bytes of client requests that are not answered yet.
+    pub fn request_bytes_in_flight(&self) -> usize {
+        self.running.as_ref().map_or(0, |running| running.admission.request_bytes_in_flight())
+    }
+
     /// Waits until the broker is ready, or cannot become so any more.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::offset::Offset;
 use streambus_protocol::topic_config::ConfigProblem;
 use streambus_storage::error::{AppendError, DurabilityLost, ReadError, StoreError};
-use streambus_storage::partition_log::SequenceVerdict;
+use streambus_storage::producer_state::SequenceVerdict;
 
 use crate::partition::Partition;
 

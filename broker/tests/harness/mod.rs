@@ -1,7 +1,7 @@
 //! A broker in this process on free ports and a directory of its own, and a client made of nothing but frames.
 
-// Each test file is a crate of its own and uses its part of the harness.
-#![allow(dead_code, reason = "shared by several test crates")]
+// Each test binary uses its part of the harness.
+#![allow(dead_code, reason = "shared by several test binaries")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,20 +25,21 @@ use streambus_protocol::offset::Offset;
 use streambus_protocol::preface::{BrokerPreface, ClientPreface, PREFACE_BYTES};
 use streambus_protocol::record::Record;
 use streambus_protocol::timestamp::Timestamp;
+use streambus_storage::clock::{Clock, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Far longer than anything here takes: a test that reaches it hangs for a reason.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker and its directory.
-pub struct TestBroker {
-    pub server: RunningServer,
-    pub directory: tempfile::TempDir,
+pub(crate) struct TestBroker {
+    pub(crate) server: RunningServer,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 /// A configuration for a small broker on free ports.
-pub fn config(directory: &Path) -> BrokerConfig {
+pub(crate) fn config(directory: &Path) -> BrokerConfig {
     let mut config = BrokerConfig::default();
     config.storage.data_dir = directory.to_path_buf();
     config.storage.tail_cache_bytes = 4 << 20;
@@ -50,11 +51,11 @@ pub fn config(directory: &Path) -> BrokerConfig {
 }
 
 impl TestBroker {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut BrokerConfig)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut BrokerConfig)) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut config = config(directory.path());
         change(&mut config);
@@ -63,29 +64,29 @@ impl TestBroker {
     }
 
     /// Stops the broker in an orderly way and starts another one on its directory.
-    pub async fn restart(self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
         let Self { server, directory } = self;
         server.drain_and_stop(PATIENCE).await.expect("an orderly stop");
         let server = Server::start(config(directory.path()), BrokerEnv::system()).await.expect("a broker");
         Self { server, directory }
     }
 
-    pub async fn stop(self) -> Result<(), StopError> {
+    pub(crate) async fn stop(self) -> Result<(), StopError> {
         self.server.drain_and_stop(PATIENCE).await
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.server.client_address()
     }
 
-    pub async fn client(&self) -> TestClient {
+    pub(crate) async fn client(&self) -> TestClient {
         TestClient::connect(self.address()).await
     }
 }
 
 /// One connection.
-pub struct TestClient {
-    pub stream: TcpStream,
+pub(crate) struct TestClient {
+    pub(crate) stream: TcpStream,
     buffer: BytesMut,
     decoder: FrameDecoder,
     next_correlation: u32,
@@ -93,14 +94,14 @@ pub struct TestClient {
 
 impl TestClient {
     /// Connects and does not say hello.
-    pub async fn connect_raw(address: SocketAddr) -> Self {
+    pub(crate) async fn connect_raw(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
         stream.set_nodelay(true).expect("no delay");
         Self { stream, buffer: BytesMut::new(), decoder: FrameDecoder::new(FRAME_BYTES_MAX), next_correlation: 1 }
     }
 
     /// Connects and exchanges prefaces.
-    pub async fn connect_preface(address: SocketAddr) -> Self {
+    pub(crate) async fn connect_preface(address: SocketAddr) -> Self {
         let mut client = Self::connect_raw(address).await;
         client.send_bytes(&ClientPreface::CURRENT.encode()).await;
         let mut answer = [0; PREFACE_BYTES];
@@ -111,13 +112,13 @@ impl TestClient {
     }
 
     /// Connects and says hello.
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let mut client = Self::connect_preface(address).await;
         let _ = client.handshake().await.expect("welcome");
         client
     }
 
-    pub async fn handshake(&mut self) -> Result<HandshakeResponse, ErrorBody> {
+    pub(crate) async fn handshake(&mut self) -> Result<HandshakeResponse, ErrorBody> {
         self.call(&HandshakeRequest {
             client_id: "test".to_owned(),
             software_name: "harness".to_owned(),
@@ -127,15 +128,15 @@ impl TestClient {
         .await
     }
 
-    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
         within(self.stream.write_all(bytes)).await.expect("bytes sent");
     }
 
-    pub async fn send<M: Request>(&mut self, message: &M) -> CorrelationId {
+    pub(crate) async fn send<M: Request>(&mut self, message: &M) -> CorrelationId {
         self.send_with_timeout(message, 0).await
     }
 
-    pub async fn send_with_timeout<M: Request>(&mut self, message: &M, timeout_ms: u32) -> CorrelationId {
+    pub(crate) async fn send_with_timeout<M: Request>(&mut self, message: &M, timeout_ms: u32) -> CorrelationId {
         let correlation = CorrelationId::new(self.next_correlation);
         self.next_correlation += 1;
         let frame = encode_request(message, correlation, timeout_ms);
@@ -144,7 +145,7 @@ impl TestClient {
     }
 
     /// The next frame; `None` when the broker has closed the connection.
-    pub async fn receive(&mut self) -> Option<Frame> {
+    pub(crate) async fn receive(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.decoder.decode(&mut self.buffer).expect("a sound frame") {
                 return Some(frame);
@@ -159,34 +160,34 @@ impl TestClient {
         }
     }
 
-    pub async fn response<M: Message>(&mut self, correlation: CorrelationId) -> Result<M, ErrorBody> {
+    pub(crate) async fn response<M: Message>(&mut self, correlation: CorrelationId) -> Result<M, ErrorBody> {
         let frame = self.receive().await.expect("an answer, not the end");
         assert_eq!(frame.header.correlation, correlation, "answers to another request");
         assert!(frame.header.flags.contains(Flags::RESPONSE));
         decode_response(frame).expect("a sound answer")
     }
 
-    pub async fn push<M: Message>(&mut self, correlation: CorrelationId) -> M {
+    pub(crate) async fn push<M: Message>(&mut self, correlation: CorrelationId) -> M {
         let frame = self.receive().await.expect("a push, not the end");
         assert_eq!(frame.header.flags, Flags::PUSH);
         assert_eq!(frame.header.correlation, correlation);
         decode_body(frame).expect("a sound push")
     }
 
-    pub async fn call<M: Request>(&mut self, message: &M) -> Result<M::Response, ErrorBody> {
+    pub(crate) async fn call<M: Request>(&mut self, message: &M) -> Result<M::Response, ErrorBody> {
         let correlation = self.send(message).await;
         self.response(correlation).await
     }
 
-    pub async fn expect_end(&mut self) {
+    pub(crate) async fn expect_end(&mut self) {
         assert!(self.receive().await.is_none(), "the broker should have closed the connection");
     }
 
-    pub async fn create_topic(&mut self, topic: &str, partitions: u32) -> TopicId {
+    pub(crate) async fn create_topic(&mut self, topic: &str, partitions: u32) -> TopicId {
         self.create_topic_with(topic, partitions, &[]).await.expect("a topic").id
     }
 
-    pub async fn create_topic_with(
+    pub(crate) async fn create_topic_with(
         &mut self,
         topic: &str,
         partitions: u32,
@@ -199,11 +200,16 @@ impl TestClient {
         self.call(&request).await
     }
 
-    pub async fn produce(&mut self, topic: TopicId, partition: u32, values: &[&str]) -> Result<Produced, ErrorBody> {
+    pub(crate) async fn produce(
+        &mut self,
+        topic: TopicId,
+        partition: u32,
+        values: &[&str],
+    ) -> Result<Produced, ErrorBody> {
         self.produce_batch(topic, partition, batch(values, None)).await
     }
 
-    pub async fn produce_batch(
+    pub(crate) async fn produce_batch(
         &mut self,
         topic: TopicId,
         partition: u32,
@@ -213,38 +219,39 @@ impl TestClient {
         response.partitions.into_iter().next().expect("one outcome").result
     }
 
-    pub async fn fetch(&mut self, request: &FetchRequest) -> FetchResponse {
+    pub(crate) async fn fetch(&mut self, request: &FetchRequest) -> FetchResponse {
         self.call(request).await.expect("a fetch is answered")
     }
 
     /// Values of one partition from `offset` on, as far as one fetch gets.
-    pub async fn values(&mut self, topic: TopicId, partition: u32, offset: u64) -> Vec<String> {
+    pub(crate) async fn values(&mut self, topic: TopicId, partition: u32, offset: u64) -> Vec<String> {
         let response = self.fetch(&fetch_request(topic, partition, offset, 0)).await;
         values(&response.partitions[0])
     }
 }
 
-pub async fn within<F: Future>(future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("it hangs")
 }
 
-pub fn flatten(frame: EncodedFrame) -> Vec<u8> {
+pub(crate) fn flatten(frame: EncodedFrame) -> Vec<u8> {
     frame.into_chunks().flat_map(|chunk| chunk.to_vec()).collect()
 }
 
-pub fn name(topic: &str) -> TopicName {
+pub(crate) fn name(topic: &str) -> TopicName {
     TopicName::new(topic).expect("a topic name")
 }
 
-pub fn at(offset: u64) -> Offset {
+pub(crate) fn at(offset: u64) -> Offset {
     Offset::new(offset).expect("an offset")
 }
 
-pub fn batch(values: &[&str], producer: Option<ProducerStamp>) -> UnverifiedBatch {
-    batch_at(values, producer, 1_000)
+/// A batch of records of now: older ones would be retention's.
+pub(crate) fn batch(values: &[&str], producer: Option<ProducerStamp>) -> UnverifiedBatch {
+    batch_at(values, producer, SystemClock::new().now().as_millis())
 }
 
-pub fn batch_at(values: &[&str], producer: Option<ProducerStamp>, timestamp: i64) -> UnverifiedBatch {
+pub(crate) fn batch_at(values: &[&str], producer: Option<ProducerStamp>, timestamp: i64) -> UnverifiedBatch {
     let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
     for value in values {
         let record = Record::new(Bytes::copy_from_slice(value.as_bytes()), Timestamp::from_millis(timestamp));
@@ -253,13 +260,13 @@ pub fn batch_at(values: &[&str], producer: Option<ProducerStamp>, timestamp: i64
     UnverifiedBatch::new(builder.build().expect("a batch"))
 }
 
-pub fn produce_request(topic: TopicId, partition: u32, acks: Acks, batch: UnverifiedBatch) -> ProduceRequest {
+pub(crate) fn produce_request(topic: TopicId, partition: u32, acks: Acks, batch: UnverifiedBatch) -> ProduceRequest {
     let partition = PartitionIndex::new(partition);
     let leader_epoch = LeaderEpoch::UNKNOWN;
     ProduceRequest { acks, partitions: vec![ProducePartition { topic, partition, leader_epoch, batch }] }
 }
 
-pub fn fetch_request(topic: TopicId, partition: u32, offset: u64, wait_ms: u32) -> FetchRequest {
+pub(crate) fn fetch_request(topic: TopicId, partition: u32, offset: u64, wait_ms: u32) -> FetchRequest {
     FetchRequest {
         wait_ms,
         bytes_min: 1,
@@ -268,7 +275,7 @@ pub fn fetch_request(topic: TopicId, partition: u32, offset: u64, wait_ms: u32) 
     }
 }
 
-pub fn fetch_partition(topic: TopicId, partition: u32, offset: u64) -> FetchPartition {
+pub(crate) fn fetch_partition(topic: TopicId, partition: u32, offset: u64) -> FetchPartition {
     FetchPartition {
         topic,
         partition: PartitionIndex::new(partition),
@@ -279,13 +286,13 @@ pub fn fetch_partition(topic: TopicId, partition: u32, offset: u64) -> FetchPart
 }
 
 /// The batches of an outcome, proven.
-pub fn placed(outcome: &FetchOutcome) -> Vec<PlacedBatch> {
+pub(crate) fn placed(outcome: &FetchOutcome) -> Vec<PlacedBatch> {
     let fetched = outcome.result.as_ref().expect("batches");
     batches(fetched.batches.clone().into_bytes()).map(|batch| batch.expect("a sound batch")).collect()
 }
 
 /// The values of an outcome's records, in order.
-pub fn values(outcome: &FetchOutcome) -> Vec<String> {
+pub(crate) fn values(outcome: &FetchOutcome) -> Vec<String> {
     let text = |value: Option<Bytes>| String::from_utf8(value.expect("a value").to_vec()).expect("text");
     placed(outcome)
         .iter()
@@ -295,6 +302,6 @@ pub fn values(outcome: &FetchOutcome) -> Vec<String> {
 }
 
 /// The code of a refusal.
-pub fn code<T: std::fmt::Debug>(result: Result<T, ErrorBody>) -> streambus_protocol::error_code::ErrorCode {
+pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, ErrorBody>) -> streambus_protocol::error_code::ErrorCode {
     result.expect_err("a refusal").code
 }

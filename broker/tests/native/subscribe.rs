@@ -1,8 +1,6 @@
 //! Streams of pushed batches: credit, fairness, the end.
 
-mod harness;
-
-use harness::{TestBroker, TestClient, at, code, name, values};
+use crate::harness::{TestBroker, TestClient, at, code, name, values};
 use streambus_protocol::api::session::HealthRequest;
 use streambus_protocol::api::subscribe::{
     CreditRequest, PushedBatches, SubscribePartition, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,

@@ -1,10 +1,8 @@
 //! Every API on its happy path, and what each says when it cannot.
 
-mod harness;
-
 use std::collections::BTreeMap;
 
-use harness::{TestBroker, at, batch_at, code, fetch_partition, name, produce_request, values};
+use crate::harness::{TestBroker, at, batch_at, code, fetch_partition, name, produce_request, values};
 use streambus_protocol::api::ApiKey;
 use streambus_protocol::api::cluster::ClusterDescribeRequest;
 use streambus_protocol::api::fetch::FetchRequest;
@@ -23,7 +21,7 @@ use streambus_protocol::timestamp::Timestamp;
 #[tokio::test]
 async fn the_handshake_names_the_cluster_and_every_api() {
     let broker = TestBroker::start().await;
-    let mut client = harness::TestClient::connect_preface(broker.address()).await;
+    let mut client = crate::harness::TestClient::connect_preface(broker.address()).await;
     let hello = client.handshake().await.expect("welcome");
     assert_eq!(hello.broker_id, BrokerId::new(1));
     assert!(!hello.cluster_id.is_zero());
@@ -134,7 +132,7 @@ async fn metadata_cluster_and_health_agree() {
 async fn offsets_are_found_by_position_and_by_time() {
     let broker = TestBroker::start().await;
     let mut client = broker.client().await;
-    let topic = client.create_topic("times", 1).await;
+    let topic = client.create_topic_with("times", 1, &[("retention.ms", "-1")]).await.expect("a topic").id;
     for (value, time) in [("a", 100), ("b", 200), ("c", 300)] {
         client.produce_batch(topic, 0, batch_at(&[value], None, time)).await.expect("written");
     }
@@ -164,7 +162,7 @@ async fn a_log_is_trimmed_and_says_where_it_starts() {
     assert_eq!(code(client.call(&trim(4)).await), ErrorCode::OffsetOutOfRange, "never past the high watermark");
     assert_eq!(client.call(&trim(2)).await.expect("trimmed").log_start, at(2));
     assert_eq!(client.values(topic, 0, 2).await, ["c"]);
-    let request = harness::fetch_request(topic, 0, 1, 0);
+    let request = crate::harness::fetch_request(topic, 0, 1, 0);
     let outcome = client.fetch(&request).await.partitions.remove(0);
     assert_eq!(code(outcome.result), ErrorCode::OffsetOutOfRange);
     broker.stop().await.expect("an orderly stop");
@@ -225,8 +223,8 @@ async fn an_append_time_topic_gives_the_brokers_time() {
     let topic = client.create_topic_with("stamped", 1, &config).await.expect("a topic").id;
     let produced = client.produce_batch(topic, 0, batch_at(&["a"], None, 5)).await.expect("written");
     assert!(produced.timestamp.as_millis() > 1_000_000_000_000, "{}", produced.timestamp);
-    let response = client.fetch(&harness::fetch_request(topic, 0, 0, 0)).await;
-    let placed = harness::placed(&response.partitions[0]);
+    let response = client.fetch(&crate::harness::fetch_request(topic, 0, 0, 0)).await;
+    let placed = crate::harness::placed(&response.partitions[0]);
     assert_eq!(placed[0].max_timestamp(), produced.timestamp);
     broker.stop().await.expect("an orderly stop");
 }
@@ -236,7 +234,7 @@ async fn an_async_topic_acknowledges_from_memory_and_says_so() {
     let broker = TestBroker::start().await;
     let mut client = broker.client().await;
     let topic = client.create_topic_with("quick", 1, &[("durability", "async")]).await.expect("a topic").id;
-    let request = produce_request(topic, 0, Acks::All, harness::batch(&["a"], None));
+    let request = produce_request(topic, 0, Acks::All, crate::harness::batch(&["a"], None));
     let response = client.call(&request).await.expect("answered");
     let produced = response.partitions[0].result.as_ref().expect("written");
     assert_eq!((produced.receipt.replicas, produced.receipt.durable), (1, 0));

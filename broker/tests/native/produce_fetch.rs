@@ -1,10 +1,8 @@
 //! Writing and reading: order, acknowledgements, duplicates, waiting.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::{TestBroker, at, batch, code, fetch_request, flatten, name, produce_request, values, within};
+use crate::harness::{TestBroker, at, batch, code, fetch_request, flatten, name, produce_request, values, within};
 use streambus_protocol::api::encode_request;
 use streambus_protocol::api::fetch::FetchResponse;
 use streambus_protocol::api::produce::{Acks, InitProducerRequest, ProduceResponse};
@@ -244,7 +242,7 @@ async fn a_drain_answers_what_is_in_flight_and_ends_what_waits() {
     consumer.expect_end().await;
 
     let server = streambus_broker::server::Server::start(
-        harness::config(directory.path()),
+        crate::harness::config(directory.path()),
         streambus_broker::server::BrokerEnv::system(),
     );
     let broker = TestBroker { server: within(server).await.expect("a broker"), directory };

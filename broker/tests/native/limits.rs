@@ -1,17 +1,16 @@
 //! What one client may take from the others: connections, memory, patience.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::{TestBroker, TestClient, fetch_request};
+use crate::harness::{TestBroker, TestClient, fetch_request};
 use streambus_broker::server::StopError;
+use streambus_protocol::api::encode_request;
 use streambus_protocol::api::session::HealthRequest;
-use streambus_protocol::ids::TopicId;
+use streambus_protocol::ids::{CorrelationId, TopicId};
 
 /// Waits for a state of the broker that no answer announces.
 async fn until(broker: &TestBroker, connections: usize) {
-    harness::within(async {
+    crate::harness::within(async {
         while broker.server.connections() != connections {
             tokio::task::yield_now().await;
         }
@@ -34,6 +33,9 @@ async fn connections_over_the_limit_are_closed_and_places_come_back() {
     broker.stop().await.expect("an orderly stop");
 }
 
+/// Fetches of 4 MiB each.
+const REQUESTS: usize = 16;
+
 /// Asks for far more than the sockets between broker and client can hold, and reads none of it.
 async fn ask_and_do_not_read(broker: &TestBroker) -> (TestClient, TopicId) {
     let mut client = broker.client().await;
@@ -45,9 +47,17 @@ async fn ask_and_do_not_read(broker: &TestBroker) -> (TestClient, TopicId) {
     let mut request = fetch_request(topic, 0, 0, 0);
     request.bytes_max = 4 << 20;
     request.partitions[0].bytes_max = 4 << 20;
-    for _ in 0..16 {
+    let frame = encode_request(&request, CorrelationId::new(0), 0);
+    for _ in 0..REQUESTS {
         client.send(&request).await;
     }
+    // No socket holds half of the answers: once half of the requests are taken, some will stay unanswered.
+    crate::harness::within(async {
+        while broker.server.request_bytes_in_flight() < frame.len() * REQUESTS / 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     (client, topic)
 }
 
@@ -57,7 +67,7 @@ async fn a_client_that_does_not_read_is_cut() {
     let broker = TestBroker::start_with(|config| config.limits.slow_client_grace = Duration::from_millis(200)).await;
     let (slow, topic) = ask_and_do_not_read(&broker).await;
     let mut other = broker.client().await;
-    assert_eq!(other.produce(topic, 0, &["next"]).await.expect("written").base_offset, harness::at(4));
+    assert_eq!(other.produce(topic, 0, &["next"]).await.expect("written").base_offset, crate::harness::at(4));
     drop(other);
     until(&broker, 0).await;
     drop(slow);

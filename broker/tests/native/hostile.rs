@@ -1,10 +1,8 @@
 //! Bytes that no honest client sends: the broker answers what can be answered, closes the rest, and serves on.
 
-mod harness;
-
 use std::time::Duration;
 
-use harness::{TestBroker, TestClient, batch, code, flatten, produce_request};
+use crate::harness::{TestBroker, TestClient, batch, code, flatten, produce_request};
 use streambus_protocol::api::metadata::MetadataRequest;
 use streambus_protocol::api::produce::Acks;
 use streambus_protocol::api::session::HealthRequest;
@@ -40,7 +38,7 @@ async fn a_client_without_a_common_version_is_told_so() {
     let offer = ClientPreface { version_min: 7, version_max: 9 };
     client.send_bytes(&offer.encode()).await;
     let mut answer = [0; PREFACE_BYTES];
-    harness::within(client.stream.read_exact(&mut answer)).await.expect("an answer");
+    crate::harness::within(client.stream.read_exact(&mut answer)).await.expect("an answer");
     assert_eq!(BrokerPreface::decode(answer, offer).expect("a preface").version, None);
     client.expect_end().await;
     broker.stop().await.expect("an orderly stop");
@@ -150,7 +148,7 @@ async fn a_batch_with_a_wrong_checksum_is_refused_and_the_connection_lives() {
     *bytes.last_mut().expect("bytes") ^= 1;
     let broken = UnverifiedBatch::new(bytes.as_slice().into());
     assert_eq!(code(client.produce_batch(topic, 0, broken).await), ErrorCode::CorruptBatch);
-    assert_eq!(client.produce(topic, 0, &["hello"]).await.expect("written").base_offset, harness::at(0));
+    assert_eq!(client.produce(topic, 0, &["hello"]).await.expect("written").base_offset, crate::harness::at(0));
     broker.stop().await.expect("an orderly stop");
 }
 
@@ -199,10 +197,10 @@ async fn an_idle_client_is_closed_but_not_one_that_waits() {
     let mut idle = broker.client().await;
     let mut waiting = broker.client().await;
     let topic = waiting.create_topic("t", 1).await;
-    let parked = waiting.send(&harness::fetch_request(topic, 0, 0, 3_000)).await;
+    let parked = waiting.send(&crate::harness::fetch_request(topic, 0, 0, 3_000)).await;
     idle.expect_end().await;
     let response: streambus_protocol::api::fetch::FetchResponse = waiting.response(parked).await.expect("an answer");
-    assert!(harness::values(&response.partitions[0]).is_empty());
+    assert!(crate::harness::values(&response.partitions[0]).is_empty());
     broker.stop().await.expect("an orderly stop");
 }
 

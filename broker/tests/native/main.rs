@@ -1,0 +1,10 @@
+//! The broker through its native door: one process, real sockets, real disk.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod apis;
+mod hostile;
+mod limits;
+mod produce_fetch;
+mod subscribe;
