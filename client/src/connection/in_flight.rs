@@ -24,9 +24,41 @@ pub(crate) enum Reply {
     /// To a caller that waits.
     Caller(oneshot::Sender<Outcome>),
     /// To code that runs on the connection's reader: it must be short and must not block.
-    Callback(Box<dyn FnOnce(Outcome) + Send>),
+    Callback(Callback),
     /// To the opener of a subscription; pushes under the same correlation follow.
     Subscription(oneshot::Sender<Outcome>, PushSender),
+}
+
+/// Code to run with the outcome. It runs exactly once: dropped without an outcome, with one that says so, because what
+/// waits for it (a producer's batch) would wait for ever.
+pub(crate) struct Callback(Option<Box<dyn FnOnce(Outcome) + Send>>);
+
+impl Callback {
+    pub(crate) fn new(run: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        Self(Some(Box::new(run)))
+    }
+
+    fn run(mut self, outcome: Outcome) {
+        if let Some(run) = self.0.take() {
+            run(outcome);
+        }
+    }
+}
+
+impl Drop for Callback {
+    fn drop(&mut self) {
+        if let Some(run) = self.0.take() {
+            run(Err(CallError::io(std::io::ErrorKind::BrokenPipe, "the request was dropped", true)));
+        }
+    }
+}
+
+/// What [`InFlight::expire`] found.
+pub(crate) struct Expired {
+    /// The replies whose time is over, to be told so.
+    pub(crate) late: Vec<Reply>,
+    /// How long an answer has been owed, when that is too long: the connection is sick.
+    pub(crate) owed: Option<Duration>,
 }
 
 /// Where the pushes of one subscription go, and how much may still come.
@@ -161,28 +193,27 @@ impl InFlight {
         self.entries.remove(&correlation.get());
     }
 
-    /// Takes out the replies whose time is over at `now`, to be told so. `Err` names how long an answer has been owed
-    /// when that is too long: the connection is sick.
-    pub(crate) fn expire(&mut self, now: Instant) -> Result<Vec<Reply>, Duration> {
-        let mut late = Vec::new();
+    /// Takes out the replies whose time is over at `now`, and says whether the connection is sick.
+    pub(crate) fn expire(&mut self, now: Instant) -> Expired {
+        let mut expired = Expired { late: Vec::new(), owed: None };
         for entry in self.entries.values_mut() {
             match &entry.place {
                 Place::Waiting { deadline, .. } if *deadline <= now => {
                     let abandoned = Place::Abandoned { since: now };
                     if let Place::Waiting { reply, .. } = std::mem::replace(&mut entry.place, abandoned) {
-                        late.push(reply);
+                        expired.late.push(reply);
                     }
                 }
                 Place::Abandoned { since } => {
                     let owed = now.saturating_duration_since(*since);
                     if owed > self.grace {
-                        return Err(owed);
+                        expired.owed = expired.owed.max(Some(owed));
                     }
                 }
                 Place::Waiting { .. } | Place::Open { .. } => {}
             }
         }
-        Ok(late)
+        expired
     }
 
     /// The connection has ended: everything that waits is returned, nothing enters any more.
@@ -192,7 +223,7 @@ impl InFlight {
         for (_, entry) in self.entries.drain() {
             match entry.place {
                 Place::Waiting { reply, .. } => replies.push(reply),
-                Place::Open { pushes } => replies.push(Reply::Callback(Box::new(move |outcome| {
+                Place::Open { pushes } => replies.push(Reply::Callback(Callback::new(move |outcome| {
                     // A consumer that has gone needs no news.
                     let _ = pushes.to.send(Push { tag: pushes.tag, content: outcome });
                 }))),
@@ -220,7 +251,7 @@ impl Reply {
             Self::Caller(caller) | Self::Subscription(caller, _) => {
                 let _ = caller.send(outcome);
             }
-            Self::Callback(callback) => callback(outcome),
+            Self::Callback(callback) => callback.run(outcome),
         }
     }
 }
@@ -258,7 +289,7 @@ mod tests {
     fn a_late_answer_is_dropped_quietly_and_an_unasked_one_is_an_offence() {
         let (mut table, now) = (table(), Instant::now());
         let (id, _receiver) = wait_in(&mut table, now);
-        assert_eq!(table.expire(now).expect("healthy").len(), 1);
+        assert_eq!(table.expire(now).late.len(), 1);
         assert!(matches!(table.answered(id, ApiKey::Metadata.to_wire()), Ok(None)));
         assert!(table.answered(id, ApiKey::Metadata.to_wire()).is_err(), "answered twice");
         assert_eq!(table.len(), 0);
@@ -276,8 +307,31 @@ mod tests {
         let (mut table, now) = (table(), Instant::now());
         let (id, _receiver) = wait_in(&mut table, now + Duration::from_secs(1));
         table.abandon(id, now);
-        assert!(table.expire(now + Duration::from_secs(5)).is_ok());
-        assert!(table.expire(now + Duration::from_secs(6)).is_err());
+        assert!(table.expire(now + Duration::from_secs(5)).owed.is_none());
+        assert!(table.expire(now + Duration::from_secs(6)).owed.is_some());
+    }
+
+    /// Catches a late request that is forgotten because another one shows that the connection is sick.
+    #[test]
+    fn every_late_request_is_told_also_on_a_sick_connection() {
+        let (mut table, now) = (table(), Instant::now());
+        for _ in 0..8 {
+            let (id, _) = wait_in(&mut table, now);
+            table.abandon(id, now);
+        }
+        let waiting: Vec<_> = (0..8).map(|_| wait_in(&mut table, now + Duration::from_secs(6)).1).collect();
+        let expired = table.expire(now + Duration::from_secs(6));
+        assert_eq!(expired.late.len(), waiting.len());
+        assert!(expired.owed.is_some());
+    }
+
+    #[test]
+    fn a_callback_that_is_dropped_runs_all_the_same() {
+        let (sender, receiver) = oneshot::channel();
+        drop(Reply::Callback(Callback::new(|outcome| {
+            let _ = sender.send(outcome);
+        })));
+        assert!(matches!(receiver.blocking_recv(), Ok(Err(CallError::Io { sent: true, .. }))));
     }
 
     #[test]

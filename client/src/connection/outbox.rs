@@ -12,7 +12,7 @@ use streambus_protocol::api::produce::ProduceRequest;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::connection::in_flight::Outcome;
+use crate::connection::in_flight::Callback;
 
 /// Makes produce requests on demand. Binding the content late lets records collect while the transport is busy, and
 /// spares a hop: whoever enqueues a record wakes the writer, nobody in between.
@@ -32,7 +32,7 @@ pub(crate) struct Pulled {
     /// When its answer must be there.
     pub(crate) deadline: Instant,
     /// Where the answer goes; none for a request that has no answer.
-    pub(crate) reply: Option<Box<dyn FnOnce(Outcome) + Send>>,
+    pub(crate) reply: Option<Callback>,
 }
 
 /// One thing to write.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::connection::call_error::CallError;
 use crate::connection::connector::TransportReader;
-use crate::connection::in_flight::{Push, Reply};
+use crate::connection::in_flight::{Callback, Push, Reply};
 use crate::connection::outbox::Outgoing;
 use crate::connection::{ConnectionSettings, Shared, millis_until};
 
@@ -112,12 +112,10 @@ impl Pulse {
 /// The periodic duties.
 fn check(shared: &Shared, pulse: &mut Pulse, now: Instant) -> Result<(), CallError> {
     let expired = shared.in_flight.lock().expire(now);
-    match expired {
-        Ok(late) => late.into_iter().for_each(|reply| reply.give(Err(CallError::TimedOut))),
-        Err(owed) => {
-            let text = format!("an answer is owed for {owed:?}");
-            return Err(CallError::io(io::ErrorKind::TimedOut, &text, true));
-        }
+    expired.late.into_iter().for_each(|reply| reply.give(Err(CallError::TimedOut)));
+    if let Some(owed) = expired.owed {
+        let text = format!("an answer is owed for {owed:?}");
+        return Err(CallError::io(io::ErrorKind::TimedOut, &text, true));
     }
     let settings = &shared.settings;
     match pulse.asked {
@@ -139,7 +137,7 @@ fn check(shared: &Shared, pulse: &mut Pulse, now: Instant) -> Result<(), CallErr
 /// back counts as the sign, so the answer itself is dropped.
 fn ask_for_sign_of_life(shared: &Shared, now: Instant) {
     let deadline = now + shared.settings.ping_timeout;
-    let reply = Reply::Callback(Box::new(|_outcome| {}));
+    let reply = Reply::Callback(Callback::new(|_outcome| {}));
     if let Ok(correlation) = shared.in_flight.lock().insert(ApiKey::Health, deadline, reply, None) {
         let frame = encode_request(&HealthRequest {}, correlation, millis_until(deadline, now));
         // An ended connection needs no sign of life.

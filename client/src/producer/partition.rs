@@ -109,11 +109,6 @@ impl Partition {
         Some((parcel, home))
     }
 
-    /// Whether another batch can be sent now.
-    pub(crate) fn is_sendable(&self, now: Instant) -> bool {
-        self.state.lock().machine.sendable(now) == Sendable::Now
-    }
-
     /// The bytes of batch `id`.
     pub(crate) fn built(&self, id: u64, bytes: bytes::Bytes) {
         self.state.lock().machine.built(id, bytes);

@@ -13,7 +13,7 @@ use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicId};
 use tokio::time::Instant;
 
 use crate::connection::Connection;
-use crate::connection::in_flight::Outcome;
+use crate::connection::in_flight::{Callback, Outcome};
 use crate::connection::outbox::{FrameSource, Pulled};
 use crate::error::Error;
 use crate::producer::partition::Partition;
@@ -151,15 +151,15 @@ impl Sink {
             sent: Vec::new(),
             deadline: now + self.shared.engine.config.request_timeout,
         };
-        let (mut bytes, mut again) = (0, Vec::new());
+        // Each stays marked as queued until the request is complete: whoever adds a record meanwhile must not put it into
+        // the queue again, because a request holds one batch of a partition at most.
+        let mut popped = Vec::new();
+        let mut bytes = 0;
         while bytes < REQUEST_BYTES.min(bytes_max) {
             let Some(partition) = self.pop() else { break };
-            partition.dequeued();
-            let Some((parcel, home)) = partition.take(now) else {
-                // Not ripe yet, or somebody else was quicker: it finds its place anew.
-                again.push(partition);
-                continue;
-            };
+            popped.push(Arc::clone(&partition));
+            // None when it is not ripe yet, or somebody else was quicker.
+            let Some((parcel, home)) = partition.take(now) else { continue };
             let batch = match parcel.recipe.cook(self.shared.config.compression) {
                 Ok(batch) => batch,
                 Err(error) => {
@@ -178,13 +178,12 @@ impl Sink {
                 leader_epoch: home.leader_epoch,
                 batch: UnverifiedBatch::from_shared(batch),
             });
-            if partition.is_sendable(now) {
-                again.push(Arc::clone(&partition));
-            }
             gathered.sent.push(Sent { partition, topic: home.topic, index, batch: parcel.id });
         }
-        // After the loop: a request holds one batch of a partition at most.
-        again.iter().for_each(Partition::progress);
+        for partition in popped {
+            partition.dequeued();
+            partition.progress();
+        }
         gathered
     }
 
@@ -264,7 +263,7 @@ impl FrameSource for Sink {
             sent.iter().for_each(|sent| sent.partition.acknowledged(sent.batch, None));
             return Some(Pulled { request, deadline, reply: None });
         }
-        Some(Pulled { request, deadline, reply: Some(Box::new(move |outcome| self.answered(sent, outcome))) })
+        Some(Pulled { request, deadline, reply: Some(Callback::new(move |outcome| self.answered(sent, outcome))) })
     }
 
     fn disconnected(self: Arc<Self>) {
