@@ -60,12 +60,12 @@ fn entry() -> Result<NewEntry, MicroError> {
     })
 }
 
-/// Passes the names of sealed segments and the number of committed entries to the measuring thread.
+/// Passes what happened to the measuring thread.
 struct Reporter(mpsc::Sender<Event>);
 
 enum Event {
     Committed(usize),
-    Sealed(SegmentId),
+    Sealed,
     Failed(String),
 }
 
@@ -75,8 +75,8 @@ impl JournalObserver for Reporter {
         let _gone = self.0.send(Event::Committed(entries.len()));
     }
 
-    fn sealed(&self, segment: SegmentId) {
-        let _gone = self.0.send(Event::Sealed(segment));
+    fn sealed(&self, _segment: SegmentId) {
+        let _gone = self.0.send(Event::Sealed);
     }
 
     fn failed(&self, reason: &LatchReason) {
@@ -201,7 +201,7 @@ fn threaded(sampler: &mut Sampler<'_>, entry: &NewEntry, directory: &Path) -> Re
         journal.append(entry.clone()).map_err(|error| MicroError::refused(name, error))?;
         loop {
             match received.recv() {
-                Ok(Event::Committed(0) | Event::Sealed(_)) => {}
+                Ok(Event::Committed(0) | Event::Sealed) => {}
                 Ok(Event::Committed(_)) => break,
                 Ok(Event::Failed(reason)) => return Err(MicroError::refused(name, reason)),
                 Err(_) => return Err(MicroError::refused(name, "the commit thread ended")),

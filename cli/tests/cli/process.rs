@@ -6,13 +6,13 @@ use std::process::{Child, Command, Stdio};
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// The exit code.
-    pub code: i32,
+    pub(crate) code: i32,
     /// Standard output.
-    pub stdout: String,
+    pub(crate) stdout: String,
     /// Standard error.
-    pub stderr: String,
+    pub(crate) stderr: String,
 }
 
 fn command(args: &[&str]) -> Command {
@@ -26,7 +26,7 @@ fn command(args: &[&str]) -> Command {
 }
 
 /// Runs a command to its end.
-pub fn streambus(args: &[&str], input: &str) -> Ended {
+pub(crate) fn streambus(args: &[&str], input: &str) -> Ended {
     let mut child = command(args).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     // A command that does not read its input has closed it.
@@ -41,15 +41,15 @@ pub fn streambus(args: &[&str], input: &str) -> Ended {
 }
 
 /// A running `streambus server` on ports of its own choice.
-pub struct Broker {
+pub(crate) struct Broker {
     child: Child,
     /// Where clients connect.
-    pub address: String,
+    pub(crate) address: String,
 }
 
 impl Broker {
     /// Starts a broker on `directory` and waits until it says that it is ready.
-    pub fn start(directory: &Path) -> Self {
+    pub(crate) fn start(directory: &Path) -> Self {
         let directory = directory.to_str().unwrap();
         let args = ["server", "--data-dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let mut child = command(&args).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
@@ -68,14 +68,14 @@ impl Broker {
     }
 
     /// Runs a client command against this broker.
-    pub fn run(&self, args: &[&str], input: &str) -> Ended {
+    pub(crate) fn run(&self, args: &[&str], input: &str) -> Ended {
         let mut all = vec!["-b", self.address.as_str()];
         all.extend_from_slice(args);
         streambus(&all, input)
     }
 
     /// Asks the broker to stop and returns its exit code.
-    pub fn terminate(mut self) -> i32 {
+    pub(crate) fn terminate(mut self) -> i32 {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.child.wait().unwrap().code().unwrap_or(-1)

@@ -1,8 +1,6 @@
 //! Exit codes and the two streams, without a broker.
 
-mod process;
-
-use process::streambus;
+use crate::process::streambus;
 
 #[test]
 fn wrong_usage_exits_with_two_and_says_so_on_standard_error() {
@@ -54,10 +52,10 @@ fn help_version_and_completion_are_answers_on_standard_output() {
 
 #[test]
 fn the_configuration_shows_what_differs_and_where_it_comes_from() {
-    let ended = streambus(&["config", "show", "--set", "limits.connections=7", "-o", "json"], "");
+    let ended = streambus(&["config", "show", "--set", "limits.connections=20000", "-o", "json"], "");
     let rows: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(rows[0]["key"], "limits.connections");
-    assert_eq!(rows[0]["value"], "7");
+    assert_eq!(rows[0]["value"], "20000");
     assert!(rows[0]["origin"].as_str().unwrap().starts_with("flag"));
     assert_eq!(rows.as_array().unwrap().len(), 1);
 }

@@ -1,8 +1,6 @@
 //! A broker and the commands against it, as processes.
 
-mod process;
-
-use process::Broker;
+use crate::process::Broker;
 use serde_json::Value;
 
 fn lines(text: &str) -> Vec<Value> {
@@ -56,7 +54,7 @@ fn what_is_produced_is_consumed_in_order_across_a_restart() {
     assert!(health.stdout.starts_with("Healthy"), "{}", health.stdout);
 
     assert_eq!(broker.terminate(), 0);
-    let verified = process::streambus(&["log", "verify", directory.path().to_str().unwrap(), "-o", "json"], "");
+    let verified = crate::process::streambus(&["log", "verify", directory.path().to_str().unwrap(), "-o", "json"], "");
     assert_eq!(verified.code, 0, "{verified:?}");
 }
 

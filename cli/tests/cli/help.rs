@@ -1,6 +1,6 @@
 //! The help of every command is a contract: a changed or vanished option shows up here as a difference to review.
 //!
-//! `STREAMBUS_UPDATE_GOLDEN=1 cargo test -p streambus-cli --test help` writes the file anew.
+//! `STREAMBUS_UPDATE_GOLDEN=1 cargo test -p streambus-cli --test cli` writes the file anew.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -1,0 +1,6 @@
+//! The `streambus` binary from outside: help, exit codes, and commands against a broker that is a process too.
+
+mod exit_codes;
+mod help;
+mod process;
+mod round_trip;
