@@ -53,7 +53,8 @@ impl Api {
 async fn send(address: SocketAddr, method: &str, path: &str, content_type: &str, body: &str) -> Answer {
     let exchange = async {
         let mut socket = TcpStream::connect(address).await.expect("connects");
-        let content_type = if content_type.is_empty() { String::new() } else { format!("content-type: {content_type}\r\n") };
+        let content_type =
+            if content_type.is_empty() { String::new() } else { format!("content-type: {content_type}\r\n") };
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{content_type}content-length: {length}\r\n\r\n{body}"
@@ -180,7 +181,8 @@ async fn mixed_outcomes_are_told_record_by_record() {
 async fn pages_cover_a_topic_of_several_partitions_once() {
     let api = Api::start().await;
     api.create("t", 3).await;
-    let body: Vec<Value> = (0..30).map(|i| json!({"value": i.to_string(), "partition": i % 3, "timestamp": i})).collect();
+    let body: Vec<Value> =
+        (0..30).map(|i| json!({"value": i.to_string(), "partition": i % 3, "timestamp": i})).collect();
     assert_eq!(api.post("/api/v1/topics/t/records", &json!(body)).await.status, 200);
     let mut seen: Vec<String> = Vec::new();
     let mut path = "/api/v1/topics/t/records?limit=7".to_owned();
@@ -273,7 +275,12 @@ async fn the_cluster_and_the_scrape_show_the_broker() {
     let api = Api::start().await;
     api.create("t", 2).await;
     let cluster = api.get("/api/v1/cluster").await;
-    assert_eq!((&cluster.body["brokers"][0]["id"], &cluster.body["partitions"]), (&json!(1), &json!(2)), "{}", cluster.text);
+    assert_eq!(
+        (&cluster.body["brokers"][0]["id"], &cluster.body["partitions"]),
+        (&json!(1), &json!(2)),
+        "{}",
+        cluster.text
+    );
     let health = api.get("/api/v1/cluster/health").await;
     assert_eq!((&health.body["healthy"], &health.body["problems"]), (&json!(true), &json!([])), "{}", health.text);
     assert_eq!(api.get("/api/v1/brokers/1").await.body["state"], "ready");
