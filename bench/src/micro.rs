@@ -7,6 +7,7 @@ pub mod disk_rows;
 pub mod journal_rows;
 pub mod machine_rows;
 pub mod sampler;
+pub mod store_rows;
 pub mod wire_rows;
 
 use std::path::PathBuf;
@@ -76,5 +77,6 @@ pub fn run(options: &MicroOptions, progress: &mut dyn FnMut(&Row)) -> Result<Mic
     let disk = disk_rows::measure(&mut sampler, &options.directory)?;
     wire_rows::measure(&mut sampler)?;
     journal_rows::measure(&mut sampler, &options.directory)?;
+    store_rows::measure(&mut sampler, &options.directory)?;
     Ok(MicroReport { disk, quick: options.quick, rows: sampler.into_rows() })
 }

@@ -52,19 +52,22 @@ impl Broker {
     pub(crate) fn start(directory: &Path) -> Self {
         let directory = directory.to_str().unwrap();
         let args = ["server", "--data-dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-        let mut child = command(&args).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let child = command(&args).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        // Owned at once, so that a broker that does not become ready is ended too.
+        let mut broker = Self { child, address: String::new() };
+        let mut lines = BufReader::new(broker.child.stderr.take().unwrap()).lines();
         let mut seen = Vec::new();
-        loop {
+        while broker.address.is_empty() {
             let Some(Ok(line)) = lines.next() else { panic!("the broker did not become ready:\n{}", seen.join("\n")) };
             if let Some((_, rest)) = line.split_once("is ready after") {
-                let address = rest.split("clients ").nth(1).and_then(|rest| rest.split(',').next()).unwrap().to_owned();
-                // Whatever it logs from here on must not fill the pipe and stop it; the reader ends with the broker.
-                std::thread::Builder::new().spawn(move || lines.for_each(drop)).unwrap();
-                return Self { child, address };
+                let address = rest.split("clients ").nth(1).and_then(|rest| rest.split(',').next());
+                broker.address = address.unwrap().to_owned();
             }
             seen.push(line);
         }
+        // Whatever it logs from here on must not fill the pipe and stop it; the reader ends with the broker.
+        std::thread::Builder::new().spawn(move || lines.for_each(drop)).unwrap();
+        broker
     }
 
     /// Runs a client command against this broker.
