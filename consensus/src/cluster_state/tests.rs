@@ -1,3 +1,5 @@
+//! Apply: what is accepted, what is refused, and that it is deterministic.
+
 use proptest::prelude::*;
 use streambus_protocol::api::metadata::BrokerEndpoint;
 use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};

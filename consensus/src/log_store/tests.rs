@@ -1,3 +1,5 @@
+//! The log store against openraft's conformance suite, lost tails and damage.
+
 use std::fs;
 use std::path::Path;
 

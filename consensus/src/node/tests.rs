@@ -1,3 +1,5 @@
+//! The node: starts, proposals, restarts, and three nodes over a network with faults.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

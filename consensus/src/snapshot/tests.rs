@@ -1,3 +1,5 @@
+//! Snapshot files: what is written is read back, and damage is found.
+
 use streambus_protocol::ids::ClusterId;
 
 use super::*;

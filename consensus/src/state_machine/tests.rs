@@ -1,3 +1,5 @@
+//! The state machine: applying, building and installing snapshots, reopening.
+
 use openraft::RaftSnapshotBuilder;
 use streambus_protocol::ids::{ClusterId, ProducerId};
 

@@ -1,3 +1,5 @@
+//! The faulty disk does what it is asked to, and nothing else.
+
 use super::*;
 use crate::disk::conformance;
 use crate::disk::memory::MemoryDisk;
