@@ -169,10 +169,13 @@ impl ProducerTable {
         entry.batches.push(ProducedBatch { base_sequence: stamp.base_sequence, record_count, base_offset });
     }
 
-    /// Forgets batches at or above `end`, the new end of the log.
+    /// Forgets batches that are not wholly below `end`, the new end of the log.
     pub fn truncate(&mut self, end: Offset) {
+        let stays = |batch: &ProducedBatch| {
+            batch.base_offset.checked_add(u64::from(batch.record_count)).is_some_and(|next| next <= end)
+        };
         for entry in self.entries.values_mut() {
-            entry.batches.retain(|batch| batch.base_offset < end);
+            entry.batches.retain(stays);
         }
     }
 

@@ -117,7 +117,7 @@ impl PartitionLog {
         let (start, index_end, mut found) = {
             let state = self.core().state.lock();
             let in_memory: Vec<_> = state.extents.as_slice().iter().filter(|e| overlaps(e)).copied().collect();
-            (state.start, state.extents.first_base().unwrap_or(state.end), in_memory)
+            (state.start, state.index_end(), in_memory)
         };
         let first = self.store().index.floor(self.id(), start)?.map_or(start, |extent| extent.base);
         self.store().index.extents(self.id(), first, |extent| {

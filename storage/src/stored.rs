@@ -52,13 +52,6 @@ impl<'a> Fields<'a> {
         let count = usize::try_from(self.u32()?).ok()?;
         (count.checked_mul(element_bytes)? <= self.0.len()).then_some(count)
     }
-
-    /// The next `count` bytes.
-    pub(crate) fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(head)
-    }
 }
 
 /// A count as it is stored. Collections that are stored hold far fewer elements than 2^32.

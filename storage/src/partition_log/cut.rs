@@ -168,7 +168,7 @@ impl PartitionLog {
         // Above the first extent in memory the index means nothing.
         let to = to.min({
             let state = self.core.state.lock();
-            state.extents.first_base().unwrap_or(state.end)
+            state.index_end()
         });
         let mut bytes = 0;
         let first = self.store.index.floor(self.core.id, from)?.map_or(from, |extent| extent.base);

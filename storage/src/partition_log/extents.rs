@@ -1,10 +1,10 @@
 //! The extents of one log that are not in the index yet: those of segments that are still being filled.
 //!
 //! ```text
-//!   offsets    start      index       first in memory          end
+//!   offsets    start      index       first in memory      synced end            end
 //!              |--- extents in the index ---|--- extents here ---|-- not yet durable --|
 //! ```
-//! Whatever the index holds at or above the first offset here (or the log end, when there is none here) is left over
+//! Whatever the index holds at or above the first offset here (or the synced end, when there is none here) is left over
 //! from a crash or a truncation and means nothing.
 
 use streambus_protocol::offset::Offset;
@@ -96,9 +96,13 @@ impl MemoryExtents {
             bytes += u64::from(last.batch_bytes);
             self.extents.pop();
         }
-        // The cut batches' entries still lie behind the last extent's: extending it over them would bring them back.
-        self.sealed = true;
+        self.seal();
         bytes
+    }
+
+    /// Ends the last extent: the entries of cut batches lie behind it, and extending it over them would bring them back.
+    pub(crate) fn seal(&mut self) {
+        self.sealed = true;
     }
 
     /// Drops extents that end at or below `start`; returns their batch bytes.

@@ -161,14 +161,16 @@ impl PartitionLog {
             if let Some(extent) = state.extents.find(offset) {
                 return Ok(Ok(Place::Extent(extent)));
             }
-            match state.extents.first_base() {
-                Some(first) if first <= offset => {
-                    let next = state.extents.first_above(offset).map_or(state.synced_end, |extent| extent.base);
-                    return Ok(Err(DamagedOffsets { base: offset, next }));
-                }
-                Some(first) => first,
-                None => state.end,
+            if offset >= state.synced_end {
+                // Not durable yet, so in the cache, unless the log was restarted this moment.
+                return Err(ReadError::OutOfRange { start: state.start, end: state.synced_end });
             }
+            let index_end = state.index_end();
+            if index_end <= offset {
+                let next = state.extents.first_above(offset).map_or(state.synced_end, |extent| extent.base);
+                return Ok(Err(DamagedOffsets { base: offset, next }));
+            }
+            index_end
         };
         if let Some(mut extent) = self.store.index.floor(self.core.id, offset)?
             && extent.next > offset

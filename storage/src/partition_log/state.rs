@@ -43,9 +43,10 @@ pub(crate) struct LogState {
     /// The start as of the last committed entry: data below it may be given away for good.
     pub(crate) durable_start: Offset,
     pub(crate) synced_end: Offset,
-    /// The last entry accepted and the last one committed.
+    /// The last entry accepted.
     accepted: Lsn,
-    committed: Lsn,
+    /// Every entry below it is committed.
+    committed_end: Lsn,
     pub(crate) size_bytes: u64,
     pub(crate) options: LogOptions,
     /// Retention never goes above it.
@@ -81,7 +82,7 @@ impl LogState {
             durable_start: Offset::ZERO,
             synced_end: Offset::ZERO,
             accepted: lsn,
-            committed: lsn,
+            committed_end: lsn,
             size_bytes: 0,
             options,
             protect: None,
@@ -131,6 +132,12 @@ impl LogState {
     /// The last entry this state includes.
     pub(crate) fn accepted(&self) -> Lsn {
         self.accepted
+    }
+
+    /// Where the index ends: what it holds at or above this offset is left over from a truncation or a crash and means
+    /// nothing. Below it, everything durable is in the index; from it on, in memory.
+    pub(crate) fn index_end(&self) -> Offset {
+        self.extents.first_base().unwrap_or(self.synced_end)
     }
 
     /// What an acknowledgement may count on: the synced end, or the log end where the topic asks for no more.
@@ -214,8 +221,8 @@ impl LogState {
             self.early.push(*entry);
             return None;
         }
-        assert!(entry.lsn > self.committed, "the journal reports each entry once and in order");
-        self.committed = entry.lsn;
+        assert!(entry.lsn >= self.committed_end, "the journal reports each entry once and in order");
+        self.committed_end = entry.lsn.next();
         let mut effect = CommitEffect::default();
         match entry.kind {
             EntryKind::Batch => effect.extent_added = self.commit_batch(entry, limits),
@@ -223,11 +230,9 @@ impl LogState {
                 self.durable_start = self.durable_start.max(entry.base).min(self.start);
                 effect.start_moved = true;
             }
-            EntryKind::Truncate
-            | EntryKind::EpochStart
-            | EntryKind::LogCreated
-            | EntryKind::LogDeleted
-            | EntryKind::Checkpoint => {}
+            // Batches before it were committed after the cut was accepted: none behind it may join their extent.
+            EntryKind::Truncate => self.extents.seal(),
+            EntryKind::EpochStart | EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
         }
         while self.cuts.front().is_some_and(|(lsn, _)| *lsn <= entry.lsn) {
             self.cuts.pop_front();
@@ -280,7 +285,8 @@ impl LogState {
 
     fn commit_batch(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
         let Some(next) = entry.last.next() else { return false };
-        let cut = self.cuts.iter().any(|(lsn, end)| *lsn > entry.lsn && *end <= entry.base);
+        // A cut lies on a batch boundary, or at a log start within a batch, which then goes as a whole.
+        let cut = self.cuts.iter().any(|(lsn, end)| *lsn > entry.lsn && *end < next);
         if cut || next > self.end {
             // Given up while it was on its way to the disk.
             return false;
@@ -290,7 +296,6 @@ impl LogState {
             self.synced_end = self.synced_end.max(next);
             return false;
         }
-        debug_assert!(self.cuts.iter().all(|(_, end)| *end >= next), "cuts lie on batch boundaries");
         self.synced_end = next;
         self.size_bytes += u64::from(entry.payload_bytes());
         self.extents.push(entry, next, limits.extent_bytes_max)

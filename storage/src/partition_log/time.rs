@@ -50,7 +50,7 @@ impl PartitionLog {
             if state.deleted {
                 return Err(ReadError::Deleted);
             }
-            state.extents.first_base().unwrap_or(state.end)
+            state.index_end()
         };
         let mut found = None;
         if from < index_end {

@@ -116,7 +116,7 @@ impl PartitionLog {
             let state = self.core().state.lock();
             let limit = state.protect.unwrap_or(Offset::MAX).min(state.synced_end);
             let plan = RetentionPlan::new(state.options.retention, now, state.start, limit, state.size_bytes);
-            (plan, state.extents.first_base().unwrap_or(state.end))
+            (plan, state.index_end())
         };
         if plan.is_idle() {
             return Ok(false);

@@ -243,7 +243,7 @@ impl<'a> Replay<'a> {
                 continue;
             }
             let mut bytes: u64 = state.extents.as_slice().iter().map(|extent| u64::from(extent.batch_bytes)).sum();
-            let (start, index_end) = (state.start, state.extents.first_base().unwrap_or(state.end));
+            let (start, index_end) = (state.start, state.index_end());
             self.index.extents(core.id, Offset::ZERO, |extent| {
                 if extent.base >= index_end {
                     return ControlFlow::Break(());

@@ -1,0 +1,192 @@
+//! Flipped bits in every kind of file: found or harmless, never served, never an end of log.
+
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use streambus_protocol::offset::Offset;
+use streambus_storage::disk::Disk;
+use streambus_storage::error::{OpenError, ReadError};
+use streambus_storage::identity::{IDENTITY_FILE, IdentityError};
+use streambus_storage::partition_log::{PartitionLog, ReadLimit};
+use streambus_storage::store::Store;
+
+use crate::world::{World, create, fill, offset, partition, read, read_all, settle};
+
+/// Two logs with some sealed segments, and what is in them.
+fn filled(world: &World) -> (Store, Vec<Vec<Bytes>>) {
+    let store = world.open();
+    let logs = [create(&store, 0), create(&store, 1)];
+    for _ in 0..60 {
+        for log in &logs {
+            fill(&store, log, 2, 900);
+        }
+    }
+    store.step_idle();
+    let content = logs.iter().map(|log| read_all(log).expect("readable")).collect();
+    (store, content)
+}
+
+/// Reads everything that is served, stepping over damage; checks it against what was written.
+fn served(log: &PartitionLog, written: &[Bytes]) -> usize {
+    let (mut cursor, mut count) = (log.log_start(), 0);
+    let limit = ReadLimit { bytes_max: 4_000, below: Offset::MAX };
+    while cursor < log.log_end() {
+        match read(log, cursor, limit) {
+            Ok((batches, next)) => {
+                assert!(next > cursor);
+                let first = usize::try_from(cursor.get()).expect("small");
+                assert_eq!(batches, written[first..first + batches.len()], "only what was written is served");
+                count += batches.len();
+                cursor = next;
+            }
+            Err(ReadError::Damaged { base, next }) => {
+                assert_eq!(base, cursor);
+                cursor = next;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    count
+}
+
+// Catches damage read as end of log, a damaged batch that is served, a good neighbour that is not, and damage that a
+// restart forgets.
+#[test]
+fn a_flipped_bit_in_a_segment_costs_what_it_hits() {
+    for seed in 0..60 {
+        let world = World::new(seed);
+        let mut random = SmallRng::seed_from_u64(seed);
+        let (store, content) = filled(&world);
+        let segments = world.memory.list("journal-").expect("list");
+        let name = &segments[random.random_range(0..segments.len())];
+        let position = random.random_range(0..100_000);
+        world.memory.flip_bit(name, position, random.random_range(0..8)).expect("flipped");
+
+        // While running, with nothing in the cache to hide behind.
+        store.scrub_step(u64::MAX).expect("the scrub runs");
+        let mut missing = 0;
+        for (p, written) in content.iter().enumerate() {
+            let log = store.log(partition(u32::try_from(p).expect("small"))).expect("the log");
+            assert_eq!(log.log_end().get() as usize, written.len());
+            missing += written.len() - served(&log, written);
+        }
+        assert!(missing <= 12, "seed {seed}: one bit costs at most one commit, not {missing} batches");
+        let known = store.status().damaged.len();
+        assert!(known > 0 || missing == 0, "seed {seed}: what is not served is reported");
+
+        // After a restart, and after one that lost the index.
+        for wipe in [false, true] {
+            if wipe {
+                world.index.wipe();
+            }
+            world.disk.restart();
+            let (store, report) = world.try_open().expect("opens");
+            assert_eq!(report.index_rebuilt, wipe);
+            for (p, written) in content.iter().enumerate() {
+                let log = store.log(partition(u32::try_from(p).expect("small"))).expect("the log");
+                assert!(log.log_end().get() as usize <= written.len());
+                let lost = written.len() - log.log_end().get() as usize;
+                assert!(lost <= 12, "seed {seed}: {lost} batches at the end");
+                assert!(lost == 0 || !store.status().damaged.is_empty(), "seed {seed}: an end that moved is reported");
+                assert!(served(&log, written) + 12 >= written.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_the_identity_refuses_to_start() {
+    let world = World::new(1);
+    drop(filled(&world));
+    let bytes = world.memory.read_file(IDENTITY_FILE).expect("identity");
+    for position in 0..bytes.len() as u64 {
+        world.memory.flip_bit(IDENTITY_FILE, position, 2).expect("flipped");
+        let refused = world.try_open().expect_err("damaged");
+        assert!(matches!(refused, OpenError::Identity(_)), "{refused}");
+        world.memory.flip_bit(IDENTITY_FILE, position, 2).expect("flipped back");
+    }
+    world.memory.set_content(IDENTITY_FILE, b"hello".to_vec());
+    assert!(world.try_open().expect_err("garbage").to_string().contains("identity"));
+}
+
+// Catches a store whose state hangs on one file.
+#[test]
+fn a_flipped_bit_in_the_newest_checkpoint_costs_a_longer_replay() {
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let (store, content) = filled(&world);
+        drop(store);
+        let newest = world.memory.list("checkpoint-").expect("list").pop().expect("there are checkpoints");
+        let bytes = world.memory.read_file(&newest).expect("read").len() as u64;
+        world.memory.flip_bit(&newest, seed * 7 % bytes, 3).expect("flipped");
+        let (store, _) = world.try_open().expect("opens");
+        for (p, written) in content.iter().enumerate() {
+            let log = store.log(partition(u32::try_from(p).expect("small"))).expect("the log");
+            assert_eq!(&read_all(&log).expect("readable"), written);
+        }
+        settle(&store);
+        assert!(world.memory.exists(&format!("damaged-{newest}")).expect("listed"), "the evidence is kept");
+    }
+}
+
+#[test]
+fn without_any_checkpoint_a_whole_journal_is_enough_and_a_recycled_one_is_not() {
+    let world = World::new(3);
+    let (store, content) = filled(&world);
+    let damage_all = || {
+        for name in world.memory.list("checkpoint-").expect("list") {
+            world.memory.set_content(&name, b"garbage".to_vec());
+        }
+    };
+    drop(store);
+    damage_all();
+    let store = world.open();
+    let log = store.log(partition(0)).expect("the log");
+    assert_eq!(read_all(&log).expect("readable"), content[0]);
+    settle(&store);
+
+    for p in 0..2 {
+        let log = store.log(partition(p)).expect("the log");
+        fill(&store, &log, 200, 900);
+        log.trim(log.log_end()).expect("trimmed");
+    }
+    settle(&store);
+    let outcome = store.apply_retention(streambus_protocol::timestamp::Timestamp::from_millis(0));
+    assert!(outcome.segments_recycled > 0);
+    drop(store);
+    damage_all();
+    let refused = world.try_open().expect_err("the state of the logs is nowhere");
+    assert!(matches!(refused, OpenError::Checkpoint { .. }), "{refused}");
+}
+
+#[test]
+fn a_directory_without_identity_is_not_taken_over() {
+    let world = World::new(4);
+    drop(filled(&world));
+    world.memory.remove(IDENTITY_FILE).expect("removed");
+    let refused = world.try_open().expect_err("foreign");
+    assert!(matches!(refused, OpenError::Identity(IdentityError::Foreign { .. })), "{refused}");
+}
+
+// Catches a truncation that cuts good batches because a damaged one hides the boundary.
+#[test]
+fn a_damaged_log_can_be_truncated_and_trimmed() {
+    let world = World::new(5);
+    let (store, content) = filled(&world);
+    let name = world.memory.list("journal-").expect("list").remove(0);
+    // Somewhere in the middle of the segment is a batch and not padding.
+    let damaged = (50_000..).step_by(1_000).find_map(|position| {
+        world.memory.flip_bit(&name, position, 1).expect("flipped");
+        store.scrub_step(u64::MAX).expect("the scrub runs");
+        store.status().damaged.into_iter().next()
+    });
+    let damaged = damaged.expect("found");
+    let log = store.log(damaged.partition.expect("attributed")).expect("the log");
+    log.truncate(damaged.next).expect("truncated behind the damage");
+    assert_eq!(log.log_end(), damaged.next);
+    log.trim(damaged.next).expect("trimmed behind the damage");
+    assert_eq!(log.damaged(), [], "damage goes with its offsets");
+    log.truncate(damaged.next).expect("nothing to do");
+    let other = store.log(partition(if damaged.partition == Some(partition(0)) { 1 } else { 0 })).expect("the log");
+    assert_eq!(other.log_end(), offset(content[0].len() as u64), "the neighbour is untouched");
+}

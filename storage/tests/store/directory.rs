@@ -1,0 +1,230 @@
+//! The real thing: a directory of the file system, RocksDB and two threads.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use streambus_protocol::ids::{BrokerId, ClusterId};
+use streambus_storage::clock::SystemClock;
+use streambus_storage::config::StoreConfig;
+use streambus_storage::error::{OpenError, StoreError};
+use streambus_storage::identity::IdentityError;
+use streambus_storage::inspect::{dump_dir, verify_dir};
+use streambus_storage::store::{RecoveryReport, Store};
+use tempfile::TempDir;
+
+use crate::world::{Spec, batch, create, partition, read_all};
+
+fn config() -> StoreConfig {
+    StoreConfig { index_write_buffer_bytes: 1 << 20, index_cache_bytes: 1 << 20, ..StoreConfig::tiny() }
+}
+
+fn open(path: &Path) -> Result<(Store, RecoveryReport), OpenError> {
+    Store::open_dir(path, config(), Arc::new(SystemClock::new()))
+}
+
+/// A copy of every file as it is.
+fn copy(path: &Path) -> TempDir {
+    let target = tempfile::tempdir().expect("temporary directory");
+    for folder in ["", "index"] {
+        fs::create_dir_all(target.path().join(folder)).expect("created");
+        for entry in fs::read_dir(path.join(folder)).expect("list") {
+            let entry = entry.expect("entry");
+            if entry.metadata().expect("metadata").is_file() {
+                fs::copy(entry.path(), target.path().join(folder).join(entry.file_name())).expect("copied");
+            }
+        }
+    }
+    target
+}
+
+/// Waits for a promise on this thread.
+fn wait(durable: streambus_storage::partition_log::Durable) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(durable).expect("durable");
+}
+
+fn fill(store: &Store, batches: usize) -> Vec<Bytes> {
+    let log = create(store, 0);
+    for i in 0..batches {
+        let batch = batch(log.log_end(), &Spec { record_bytes: 900, salt: i as u64, ..Spec::default() });
+        wait(log.append(batch).expect("appended").durable);
+    }
+    read_all(&log).expect("readable")
+}
+
+/// A closed directory with several segments.
+fn filled() -> (TempDir, Vec<Bytes>) {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (store, _) = open(dir.path()).expect("opens");
+    let content = fill(&store, 400);
+    store.close().expect("closes");
+    (dir, content)
+}
+
+fn content(store: &Store) -> Vec<Bytes> {
+    read_all(&store.log(partition(0)).expect("the log")).expect("readable")
+}
+
+#[test]
+fn a_directory_survives_closing_and_not_closing() {
+    let (dir, content) = filled();
+    let (store, report) = open(dir.path()).expect("opens");
+    assert!(!report.index_rebuilt, "the index is used again");
+    assert_eq!(report.journal.damaged, []);
+    assert!(report.journal.segments <= 2, "{} segments were read", report.journal.segments);
+    assert_eq!(self::content(&store), content);
+    let more = fill(&store, 120);
+    assert_eq!(more.len(), content.len() + 120);
+    // What the files hold now is what a killed process leaves.
+    let killed = copy(dir.path());
+    let (survivor, report) = open(killed.path()).expect("opens");
+    assert_eq!((report.index_rebuilt, report.journal.damaged), (false, Vec::new()));
+    assert_eq!(self::content(&survivor), more);
+    let report = verify_dir(dir.path()).expect("a running directory can be inspected");
+    assert!(report.ok, "{:?}", report.damaged);
+    assert!(report.extents > 0 && report.batches >= 520 && report.logs == 1);
+}
+
+#[test]
+fn a_second_process_is_kept_out() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (store, _) = open(dir.path()).expect("opens");
+    let refused = open(dir.path()).expect_err("in use");
+    assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
+    assert!(refused.to_string().contains("another process"));
+    store.close().expect("closes");
+    drop(store);
+    open(dir.path()).expect("free again");
+}
+
+#[test]
+fn foreign_directories_are_refused_by_name() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    fs::write(dir.path().join("holiday.jpg"), b"x").expect("write");
+    let refused = open(dir.path()).expect_err("foreign").to_string();
+    assert!(refused.contains("holiday.jpg") && refused.contains("choose another directory"), "{refused}");
+    let file = dir.path().join("holiday.jpg");
+    let refused = open(&file).expect_err("a file");
+    assert!(matches!(refused, OpenError::Identity(IdentityError::NotADirectory { .. })), "{refused}");
+
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (store, _) = open(dir.path()).expect("opens");
+    let (mine, cluster) = (BrokerId::new(3), ClusterId::from_bytes([1; 16]));
+    store.claim(mine, cluster).expect("claimed");
+    store.close().expect("closes");
+    drop(store);
+    let (store, _) = open(dir.path()).expect("opens");
+    store.claim(mine, cluster).expect("its own");
+    let refused = store.claim(BrokerId::new(4), cluster).expect_err("another broker's");
+    assert!(matches!(refused, StoreError::Identity(IdentityError::WrongOwner { .. })), "{refused}");
+
+    let identity = dir.path().join("identity");
+    drop(store);
+    let newer = fs::read_to_string(&identity).expect("read").replace("format = 1", "format = 2");
+    fs::write(&identity, newer).expect("write");
+    let refused = open(dir.path()).expect_err("newer");
+    assert!(matches!(refused, OpenError::Identity(IdentityError::NewerFormat { found: 2 })), "{refused}");
+}
+
+// Catches an index that is trusted although it is gone, older than the checkpoint, or damaged: every read would be wrong
+// or refused for ever.
+#[test]
+fn a_lost_or_damaged_index_is_rebuilt_or_harmless() {
+    let (dir, content) = filled();
+    let index = dir.path().join("index");
+    fs::remove_dir_all(&index).expect("removed");
+    {
+        let (store, report) = open(dir.path()).expect("opens");
+        assert!(report.index_rebuilt);
+        assert_eq!(self::content(&store), content);
+        store.close().expect("closes");
+    }
+    let mut random = SmallRng::seed_from_u64(5);
+    let names: Vec<_> = fs::read_dir(&index)
+        .expect("list")
+        .map(|entry| entry.expect("entry").path())
+        .filter(|path| fs::metadata(path).expect("metadata").len() > 0)
+        .collect();
+    assert!(names.iter().any(|name| name.extension().is_some_and(|ext| ext == "sst")), "{names:?}");
+    for name in &names {
+        let original = fs::read(name).expect("read");
+        for _ in 0..4 {
+            let mut flipped = original.clone();
+            let at = random.random_range(0..flipped.len());
+            flipped[at] ^= 1 << random.random_range(0..8);
+            fs::write(name, &flipped).expect("write");
+            // Either it opens and serves nothing wrong, or it says what is wrong; then a restart heals it.
+            let mut served = false;
+            for _ in 0..3 {
+                let (store, _) = open(dir.path()).expect("a damaged index never stops a broker");
+                let read = read_all(&store.log(partition(0)).expect("the log"));
+                store.close().expect("closes");
+                if let Ok(read) = read {
+                    assert_eq!(read, content, "{}", name.display());
+                    served = true;
+                    break;
+                }
+            }
+            assert!(served, "{} at byte {at} never healed", name.display());
+            if !name.exists() || fs::read(name).expect("read") != flipped {
+                break;
+            }
+            fs::write(name, &original).expect("write back");
+        }
+    }
+}
+
+// Catches an inspection that is blind to a kind of file, or that writes.
+#[test]
+fn inspection_finds_damage_in_every_kind_of_file_and_changes_nothing() {
+    let (dir, _) = filled();
+    let clean = verify_dir(dir.path()).expect("inspected");
+    assert!(clean.ok, "{:?}", clean.damaged);
+    assert_eq!(clean.batches, 400);
+    let mut dump = Vec::new();
+    dump_dir(dir.path(), &mut dump).expect("dumped");
+    let dump = String::from_utf8(dump).expect("text");
+    assert_eq!(dump.lines().filter(|line| line.contains(" batch offsets=")).count(), 400);
+    assert!(dump.contains("created partition="));
+
+    let files = |prefix: &str, folder: &str| {
+        let mut found: Vec<_> = fs::read_dir(dir.path().join(folder))
+            .expect("list")
+            .map(|entry| entry.expect("entry").path())
+            .filter(|path| path.file_name().expect("name").to_string_lossy().contains(prefix))
+            .collect();
+        found.sort();
+        found.remove(0)
+    };
+    let first = dump.lines().find(|line| line.contains(" batch offsets=0..1 ")).expect("the first batch");
+    let field = |name: &str| {
+        let value = first.split_whitespace().find_map(|field| field.strip_prefix(name)).expect("a field");
+        value.parse::<usize>().expect("a number")
+    };
+    let segment = format!("journal-{:016x}.seg", field("segment="));
+    for (file, at) in [
+        (files(&segment, ""), field("position=") + 200),
+        (files(&segment, ""), 4_100),
+        (files("checkpoint-", ""), 60),
+        (files("identity", ""), 40),
+        (files(".sst", "index"), 20),
+        (files("MANIFEST", "index"), 30),
+    ] {
+        let original = fs::read(&file).expect("read");
+        let mut flipped = original.clone();
+        flipped[at] ^= 4;
+        fs::write(&file, &flipped).expect("write");
+        let report = verify_dir(dir.path()).expect("inspected");
+        let name = file.strip_prefix(dir.path()).expect("within").to_string_lossy().into_owned();
+        let folder = name.split('/').next().expect("a name").to_owned();
+        assert!(!report.ok, "{name} is damaged");
+        assert!(report.damaged.iter().any(|damage| damage.file == folder), "{name}: {:?}", report.damaged);
+        assert_eq!(fs::read(&file).expect("read"), flipped, "an inspection repairs nothing");
+        fs::write(&file, original).expect("write back");
+    }
+    assert!(verify_dir(&dir.path().join("nowhere")).is_err());
+}

@@ -1,0 +1,13 @@
+//! The store as a whole: against a model, through power cuts, damage, full disks and restarts.
+
+#![allow(missing_docs, unreachable_pub, reason = "a test binary has no public interface")]
+
+mod damage;
+mod directory;
+mod footprint;
+mod full;
+mod logs;
+mod model;
+mod power;
+mod retention;
+mod world;

@@ -1,0 +1,97 @@
+//! Space comes back: retention, recycling, and what must not be given up.
+
+use streambus_protocol::timestamp::Timestamp;
+use streambus_protocol::topic_config::{Durability, Retention};
+use streambus_storage::partition_log::LogOptions;
+
+use crate::world::{Spec, World, append, create, fill, offset, partition, read_all, settle};
+
+fn keep(time_ms: Option<u64>, bytes: Option<u64>) -> LogOptions {
+    LogOptions { retention: Retention { time_ms, bytes }, durability: Durability::Sync }
+}
+
+// Catches a log that grows for ever, and segments that are never reused.
+#[test]
+fn a_bounded_log_lives_in_bounded_space() {
+    let world = World::new(11);
+    let store = world.open();
+    let log = store.create_log(partition(0), keep(None, Some(200_000))).expect("created");
+    let mut most = 0;
+    for round in 0..40 {
+        fill(&store, &log, 40, 900);
+        store.apply_retention(Timestamp::from_millis(0));
+        settle(&store);
+        store.apply_retention(Timestamp::from_millis(0));
+        settle(&store);
+        if round > 10 {
+            most = most.max(store.status().used_bytes);
+        }
+    }
+    assert!(log.size_bytes() >= 200_000, "the allowance stays filled: {}", log.size_bytes());
+    assert!(log.size_bytes() < 220_000, "{}", log.size_bytes());
+    assert!(store.metrics().segments_recycled.get() > 5);
+    assert!(most < 12 * 128 * 1024, "{most} bytes for 200,000 bytes of records");
+    assert_eq!(
+        read_all(&log).expect("readable").len() as u64,
+        log.log_start().distance_to(log.log_end()).expect("order")
+    );
+    // The same after a crash: sizes and starts are durable facts.
+    let (size, start) = (log.size_bytes(), log.log_start());
+    let (store, _) = world.crash_and_open(store);
+    let log = store.log(partition(0)).expect("the log");
+    assert_eq!((log.size_bytes(), log.log_start()), (size, start));
+}
+
+// Catches a segment that is recycled while another log still needs it.
+#[test]
+fn a_segment_lives_as_long_as_its_longest_lived_extent() {
+    let world = World::new(12);
+    let store = world.open();
+    let (short, long) = (store.create_log(partition(0), keep(Some(1_000), None)).expect("created"), create(&store, 1));
+    for i in 0..400_u64 {
+        append(&short, &Spec { record_bytes: 900, salt: i, ..Spec::default() });
+        if i % 20 == 0 {
+            append(&long, &Spec { record_bytes: 50, salt: i, time_ms: 50_000, ..Spec::default() });
+        }
+        settle(&store);
+    }
+    let kept = read_all(&long).expect("readable");
+    for _ in 0..3 {
+        store.apply_retention(Timestamp::from_millis(50_000));
+        settle(&store);
+    }
+    assert_eq!(short.log_start(), short.log_end(), "everything short-lived expired");
+    assert_eq!(store.metrics().segments_recycled.get(), 0, "every segment holds something long-lived");
+    assert_eq!(read_all(&long).expect("readable"), kept);
+    long.trim(long.log_end()).expect("trimmed");
+    settle(&store);
+    store.apply_retention(Timestamp::from_millis(50_000));
+    assert!(store.metrics().segments_recycled.get() > 1);
+}
+
+#[test]
+fn what_is_protected_or_not_durable_stays() {
+    let world = World::new(13);
+    let store = world.open();
+    let log = store.create_log(partition(0), keep(Some(1), None)).expect("created");
+    fill(&store, &log, 60, 900);
+    log.set_protect(Some(offset(20)));
+    store.apply_retention(Timestamp::from_millis(99_999));
+    assert!(log.log_start() <= offset(20) && log.log_start() > offset(0), "{}", log.log_start());
+    log.set_protect(None);
+    append(&log, &Spec::default());
+    store.apply_retention(Timestamp::from_millis(99_999));
+    assert_eq!((log.log_start(), log.log_end()), (offset(60), offset(61)), "the batch in flight stays");
+}
+
+// Catches an expiry by the client's clock: a batch stamped 1970 would lose its producer at once.
+#[test]
+fn silent_producers_are_forgotten_by_this_brokers_clock() {
+    let world = World::new(14);
+    let store = world.open();
+    let log = create(&store, 0);
+    append(&log, &Spec { time_ms: 0, producer: Some(crate::world::stamp(1, 0, 0)), ..Spec::default() });
+    let day_ms = 24 * 60 * 60 * 1_000;
+    assert_eq!(store.apply_retention(Timestamp::from_millis(1_000_000 + day_ms)).producers_expired, 0);
+    assert_eq!(store.apply_retention(Timestamp::from_millis(1_000_001 + day_ms)).producers_expired, 1);
+}
