@@ -7,6 +7,7 @@
 //! record is placed or when it is durable is for the crates below it. `format`, `instant` and `suggest` are pure;
 //! `terminal` and `clock` are the adapters to the outside.
 
+pub mod allocator;
 pub mod args;
 pub mod clock;
 pub mod commands;

@@ -11,6 +11,7 @@ use streambus_broker::telemetry;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::allocator;
 use crate::args::{BROKER_DEFAULT, Global};
 use crate::clock::Elapsed;
 use crate::failure::{Exit, Failure};
@@ -143,6 +144,7 @@ pub fn run(global: &Global, args: &ServerArgs) -> Result<Exit, Failure> {
 /// Runs a broker; `ready` is called once, when it serves. Ends after SIGINT or SIGTERM and a drain, or when the broker
 /// stops by itself, which is a failure. A second signal ends the process without waiting for the drain.
 pub fn serve(config: BrokerConfig, ready: impl FnOnce(&RunningServer, Duration)) -> Result<Exit, Failure> {
+    allocator::limit_arenas();
     let runtime = Builder::new_multi_thread()
         .enable_all()
         .build()
