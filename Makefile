@@ -19,6 +19,7 @@ DATA ?= ./data
 LISTEN ?= 127.0.0.1:9092
 HTTP ?= 127.0.0.1:8080
 CYCLES ?= 500
+SEED ?= $(shell date +%s)
 
 .PHONY: help
 help: ## List the targets
@@ -55,8 +56,9 @@ lint: deps ## Check formatting, lints and documentation
 verify: lint test ## The one gate: everything a change must pass
 
 .PHONY: soak
-soak: build ## kill -9 and power-cut cycles under load (CYCLES=500), bounded
-	STREAMBUS_KILL_CYCLES=$(CYCLES) STREAMBUS_POWER_CUTS=$(CYCLES) $(CARGO) test --release --locked -p streambus-tests --test kill_nine --test power_cut -- --nocapture
+soak: build ## kill -9 of the real broker and simulated power cuts, CYCLES of each (500), and a random seed
+	STREAMBUS_POWER_CUTS=$(CYCLES) $(CARGO) test --release --locked -p streambus-storage --test store power -- --nocapture
+	STREAMBUS_KILL_CYCLES=$(CYCLES) STREAMBUS_SEED=$(SEED) $(CARGO) test --release --locked -p streambus-tests --test kill_nine -- --nocapture
 
 .PHONY: bench
 bench: deps ## Run every benchmark row beside the machine's own limits

@@ -85,7 +85,8 @@ async fn read_everything(bus: &Client) -> Vec<ReadBack> {
 }
 
 fn verify_offline(data: &Path) {
-    let output = Command::new(binary()).args(["log", "verify"]).arg(data).args(["-o", "json"]).output().expect("it runs");
+    let output =
+        Command::new(binary()).args(["log", "verify"]).arg(data).args(["-o", "json"]).output().expect("it runs");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "log verify found damage: {text}{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -106,9 +107,8 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed_under_load() {
     let stop = Arc::new(AtomicBool::new(false));
     let (acked, mut seen) = watch::channel(0_u64);
     let acked = Arc::new(acked);
-    let load: Vec<_> = (0..PRODUCERS)
-        .map(|number| runtime.spawn(produce(bus.clone(), number, stop.clone(), acked.clone())))
-        .collect();
+    let load: Vec<_> =
+        (0..PRODUCERS).map(|number| runtime.spawn(produce(bus.clone(), number, stop.clone(), acked.clone()))).collect();
     for cycle in 0..cycles {
         // A random moment, measured in acknowledgements: it falls anywhere within a commit.
         let target = *seen.borrow() + random.random_range(1..3_000);

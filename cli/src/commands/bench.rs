@@ -68,9 +68,9 @@ pub struct SendArgs {
     /// What values are filled with
     #[arg(long, value_enum, default_value = "random")]
     pub filler: FillerArg,
-    /// Create the topic first when it does not exist, with this many partitions
-    #[arg(long, value_name = "N")]
-    pub partitions: Option<u32>,
+    /// Partitions of the topic, which is created first when it does not exist
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub partitions: u32,
 }
 
 /// What values are filled with.
@@ -225,9 +225,9 @@ fn send_options(
     }
 }
 
-/// Creates the topic when `--partitions` says so; else it must exist.
+/// Creates the topic when it does not exist, and says so.
 async fn ensure_topic(global: &Global, args: &CommonArgs, send: &SendArgs) -> Result<(), Failure> {
-    let Some(partitions) = send.partitions else { return ensure_exists(global, &args.topic).await };
+    let partitions = send.partitions;
     let client = session::connect(global).await?;
     match client.admin().create_topic(&args.topic, Topic::partitions(partitions)).await {
         Ok(_) => {
