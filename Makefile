@@ -40,7 +40,7 @@ run: build ## Build and start a broker: data in ./data, clients on 9092, HTTP on
 .PHONY: test
 test: deps ## Build and pass every test
 	$(CARGO) build --release --locked --workspace --bins
-	$(CARGO) test --release --locked --workspace
+	$(CARGO) test --release --locked --workspace --no-fail-fast
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -2,7 +2,7 @@
 //!
 //! Pure: the caller brings the instants. One client that sends or takes a byte a second would otherwise hold its
 //! frame's budget for hours. A known size raises the rate, so that no frame holds its budget longer than
-//! [`TRANSFER_TIME_MAX_S`] and the grace.
+//! `TRANSFER_TIME_MAX_S` and the grace.
 
 use std::time::Duration;
 
