@@ -41,6 +41,9 @@ pub enum Change {
     },
 }
 
+/// A stored key and its value.
+pub type KeyValue = (Vec<u8>, Vec<u8>);
+
 /// Called for each key and value of a scan, in key order; `Break` ends it.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
@@ -57,7 +60,7 @@ pub trait IndexStore: Send + Sync + std::fmt::Debug + 'static {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, IndexError>;
 
     /// The greatest key at or below `key` that is not below `lowest`, with its value.
-    fn floor(&self, key: &[u8], lowest: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, IndexError>;
+    fn floor(&self, key: &[u8], lowest: &[u8]) -> Result<Option<KeyValue>, IndexError>;
 
     /// Visits the keys in `from..to` in order.
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), IndexError>;

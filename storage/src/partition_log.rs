@@ -20,18 +20,18 @@ use crate::journal::{EntryKind, LogId, Lsn, NewEntry};
 use crate::producer_state::SequenceVerdict;
 use crate::store::inner::StoreInner;
 
-pub(crate) mod core;
 mod cut;
 pub mod damage;
 pub mod durable;
 pub(crate) mod extents;
+pub(crate) mod log_core;
 pub mod options;
 pub mod read;
 mod salvage;
 pub(crate) mod state;
 mod time;
 
-use self::core::LogCore;
+use self::log_core::LogCore;
 use self::state::LogState;
 pub use damage::DamagedOffsets;
 pub use durable::Durable;
@@ -109,6 +109,7 @@ impl PartitionLog {
     fn try_append(&self, batch: PlacedBatch) -> Result<Appended, AppendError> {
         let (base, next) = (batch.base_offset(), batch.next_offset());
         assert!(base < next, "a batch has at least one offset");
+        self.store.check_index_keeps_up()?;
         let _order = self.core.order.lock();
         {
             let state = self.core.state.lock();

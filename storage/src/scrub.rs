@@ -8,7 +8,7 @@ use crate::error::{IndexError, ReadError};
 use crate::index::Extent;
 use crate::journal::{self, DamagedRange, LogId, SegmentId};
 use crate::partition_log::PartitionLog;
-use crate::partition_log::core::LogCore;
+use crate::partition_log::log_core::LogCore;
 use crate::store::Store;
 
 /// Where the scrub goes on.

@@ -20,7 +20,7 @@ use crate::identity::{Claim, IDENTITY_FILE};
 use crate::index::IndexStore;
 use crate::journal::{self, EntryKind, NewEntry, Step};
 use crate::metrics::StoreMetrics;
-use crate::partition_log::core::LogCore;
+use crate::partition_log::log_core::LogCore;
 use crate::partition_log::state::LogState;
 use crate::partition_log::{LogOptions, PartitionLog};
 
@@ -155,7 +155,9 @@ impl Store {
         let store = &self.inner;
         // Held over the append (which never waits): a checkpoint sees the log or numbers below it, never neither.
         let mut table = store.sink.table.write();
-        if let Some(core) = table.by_partition.get(&id).cloned() {
+        // One that is being deleted this moment is replaced.
+        let known = table.by_partition.get(&id).filter(|core| !core.state.lock().deleted).cloned();
+        if let Some(core) = known {
             drop(table);
             self.apply_options(&core, options);
             return Ok(PartitionLog::new(store.clone(), core));
@@ -198,7 +200,11 @@ impl Store {
     pub fn delete_log(&self, id: PartitionId) -> Result<(), StoreError> {
         let log = self.log(id).ok_or(StoreError::UnknownLog)?;
         log.delete()?;
-        self.inner.sink.table.write().by_partition.remove(&id);
+        let mut table = self.inner.sink.table.write();
+        // Somebody may have created it anew meanwhile.
+        if table.by_partition.get(&id).is_some_and(|core| core.id == log.id()) {
+            table.by_partition.remove(&id);
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::IndexError;
-use crate::index::{Change, IndexStore, Visit};
+use crate::index::{Change, IndexStore, KeyValue, Visit};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -67,7 +67,7 @@ impl IndexStore for MemoryIndex {
         Ok(self.state.lock().current.get(key).cloned())
     }
 
-    fn floor(&self, key: &[u8], lowest: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, IndexError> {
+    fn floor(&self, key: &[u8], lowest: &[u8]) -> Result<Option<KeyValue>, IndexError> {
         if lowest > key {
             return Ok(None);
         }

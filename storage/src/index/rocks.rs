@@ -12,7 +12,7 @@ use rocksdb::{
 };
 
 use crate::error::IndexError;
-use crate::index::{Change, IndexStore, Visit};
+use crate::index::{Change, IndexStore, KeyValue, Visit};
 
 /// Files RocksDB may keep open: with 4 MiB tables, more than 10 GiB of batches need.
 const OPEN_FILES_MAX: i32 = 64;
@@ -124,7 +124,7 @@ impl IndexStore for RocksIndex {
         self.db.get(key).map_err(error)
     }
 
-    fn floor(&self, key: &[u8], lowest: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, IndexError> {
+    fn floor(&self, key: &[u8], lowest: &[u8]) -> Result<Option<KeyValue>, IndexError> {
         let mut read = ReadOptions::default();
         read.set_iterate_lower_bound(lowest.to_vec());
         let mut iterator = self.db.iterator_opt(IteratorMode::From(key, Direction::Reverse), read);

@@ -123,6 +123,11 @@ impl MemoryExtents {
         self.extents.get(..count).unwrap_or_default()
     }
 
+    /// The first `most` extents.
+    pub(crate) fn first(&self, most: usize) -> &[Extent] {
+        self.extents.get(..self.extents.len().min(most)).unwrap_or_default()
+    }
+
     /// Forgets the first `count` extents: they are in the index now.
     pub(crate) fn forget_first(&mut self, count: usize) {
         self.extents.drain(..count.min(self.extents.len()));

@@ -14,7 +14,7 @@ use crate::error::DurabilityLost;
 use crate::journal::{CommitStats, CommittedEntry, EntryKind, JournalObserver, LogId, Lsn, SegmentId};
 use crate::latch::LatchReason;
 use crate::metrics::StoreMetrics;
-use crate::partition_log::core::LogCore;
+use crate::partition_log::log_core::LogCore;
 use crate::partition_log::state::{LogLimits, LogState};
 
 /// The logs of a data directory, by both of their names.
@@ -123,7 +123,9 @@ impl CommitSink {
     }
 
     pub(crate) fn extent_added(&self) {
-        if self.extents.fetch_add(1, Ordering::Relaxed) + 1 == self.extents_max {
+        // Also well above it, in case the first call failed.
+        let held = self.extents.fetch_add(1, Ordering::Relaxed) + 1;
+        if held >= self.extents_max && held.is_multiple_of(self.extents_max) {
             self.wake();
         }
     }

@@ -23,6 +23,9 @@ use crate::tail_cache::TailCache;
 /// Its presence tells the next start to rebuild the index from the journal.
 pub(crate) const INDEX_DAMAGED_FILE: &str = "index-damaged";
 
+/// Extents may pile up to this many times the configured number while the index is slow or refuses.
+const EXTENTS_BEHIND_FACTOR: usize = 4;
+
 /// The shared state behind [`Store`](super::Store) and every log.
 #[derive(Debug)]
 pub(crate) struct StoreInner {
@@ -67,6 +70,17 @@ impl StoreInner {
             Some(reason) => Err(AppendError::ReadOnly(reason.clone())),
             None => Ok(()),
         }
+    }
+
+    /// Refuses batches while the index has not taken extents for so long that memory would run out.
+    pub(crate) fn check_index_keeps_up(&self) -> Result<(), AppendError> {
+        let (held, max) =
+            (self.sink.extents(), self.config.extents_in_memory_max.saturating_mul(EXTENTS_BEHIND_FACTOR));
+        if held < max {
+            return Ok(());
+        }
+        self.sink.wake();
+        Err(AppendError::Full(format!("{held} index entries wait in memory because the index takes none").into()))
     }
 
     /// Notes that the index cannot be trusted, so that the next start rebuilds it.

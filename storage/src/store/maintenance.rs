@@ -18,7 +18,7 @@ use crate::error::IndexError;
 use crate::index::{Extent, Index, IndexChanges, SegmentShare};
 use crate::journal::{LogId, Lsn, SegmentId};
 use crate::latch::LatchedOperation;
-use crate::partition_log::core::LogCore;
+use crate::partition_log::log_core::LogCore;
 
 /// Extents written to the index under one hold of a log's order lock: bounds how long an append may wait.
 const EXTENTS_PER_WRITE: usize = 256;
@@ -53,6 +53,8 @@ pub(crate) enum Movable {
     Below(SegmentId),
     /// All but the one that may still grow.
     Closed,
+    /// All: the next batch begins a new one.
+    All,
 }
 
 impl StoreInner {
@@ -83,9 +85,7 @@ impl StoreInner {
         let active = self.journal.active_segment();
         self.forget_deleted()?;
         self.forget_trimmed()?;
-        if self.sink.extents() >= self.config.extents_in_memory_max {
-            move_extents(&self.sink, &self.index, Movable::Closed)?;
-        }
+        spill_extents(&self.sink, &self.index, self.config.extents_in_memory_max)?;
         let due = active > maintenance.replay_from || std::mem::take(&mut maintenance.forced);
         if due && maintenance.pending.is_none() {
             move_extents(&self.sink, &self.index, Movable::Below(active))?;
@@ -188,6 +188,19 @@ impl StoreInner {
     }
 }
 
+/// Makes room when `extents_max` are held in memory: first those that no longer grow, then, when very many logs hold
+/// one each, all.
+pub(crate) fn spill_extents(sink: &CommitSink, index: &Index, extents_max: usize) -> Result<(), IndexError> {
+    if sink.extents() < extents_max {
+        return Ok(());
+    }
+    move_extents(sink, index, Movable::Closed)?;
+    if sink.extents() >= extents_max / 2 {
+        move_extents(sink, index, Movable::All)?;
+    }
+    Ok(())
+}
+
 /// Moves extents of every log from memory to the index, without making it durable.
 pub(crate) fn move_extents(sink: &CommitSink, index: &Index, movable: Movable) -> Result<(), IndexError> {
     let cores: Vec<Arc<LogCore>> = sink.table.read().by_id.values().cloned().collect();
@@ -207,6 +220,7 @@ fn move_some(sink: &CommitSink, index: &Index, core: &LogCore, movable: Movable)
         let movable = match movable {
             Movable::Below(segment) => state.extents.below(segment, EXTENTS_PER_WRITE + 1),
             Movable::Closed => state.extents.closed(EXTENTS_PER_WRITE + 1),
+            Movable::All => state.extents.first(EXTENTS_PER_WRITE + 1),
         };
         (movable.iter().take(EXTENTS_PER_WRITE).copied().collect::<Vec<_>>(), movable.len() > EXTENTS_PER_WRITE)
     };

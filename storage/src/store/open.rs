@@ -84,7 +84,9 @@ pub(super) fn open(
     };
     let maintenance = Maintenance {
         replay_from,
-        generations: found.replay_segments,
+        // An index that was just rebuilt does not know yet what lives in which segment: nothing may be recycled until
+        // two checkpoints rely on it again.
+        generations: if rebuild { Vec::new() } else { found.replay_segments },
         sequence: found.highest_sequence,
         forced: rebuild,
         pending: None,

@@ -15,7 +15,7 @@ use crate::error::{IndexError, ReadError, StoreError};
 use crate::index::{Extent, IndexChanges};
 use crate::journal::SegmentId;
 use crate::partition_log::PartitionLog;
-use crate::partition_log::core::LogCore;
+use crate::partition_log::log_core::LogCore;
 use crate::retention::RetentionPlan;
 
 /// What one pass of retention did.
@@ -42,6 +42,8 @@ impl Store {
         if store.latch.is_set() {
             return outcome;
         }
+        // Whatever maintenance could not do before, it tries again at least this often.
+        store.sink.wake();
         let cores: Vec<Arc<LogCore>> = store.sink.table.read().by_partition.values().cloned().collect();
         for core in cores {
             outcome.producers_expired += core.state.lock().expire_producers(now, store.config.producer_expiry) as u64;
@@ -54,6 +56,9 @@ impl Store {
                 }
                 Ok(false) | Err(StoreError::Append(crate::error::AppendError::Deleted)) => {}
                 Err(error) => {
+                    if let StoreError::Index(error) = &error {
+                        store.index_failed(error);
+                    }
                     tracing::warn!(log = %core.partition, %error, "retention could not trim a log");
                     outcome.failures += 1;
                 }

@@ -14,13 +14,13 @@ use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
 
 use super::commit_sink::CommitSink;
-use super::maintenance::{Movable, move_extents};
+use super::maintenance::spill_extents;
 use crate::checkpoint::{Checkpoint, decode_partition, encode_partition};
 use crate::epoch_cache::EpochStart;
 use crate::error::IndexError;
 use crate::index::Index;
 use crate::journal::{CommittedEntry, DamagedRange, EntryKind, LogId, ReplayDecision, ReplayedEntry};
-use crate::partition_log::core::LogCore;
+use crate::partition_log::log_core::LogCore;
 use crate::partition_log::options::LogOptions;
 use crate::partition_log::state::LogState;
 use crate::stored::Fields;
@@ -201,10 +201,7 @@ impl<'a> Replay<'a> {
     }
 
     fn spill(&self) -> ReplayDecision {
-        if self.sink.extents() < self.extents_max {
-            return ReplayDecision::Continue;
-        }
-        match move_extents(self.sink, self.index, Movable::Closed) {
+        match spill_extents(self.sink, self.index, self.extents_max) {
             Ok(()) => ReplayDecision::Continue,
             Err(error) => ReplayDecision::Stop(error.to_string()),
         }

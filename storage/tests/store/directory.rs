@@ -7,12 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use streambus_protocol::batch::PlacedBatch;
 use streambus_protocol::ids::{BrokerId, ClusterId};
+use streambus_protocol::offset::Offset;
 use streambus_storage::clock::SystemClock;
 use streambus_storage::config::StoreConfig;
-use streambus_storage::error::{OpenError, StoreError};
+use streambus_storage::error::{AppendError, OpenError, ReadError, StoreError};
 use streambus_storage::identity::IdentityError;
 use streambus_storage::inspect::{dump_dir, verify_dir};
+use streambus_storage::partition_log::{PartitionLog, ReadLimit};
 use streambus_storage::store::{RecoveryReport, Store};
 use tempfile::TempDir;
 
@@ -227,4 +230,93 @@ fn inspection_finds_damage_in_every_kind_of_file_and_changes_nothing() {
         fs::write(&file, original).expect("write back");
     }
     assert!(verify_dir(&dir.path().join("nowhere")).is_err());
+}
+
+// Catches a deadlock between appenders, the commit thread and maintenance, a commit that overtakes its acceptance, and a
+// read that meets a recycled segment.
+#[test]
+fn threads_append_read_trim_and_recycle_at_once() {
+    const BATCHES: u64 = 1_500;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (store, _) = open(dir.path()).expect("opens");
+    let logs: Vec<_> = (0..3).map(|p| create(&store, p)).collect();
+    std::thread::scope(|scope| {
+        for (p, log) in logs.iter().enumerate() {
+            scope.spawn(move || append_all(log, p as u64, BATCHES));
+            scope.spawn(move || follow(log, p as u64, BATCHES));
+        }
+        let (store, logs) = (&store, &logs);
+        scope.spawn(move || {
+            while logs.iter().any(|log| log.durable_end().get() < BATCHES) {
+                for log in logs {
+                    let end = log.durable_end().get();
+                    match log.trim(Offset::new(end.saturating_sub(200)).expect("small")) {
+                        Ok(_) | Err(StoreError::Append(AppendError::Busy { .. })) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                store.apply_retention(streambus_protocol::timestamp::Timestamp::from_millis(0));
+                store.scrub_step(1 << 20).expect("scrubbed");
+            }
+        });
+    });
+    let status = store.status();
+    assert_eq!((status.damaged, status.read_only), (Vec::new(), None));
+    assert!(store.metrics().segments_recycled.get() > 0);
+    store.close().expect("closes");
+    drop((store, logs));
+    let (store, report) = open(dir.path()).expect("opens");
+    assert_eq!(report.journal.damaged, []);
+    for id in store.log_ids() {
+        let log = store.log(id).expect("the log");
+        let count = log.log_start().distance_to(log.log_end()).expect("in order");
+        assert_eq!((log.log_end().get(), read_all(&log).expect("readable").len() as u64), (BATCHES, count));
+    }
+}
+
+fn append_all(log: &PartitionLog, p: u64, batches: u64) {
+    let mut last = None;
+    for i in 0..batches {
+        let spec = Spec { record_bytes: 300, salt: p << 32 | i, ..Spec::default() };
+        loop {
+            match log.append(batch(Offset::new(i).expect("small"), &spec)) {
+                Ok(appended) => {
+                    last = Some(appended.durable);
+                    break;
+                }
+                // The disk is slower than this loop; let it catch up.
+                Err(AppendError::Busy { .. }) => {
+                    if let Some(durable) = last.take() {
+                        wait(durable);
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    wait(last.expect("appended"));
+}
+
+/// Reads the log as it grows and checks that every batch is the one that was appended there.
+fn follow(log: &PartitionLog, p: u64, batches: u64) {
+    let mut cursor = Offset::ZERO;
+    while cursor.get() < batches {
+        match crate::world::read(log, cursor, ReadLimit { bytes_max: 20_000, below: log.durable_end() }) {
+            Ok((found, next)) => {
+                for (i, bytes) in (cursor.get()..).zip(found) {
+                    let stored = PlacedBatch::verify_stored(bytes).expect("proven");
+                    let record = stored.records(1 << 20).expect("decodes").next().expect("one").expect("decodes");
+                    let value = record.record.value.expect("a value");
+                    assert_eq!((record.offset.get(), &value[..8]), (i, &(p << 32 | i).to_le_bytes()[..]));
+                }
+                cursor = next;
+            }
+            // Trimmed away before it was read.
+            Err(ReadError::OutOfRange { start, .. }) => {
+                assert!(start > cursor);
+                cursor = start;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }

@@ -7,7 +7,7 @@ use streambus_storage::disk::faulty::Fault;
 use crate::model::Pair;
 
 /// Power cuts per run of the suite; a soak sets `STREAMBUS_POWER_CUTS` higher.
-const POWER_CUTS: u64 = 600;
+const POWER_CUTS: u64 = 3_000;
 
 // Catches an acknowledgement before the sync, a checkpoint written before what it includes, an index trusted beyond its
 // last flush, a recycled segment that recovery still needs.
