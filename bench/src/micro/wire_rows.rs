@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
-use streambus_protocol::api::fetch::{Batches, FetchOutcome, FetchResponse, Fetched};
+use streambus_protocol::api::fetch::{Batches, FetchOutcome, FetchPartition, FetchRequest, FetchResponse, Fetched};
 use streambus_protocol::api::produce::{Acks, ProducePartition, ProduceRequest};
-use streambus_protocol::api::{decode_body, encode_request, encode_response};
+use streambus_protocol::api::{Message, Request, decode_body, encode_request, encode_request_into, encode_response};
 use streambus_protocol::batch::{BatchBuilder, BatchOptions, PlacedBatch, RecordBatch, UnverifiedBatch};
 use streambus_protocol::compression::Compression;
 use streambus_protocol::epoch::LeaderEpoch;
@@ -52,6 +52,7 @@ pub fn measure(sampler: &mut Sampler<'_>) -> Result<(), MicroError> {
         verify(sampler, count, name)?;
         frames(sampler, count, name)?;
     }
+    fetch_request(sampler)?;
     compression(sampler)
 }
 
@@ -116,11 +117,7 @@ fn frames(sampler: &mut Sampler<'_>, count: usize, name: &str) -> Result<(), Mic
             batch: UnverifiedBatch::from_shared(batch.clone()),
         }],
     };
-    sampler.compute(&format!("wire/produce encode {name}"), 0, None, |times| {
-        for _ in 0..times {
-            black_box(encode_request(black_box(&request), correlation, 1_000));
-        }
-    });
+    encode(sampler, &format!("wire/produce encode {name}"), &request);
     let response = FetchResponse {
         partitions: vec![FetchOutcome {
             topic,
@@ -144,18 +141,58 @@ fn frames(sampler: &mut Sampler<'_>, count: usize, name: &str) -> Result<(), Mic
     decode::<FetchResponse>(sampler, &format!("wire/fetch response decode {name}"), bytes, &wire)
 }
 
-/// Decodes a frame from a receive buffer; the copy into the buffer stands for reading it from the socket.
-fn decode<M: streambus_protocol::api::Message>(
-    sampler: &mut Sampler<'_>,
-    name: &str,
-    bytes: u64,
-    wire: &[u8],
-) -> Result<(), MicroError> {
+/// A fetch request of one partition: the same for every size of batch.
+fn fetch_request(sampler: &mut Sampler<'_>) -> Result<(), MicroError> {
+    let request = FetchRequest {
+        wait_ms: 500,
+        bytes_min: 1,
+        bytes_max: 1 << 20,
+        partitions: vec![FetchPartition {
+            topic: TopicId::from_bytes([7; 16]),
+            partition: PartitionIndex::new(0),
+            offset: Offset::ZERO,
+            bytes_max: 1 << 20,
+            leader_epoch: LeaderEpoch::ZERO,
+        }],
+    };
+    encode(sampler, "wire/fetch encode", &request);
+    let frame = encode_request(&request, CorrelationId::new(7), 1_000);
+    let wire: Vec<u8> = frame.into_chunks().flat_map(|c: Bytes| c.to_vec()).collect();
+    decode::<FetchRequest>(sampler, "wire/fetch decode", 0, &wire)
+}
+
+/// Encodes into a buffer that is used again, as a connection does that writes many frames; and each into its own.
+fn encode<M: Request>(sampler: &mut Sampler<'_>, name: &str, request: &M) {
+    let correlation = CorrelationId::new(7);
+    let mut buffer = BytesMut::with_capacity(4096);
+    sampler.compute(name, 0, None, |times| {
+        for _ in 0..times {
+            buffer.clear();
+            black_box(encode_request_into(black_box(request), correlation, 1_000, &mut buffer));
+        }
+    });
+    sampler.compute(&format!("{name}, own buffer"), 0, None, |times| {
+        for _ in 0..times {
+            black_box(encode_request(black_box(request), correlation, 1_000));
+        }
+    });
+}
+
+/// Frames that one read from the socket brings, when they are small.
+const FRAMES_PER_READ: usize = 64;
+
+/// Decodes frames from a receive buffer; the copy into the buffer stands for reading them from the socket.
+fn decode<M: Message>(sampler: &mut Sampler<'_>, name: &str, bytes: u64, wire: &[u8]) -> Result<(), MicroError> {
     let mut decoder = FrameDecoder::new(FRAME_BYTES_MAX);
     let mut failed = false;
+    let frames = if wire.len() > 4096 { 1 } else { FRAMES_PER_READ };
+    let received = wire.repeat(frames);
     sampler.compute(name, bytes, Some("machine/memcpy 64KiB"), |times| {
+        let mut buffer = BytesMut::new();
         for _ in 0..times {
-            let mut buffer = BytesMut::from(wire);
+            if buffer.is_empty() {
+                buffer = BytesMut::from(&received[..]);
+            }
             match decoder.decode(&mut buffer) {
                 Ok(Some(frame)) => failed |= decode_body::<M>(black_box(frame)).is_err(),
                 _ => failed = true,
