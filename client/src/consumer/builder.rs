@@ -90,8 +90,19 @@ impl ConsumerBuilder {
         let engine = Arc::clone(self.client.engine());
         let ends =
             if self.until_end { Some(ask(&engine, scope, OffsetQuery::Latest, &partitions).await?) } else { None };
+        let by_offset = matches!(self.from, Start::Offset(_));
         let starts = resolve(&engine, scope, self.from, &partitions).await?;
         let start: Vec<_> = partitions.into_iter().zip(starts).collect();
+        // A read without an end hears this from the broker; one that ends would end at once and hide the mistake.
+        for ((at, from), end) in start.iter().zip(ends.iter().flatten()) {
+            // Other starts are found after the end, so one behind it is only younger than it.
+            if by_offset && from > end {
+                let earliest = ask(&engine, scope, OffsetQuery::Earliest, std::slice::from_ref(at)).await?;
+                let earliest = earliest.first().map_or(0, |offset| offset.get());
+                let (offset, latest) = (from.get(), end.get());
+                return Err(Error::OffsetOutOfRange { at: at.clone(), offset, earliest, latest });
+            }
+        }
 
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (output, delivered) = mpsc::unbounded_channel();
