@@ -72,10 +72,3 @@ fuzz: ## Fuzz the decoders for a minute each (needs cargo-fuzz and a nightly too
 .PHONY: install
 install: build ## Copy streambus to ~/.local/bin
 	install -Dm755 $(STREAMBUS) $(HOME)/.local/bin/streambus
-
-.PHONY: static
-static: deps ## Build a fully static streambus for this machine's architecture
-	RUSTFLAGS="-C target-feature=+crt-static$(if $(filter x86_64,$(shell uname -m)),$(comma)+sse4.2$(comma)+pclmulqdq)" \
-	$(CARGO) build --release --locked -p streambus-cli --target $(shell rustc -vV | awk '/^host/ {print $$2}')
-
-comma := ,
