@@ -134,7 +134,7 @@ impl Engine {
             };
             scope.attempt_failed(&error);
             if self.tasks.is_stopped() {
-                return Err(Error::Closed);
+                return Err(if error.is_outcome_unknown() { scope.cancelled() } else { Error::Closed });
             }
             if !may_retry(&error, effect) {
                 return Err(error);

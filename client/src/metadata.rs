@@ -162,6 +162,11 @@ impl Metadata {
         }
     }
 
+    /// Asks for these topics too from now on.
+    pub(crate) fn want(&self, names: impl Iterator<Item = TopicName>) {
+        self.wanted.lock().extend(names);
+    }
+
     /// A picture newer than `seen`: the present one if it is, else a fetched one. One try of every known address.
     pub(crate) async fn newer_than(&self, seen: u64) -> Result<Arc<ClusterView>, Error> {
         let _turn = self.fetching.lock().await;

@@ -221,7 +221,8 @@ impl Scope {
         }
     }
 
-    fn cancelled(&self) -> Error {
+    /// The error for a call that was ended from outside.
+    pub(crate) fn cancelled(&self) -> Error {
         Error::Cancelled { op: self.name, outcome: self.trail.0.lock().outcome() }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use proptest::prelude::*;
-use streambus_client::{Client, Config, Ctx, Error, ErrorCode, Topic};
+use streambus_client::{Client, Config, Ctx, Error, ErrorCode, Record, Topic};
 use streambus_protocol::api::ApiKey;
 use support::{Cluster, Fault};
 use tokio::time::Instant;
@@ -155,4 +155,29 @@ proptest! {
             assert!(healed, "the client never recovered");
         });
     }
+}
+
+/// Catches a change under way that is called "not applied" because the client was closed.
+#[tokio::test(start_paused = true)]
+async fn closing_leaves_the_outcome_of_what_was_sent_unknown() {
+    let cluster = Cluster::new(1);
+    cluster.create("orders", 1);
+    let client = cluster.client().await;
+    let (admin, producer) = (client.admin(), client.producer());
+    producer.send(Record::new("orders", "first")).await.expect("stored");
+    cluster.fault(ApiKey::CreateTopic, Fault::Silence);
+    cluster.fault(ApiKey::ListTopics, Fault::Silence);
+    cluster.fault(ApiKey::Produce, Fault::Silence);
+    let close = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.close().await;
+    };
+    let record = producer.send(Record::new("orders", "second"));
+    let create = admin.create_topic("t", Topic::partitions(1));
+    let (created, listed, sent, ()) = futures::join!(create, admin.list_topics(), record, close);
+    let error = created.expect_err("closed");
+    assert!(error.is_outcome_unknown(), "{error:?}");
+    let error = sent.expect_err("closed");
+    assert!(error.is_outcome_unknown(), "{error:?}");
+    assert!(matches!(listed, Err(Error::Closed)), "{listed:?}");
 }

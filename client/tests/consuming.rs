@@ -5,7 +5,9 @@ mod support;
 use std::time::Duration;
 
 use futures::StreamExt;
-use streambus_client::{Client, Config, ConsumedRecord, Consumer, Ctx, Error, Record, Seek, Start, TopicPartition};
+use streambus_client::{
+    Client, Config, ConsumedRecord, Consumer, Ctx, Error, ErrorCode, Record, Seek, Start, TopicPartition,
+};
 use streambus_protocol::api::ApiKey;
 use support::{Cluster, Fault};
 
@@ -233,4 +235,59 @@ async fn as_a_stream_a_channel_and_under_a_context() {
     let hasty = client.with(&Ctx::with_timeout(Duration::from_secs(1)));
     let mut consumer = hasty.consumer(["orders"]).start().await.expect("started");
     assert!(consumer.next().await.expect_err("nothing comes").is_timeout());
+}
+
+/// Catches bytes of a push that came together with the subscription's answer and were never given back as credit: the
+/// broker, out of credit, would say nothing more.
+#[tokio::test(start_paused = true)]
+async fn a_push_that_comes_with_the_answer_gives_its_credit_back() {
+    let cluster = Cluster::new(1);
+    cluster.create("orders", 1);
+    let client = cluster.client().await;
+    let producer = client.producer();
+    for _ in 0..3 {
+        // Each alone uses up the least credit there is.
+        producer.send(Record::new("orders", vec![b'x'; 70_000])).await.expect("stored");
+    }
+    // Which of the two is seen first is left to chance.
+    for _ in 0..16 {
+        let consumer = client.consumer(["orders"]).from(Start::Earliest).buffer_bytes(64 * 1024);
+        let mut consumer = consumer.start().await.expect("started");
+        assert_eq!(take(&mut consumer, 3).await.len(), 3);
+    }
+}
+
+/// Catches a read of a damaged range that is tried for ever in silence, and subscriptions without a partition that are
+/// never ended.
+#[tokio::test(start_paused = true)]
+async fn a_damaged_range_is_told_after_a_few_tries() {
+    let (cluster, client) = filled(1, 10).await;
+    cluster.damage("orders", 0, 5);
+    let live = client.consumer(["orders"]).from(Start::Earliest).start().await.expect("started");
+    let until_end = client.consumer(["orders"]).from(Start::Earliest).until_end().start().await.expect("started");
+    for mut consumer in [live, until_end] {
+        assert_whole(&take(&mut consumer, 5).await, 0, 0);
+        let next = tokio::time::timeout(Duration::from_secs(60), consumer.next()).await.expect("no hang");
+        assert_eq!(next.expect_err("damaged").code(), Some(ErrorCode::StorageDamaged));
+    }
+    assert_eq!(cluster.count(ApiKey::Subscribe), 3);
+    assert!(cluster.count(ApiKey::Unsubscribe) >= 2, "what has no partition left is ended");
+}
+
+/// Catches a consumer that waits for ever for the leader of a topic that another user found deleted.
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_somebody_else_found_deleted_is_missing_for_the_consumer_too() {
+    let (cluster, client) = filled(1, 1).await;
+    let mut consumer = client.consumer(["orders"]).from(Start::Earliest).start().await.expect("started");
+    take(&mut consumer, 1).await;
+    cluster.delete("orders");
+    // The first finds it missing and strikes it off the list; the second's look at the cluster is without it.
+    for name in ["orders", "other"] {
+        let lost = client.consumer([name]).from(Start::Earliest).start().await;
+        assert!(matches!(lost, Err(Error::UnknownTopic { .. })));
+    }
+    cluster.cut(1);
+    cluster.cut(2);
+    let next = tokio::time::timeout(Duration::from_secs(60), consumer.next()).await.expect("no hang");
+    assert!(matches!(next, Err(Error::UnknownTopic { .. })), "{next:?}");
 }

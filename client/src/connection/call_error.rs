@@ -37,6 +37,8 @@ impl CallError {
     pub(crate) fn after_sending(self) -> Self {
         match self {
             Self::Io { source, .. } => Self::Io { source, sent: true },
+            // What left before the client was closed may be carried out all the same.
+            Self::Closed => Self::io(io::ErrorKind::ConnectionAborted, "the client was closed", true),
             other => other,
         }
     }

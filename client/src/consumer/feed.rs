@@ -9,6 +9,7 @@ use streambus_protocol::api::fetch::{FetchOutcome, FetchPartition, FetchRequest}
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::api::subscribe::{SubscribePartition, SubscribeRequest, UnsubscribeRequest, Watermarks};
 use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::frame::Frame;
 use streambus_protocol::ids::{BrokerId, CorrelationId, PartitionId};
 use streambus_protocol::limits::{BATCH_BYTES_MAX, FRAME_BYTES_MAX};
 use streambus_protocol::offset::Offset;
@@ -45,6 +46,9 @@ pub(crate) enum FeedError {
 /// A stream.
 pub(crate) struct Feed {
     wanted: Vec<Wanted>,
+    /// Pushes that overtook the news that the subscription is open: only then is it known where their bytes are given
+    /// back to. The credit bounds them.
+    held: Vec<Frame>,
     state: Fed,
 }
 
@@ -78,7 +82,7 @@ impl Opened {
 
 impl Feed {
     pub(crate) fn opening(wanted: Vec<Wanted>) -> Self {
-        Self { wanted, state: Fed::Opening }
+        Self { wanted, held: Vec::new(), state: Fed::Opening }
     }
 
     /// Subscribes at `leader`, with `bytes` of credit.
@@ -165,6 +169,21 @@ impl Feed {
             .collect();
         self.state = Fed::Subscribed(opened);
         outcomes
+    }
+
+    /// Keeps a push until the feed is open.
+    pub(crate) fn hold(&mut self, push: Frame) {
+        self.held.push(push);
+    }
+
+    /// The pushes that were kept, in order.
+    pub(crate) fn take_held(&mut self) -> Vec<Frame> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// True when no partition is part of it any more.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wanted.is_empty()
     }
 
     /// The slot of a partition of this feed.

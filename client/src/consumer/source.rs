@@ -29,7 +29,7 @@ use crate::engine::{Engine, wants_new_metadata};
 use crate::error::{Error, TopicPartition};
 use crate::op::Scope;
 
-/// How many times in a row a partition's bytes may be corrupt before the application is told: a broken replica may be
+/// How many times in a row a partition's bytes may be corrupt, or damaged on the broker's disk, before the application is told: a broken replica may be
 /// repaired or replaced meanwhile.
 const CORRUPT_TRIES: u32 = 3;
 
@@ -291,11 +291,15 @@ impl Source {
                     return;
                 };
                 let outcomes = feed.opened(opened);
+                let held = feed.take_held();
                 for (place, outcome) in outcomes {
                     match outcome {
                         Ok(ends) => self.ends(place, ends),
                         Err(body) => self.refused(tag, place, body),
                     }
+                }
+                for frame in held {
+                    self.pushed(Push { tag, content: Ok(frame) });
                 }
             }
             Done::Opened { tag, outcome: Err(error) } => self.feed_failed(tag, &error),
@@ -334,7 +338,8 @@ impl Source {
                 return self.feed_failed(tag, &FeedError::Call(error.into_error(&address, false)));
             }
         };
-        let Some(feed) = self.feeds.get(&tag) else { return };
+        let Some(feed) = self.feeds.get_mut(&tag) else { return };
+        let Some(window) = feed.window() else { return feed.hold(frame) };
         let pushed = match decode_body::<PushedBatches>(frame) {
             Ok(pushed) => pushed,
             Err(error) => {
@@ -342,15 +347,11 @@ impl Source {
                 return;
             }
         };
-        let window = feed.window();
         for outcome in pushed.partitions {
             let id = PartitionId { topic: outcome.topic, partition: outcome.partition };
             let Some(place) = self.feeds.get(&tag).and_then(|feed| feed.slot_of(id)) else { continue };
-            let window = window.clone();
-            self.fed(tag, place, outcome.result, move |budget, bytes| match window {
-                Some(window) => Loan::Credit { window, bytes },
-                None => Loan::of_budget(budget, bytes),
-            });
+            let window = Arc::clone(&window);
+            self.fed(tag, place, outcome.result, move |_, bytes| Loan::Credit { window, bytes });
         }
     }
 
@@ -425,12 +426,22 @@ impl Source {
     fn refused(&mut self, tag: u64, place: usize, body: ErrorBody) {
         if let Some(feed) = self.feeds.get_mut(&tag) {
             feed.forget(place);
+            if feed.is_empty() {
+                self.close(tag);
+            }
         }
-        let Some(slot) = self.slots.get(place) else { return };
+        let Some(slot) = self.slots.get_mut(place) else { return };
         if body.code == ErrorCode::OffsetOutOfRange {
             return self.find_range(place);
         }
+        let damaged = body.code == ErrorCode::StorageDamaged;
         let error = Error::from_partition_body(body, slot.at.clone());
+        if damaged {
+            slot.corrupt += 1;
+            if slot.corrupt >= CORRUPT_TRIES {
+                return self.stop(place, error);
+            }
+        }
         self.slot_failed(place, error);
     }
 
@@ -532,6 +543,9 @@ impl Source {
         }
         let engine = Arc::clone(&self.engine);
         let seen = engine.metadata.view().version;
+        // Somebody else who found the topic missing may have had it struck off.
+        let read = self.slots.iter().filter(|slot| slot.state != SlotState::Stopped);
+        engine.metadata.want(read.map(|slot| slot.at.topic.clone()));
         self.jobs.push(Box::pin(async move { Done::Refreshed(engine.metadata.newer_than(seen).await.map(|_| ())) }));
     }
 }

@@ -180,6 +180,8 @@ impl Driver {
     fn refresh(&mut self) {
         let engine = Arc::clone(&self.registry.shared.engine);
         let seen = engine.metadata.view().version;
+        // Somebody else who found a topic missing may have had it struck off.
+        engine.metadata.want(self.registry.topic_names().into_iter());
         let pause = if self.refresh_failures == 0 { Duration::ZERO } else { engine.pause(self.refresh_failures) };
         self.jobs.push(Box::pin(async move {
             tokio::time::sleep(pause).await;

@@ -28,6 +28,9 @@ pub(crate) struct Registry {
     sinks: Mutex<HashMap<BrokerId, Arc<Sink>>>,
     /// The newest identity.
     identity: Mutex<Option<Identity>>,
+    /// The identity when a topic was last forgotten, and with it the sequences used under that identity: a topic that is
+    /// added needs a newer one, or a broker could take its first batches for old ones.
+    spent: Mutex<Option<Identity>>,
     /// Held while an identity is fetched, so that those who come meanwhile wait for that one. Never taken by the
     /// producer's task itself: the fetch may be one of its own jobs, which stand still while it waits.
     identifying: tokio::sync::Mutex<()>,
@@ -42,6 +45,7 @@ impl Registry {
             adding: Mutex::new(()),
             sinks: Mutex::new(HashMap::new()),
             identity: Mutex::new(None),
+            spent: Mutex::new(None),
             identifying: tokio::sync::Mutex::new(()),
             closed: AtomicBool::new(false),
         }
@@ -60,7 +64,8 @@ impl Registry {
         let topic_name = TopicName::new(name).map_err(|error| Error::Invalid { what: error.to_string() })?;
         let engine = &self.shared.engine;
         let view = engine.retry(scope, Effect::Read, || engine.metadata.topic(&topic_name)).await?;
-        let identity = if self.shared.config.stamps() { Some(self.newer_than(scope, None).await?) } else { None };
+        let spent = *self.spent.lock();
+        let identity = if self.shared.config.stamps() { Some(self.newer_than(scope, spent).await?) } else { None };
         Ok(self.add(name, &view, identity))
     }
 
@@ -125,10 +130,16 @@ impl Registry {
     /// The topic was deleted.
     fn remove(&self, name: &Arc<str>, topic: &Topic, error: &Error) {
         let _adding = self.adding.lock();
+        *self.spent.lock() = *self.identity.lock();
         let mut topics = HashMap::clone(&self.topics.load());
         topics.remove(name);
         self.topics.store(Arc::new(topics));
         topic.partitions().iter().for_each(|partition| partition.abort(error));
+    }
+
+    /// The topics it produces to.
+    pub(crate) fn topic_names(&self) -> Vec<TopicName> {
+        self.topics.load().keys().filter_map(|name| TopicName::new(name).ok()).collect()
     }
 
     /// Every partition of every topic.

@@ -75,6 +75,8 @@ struct Log {
     leader: u32,
     epoch: u32,
     log_start: u64,
+    /// Nothing can be read from here on.
+    damaged_from: Option<u64>,
     batches: Vec<PlacedBatch>,
     /// (producer, epoch) -> last batches: first and last sequence, base offset.
     producers: HashMap<i64, (i16, VecDeque<Remembered>)>,
@@ -209,6 +211,11 @@ impl Cluster {
         });
     }
 
+    /// Makes a log unreadable from an offset on, which is the first of a batch.
+    pub fn damage(&self, topic: &str, partition: usize, from: u64) {
+        self.with_log(topic, partition, |log| log.damaged_from = Some(from));
+    }
+
     pub fn stop(&self, broker: u32) {
         self.state.lock().brokers.insert(broker, false);
         self.cut(broker);
@@ -306,7 +313,7 @@ impl Connector for Cluster {
             if cluster.state.lock().brokers.get(&broker) != Some(&true) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
-            let (near, far) = tokio::io::duplex(64 * 1024);
+            let (near, far) = tokio::io::duplex(256 * 1024);
             let (reader, writer) = tokio::io::split(far);
             let tasks = cluster.tasks.clone();
             tasks.spawn(cluster.serve(broker, reader, writer));
@@ -595,10 +602,14 @@ impl Session {
             if from < log.log_start || from > log.end() {
                 return Err(ErrorCode::OffsetOutOfRange);
             }
+            if log.damaged_from.is_some_and(|damaged| from >= damaged) {
+                return Err(ErrorCode::StorageDamaged);
+            }
             let mut bytes = 0;
             let mut chunks: Vec<Bytes> = Vec::new();
             for batch in log.batches.iter().filter(|batch| batch.next_offset().get() > from) {
-                if bytes > 0 && bytes + batch.size_bytes() > bytes_max {
+                let damaged = log.damaged_from.is_some_and(|damaged| batch.next_offset().get() > damaged);
+                if damaged || bytes > 0 && bytes + batch.size_bytes() > bytes_max {
                     break;
                 }
                 bytes += batch.size_bytes();
@@ -626,7 +637,6 @@ impl Session {
                 (p.topic, p.partition, outcome)
             })
             .collect();
-        self.reply(&SubscribeResponse { partitions }, correlation, None, false);
         let (more, end) = (Arc::new(Notify::new()), self.cut.child_token());
         let id = request.subscription;
         self.credits.lock().insert(id, (request.credit_bytes as i64, Arc::clone(&more), end.clone()));
@@ -638,6 +648,8 @@ impl Session {
             credits: Arc::clone(&self.credits),
         };
         self.cluster.tasks.spawn(async move {
+            // Without a pause before the first pushes: both often reach a client in one read.
+            session.reply(&SubscribeResponse { partitions }, correlation, None, false);
             end.run_until_cancelled(session.push(id, correlation, live, &more, flip)).await;
         });
     }
