@@ -307,3 +307,17 @@ async fn a_hundred_first_sends_share_one_look_at_the_cluster() {
     assert_eq!(cluster.count(ApiKey::InitProducer), 1);
     assert_eq!(cluster.connects(), 2, "one connection per broker");
 }
+
+/// Catches a sequence that begins anew under the same identity: the broker takes the batch for one it has, acknowledges
+/// it and stores nothing.
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_was_out_of_sight_takes_records_under_a_newer_identity() {
+    let (cluster, client) = cluster(1).await;
+    let producer = client.producer();
+    producer.send(Record::new("orders", "value 0")).await.expect("stored");
+    let show = cluster.hide("orders");
+    producer.send(Record::new("orders", "lost")).await.expect_err("no such topic");
+    show();
+    producer.send(Record::new("orders", "value 1")).await.expect("stored");
+    assert_eq!(cluster.values("orders", 0), numbered(2));
+}

@@ -188,6 +188,13 @@ impl Cluster {
         self.state.lock().topics.remove(&TopicName::new(name).expect("valid"));
     }
 
+    /// Takes a topic out of sight; what it returns puts it back as it was.
+    pub fn hide(&self, name: &str) -> impl FnOnce() {
+        let (name, state) = (TopicName::new(name).expect("valid"), Arc::clone(&self.state));
+        let hidden = state.lock().topics.remove(&name).expect("a topic");
+        move || drop(state.lock().topics.insert(name, hidden))
+    }
+
     pub fn fault(&self, api: ApiKey, fault: Fault) {
         self.state.lock().faults.push((api, fault));
     }
