@@ -216,7 +216,12 @@ pub(crate) fn move_extents(sink: &CommitSink, index: &Index, movable: Movable) -
 fn move_some(sink: &CommitSink, index: &Index, core: &LogCore, movable: Movable) -> Result<bool, IndexError> {
     let _order = core.order.lock();
     let (extents, more) = {
-        let state = core.state.lock();
+        let mut state = core.state.lock();
+        if matches!(movable, Movable::All) {
+            // A commit that finishes while the index is written must begin an extent of its own: grown behind the copy,
+            // its batch would be forgotten with it.
+            state.extents.seal();
+        }
         let movable = match movable {
             Movable::Below(segment) => state.extents.below(segment, EXTENTS_PER_WRITE + 1),
             Movable::Closed => state.extents.closed(EXTENTS_PER_WRITE + 1),

@@ -117,15 +117,16 @@ impl StoreInner {
 impl PartitionLog {
     /// Trims what retention lets go; true when the start moved.
     fn apply_retention(&self, now: Timestamp) -> Result<bool, StoreError> {
-        let (mut plan, index_end) = {
+        // Under one lock: what moves to the index afterwards is in the copy, so that neither view misses it.
+        let (mut plan, index_end, in_memory) = {
             let state = self.core().state.lock();
             let limit = state.protect.unwrap_or(Offset::MAX).min(state.synced_end);
             let plan = RetentionPlan::new(state.options.retention, now, state.start, limit, state.size_bytes);
-            (plan, state.index_end())
+            if plan.is_idle() {
+                return Ok(false);
+            }
+            (plan, state.index_end(), state.extents.as_slice().to_vec())
         };
-        if plan.is_idle() {
-            return Ok(false);
-        }
         let start = plan.new_start();
         let mut goes_on = true;
         if start < index_end {
@@ -141,7 +142,6 @@ impl PartitionLog {
             goes_on |= plan.new_start() >= index_end;
         }
         if goes_on {
-            let in_memory = self.core().state.lock().extents.as_slice().to_vec();
             for extent in in_memory {
                 if !plan.consider(&extent) {
                     break;
