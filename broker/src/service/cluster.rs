@@ -1,12 +1,13 @@
 //! The cluster: where things are, how it is doing, how this broker is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use streambus_consensus::image::{BrokerImage, ClusterImage, TopicImage};
 use streambus_protocol::api::cluster::{BrokerDescription, ClusterDescribeResponse};
 use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, TopicLayout, TopicMetadata};
 use streambus_protocol::api::session::{ErrorBody, HealthResponse};
-use streambus_protocol::ids::{BrokerId, ClusterId};
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::ids::{BrokerId, ClusterId, TopicName};
 use streambus_storage::store::Store;
 
 use crate::lifecycle::{Lifecycle, State};
@@ -53,13 +54,22 @@ impl ClusterService {
         let image = self.directory.image();
         let topics = match &request.topics {
             None => image.topics_by_name().map(|topic| described(topic)).collect(),
-            Some(names) => names
-                .iter()
-                .map(|name| match self.directory.topic(&image, name) {
-                    Ok(topic) => described(&topic),
-                    Err(error) => TopicMetadata { name: name.clone(), outcome: Err(error) },
-                })
-                .collect(),
+            // Each name once, and a suggestion only for one that was asked for alone: both cost per name and per topic.
+            Some(names) => {
+                let mut seen = HashSet::new();
+                let alone = names.len() == 1;
+                let once = names.iter().filter(|name| seen.insert(*name));
+                let look_up = |name: &TopicName| match image.topic_by_name(name) {
+                    Some(topic) => described(topic),
+                    None => {
+                        let plain = || ErrorBody::new(ErrorCode::UnknownTopic, format!("no topic '{name}'"));
+                        let suggested = || self.directory.topic(&image, name).err();
+                        let error = alone.then(suggested).flatten().unwrap_or_else(plain);
+                        TopicMetadata { name: name.clone(), outcome: Err(error) }
+                    }
+                };
+                once.map(look_up).collect()
+            }
         };
         MetadataResponse {
             cluster_id: image.cluster_id,

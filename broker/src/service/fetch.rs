@@ -1,11 +1,13 @@
 //! Reading on demand, with a long poll: answer as soon as there is enough, or with what there is when the wait ends.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use streambus_protocol::api::fetch::{FetchOutcome, FetchPartition, FetchRequest, FetchResponse};
 use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::limits::FETCH_WAIT_MS_MAX;
 use streambus_protocol::offset::Offset;
 use tokio_util::sync::CancellationToken;
@@ -63,6 +65,9 @@ impl FetchService {
         deadline: Deadline,
         closing: &CancellationToken,
     ) -> FetchResponse {
+        if let Some(refused) = refuse_repeated(&request) {
+            return refused;
+        }
         let bytes_max = bytes(request.bytes_max).clamp(1, self.response_bytes_max);
         let bytes_min = bytes(request.bytes_min).min(bytes_max);
         // The clock is read only by a fetch that may wait.
@@ -168,4 +173,16 @@ impl Outcome {
 
 fn bytes(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+/// Each partition brings at least one batch, whatever the limits: named often, it would bring that batch as often.
+fn refuse_repeated(request: &FetchRequest) -> Option<FetchResponse> {
+    let mut seen = HashSet::new();
+    if request.partitions.len() <= 1 || request.partitions.iter().all(|p| seen.insert((p.topic, p.partition))) {
+        return None;
+    }
+    let refused =
+        || ErrorBody::new(ErrorCode::InvalidRequest, "a fetch names each partition once: leave out the repeats");
+    let outcome = |p: &FetchPartition| FetchOutcome { topic: p.topic, partition: p.partition, result: Err(refused()) };
+    Some(FetchResponse { partitions: request.partitions.iter().map(outcome).collect() })
 }

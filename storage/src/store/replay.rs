@@ -90,6 +90,9 @@ impl<'a> Replay<'a> {
                     Some(core) => return self.apply_to(&core, &entry, payload),
                     None if entry.log >= self.known_logs && entry.log >= self.sink.table.read().next => {
                         self.orphans += 1;
+                        // Its number is taken: another log under it would be given these records when the index is rebuilt.
+                        let mut table = self.sink.table.write();
+                        table.next = table.next.max(entry.log.next());
                     }
                     None => {}
                 }
