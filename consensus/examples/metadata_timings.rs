@@ -60,9 +60,8 @@ async fn started(what: &str, directory: &Path, life: u8) -> Result<MetadataNode,
         bytes
     };
     let before = Instant::now();
-    let node =
-        MetadataNode::start(ConsensusConfig::alone(directory.to_path_buf(), endpoint), ConsensusEnv::alone(random))
-            .await?;
+    let env = ConsensusEnv::alone(endpoint.id, random);
+    let node = MetadataNode::start(ConsensusConfig::alone(directory.to_path_buf(), endpoint), env).await?;
     let ready = before.elapsed();
     node.register().await?;
     println!("{what}: recovered after {ready:?}, registered after {:?}", before.elapsed());

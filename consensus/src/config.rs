@@ -34,6 +34,17 @@ pub struct ConsensusConfig {
 pub enum Bootstrap {
     /// Founds a cluster of its own, as its only voter.
     Alone,
+    /// Has peers: founds a cluster with them, or joins the one they have. The founders are the same on every broker.
+    Peers {
+        /// The brokers that found the cluster together, and where their cluster listeners are reached.
+        peers: BTreeMap<BrokerId, (String, u16)>,
+        /// This broker; one that is not among `peers` joins them.
+        me: BrokerId,
+        /// Where peers reach this broker's cluster listener.
+        advertised: (String, u16),
+        /// How long a majority of the founders waits for the rest before it founds without them. Default 10 s.
+        founding_patience: Duration,
+    },
     /// Is one of the first voters of a new cluster. Every one of them is configured with the same set.
     Founders {
         /// The cluster's identity.
@@ -44,6 +55,9 @@ pub enum Bootstrap {
         voters: BTreeMap<RaftId, RaftNode>,
     },
 }
+
+/// Default of [`Bootstrap::Peers::founding_patience`].
+pub const FOUNDING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Timings and sizes of a metadata node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,8 @@
-//! A transport between metadata nodes of one process, with faults, for tests: links that are cut one way or both,
-//! and answers that are lost after the request was carried out.
+//! A transport between metadata nodes of one process, with faults, for tests: links that carry nothing one way or
+//! both, answers that are lost after the request was carried out, processes that are gone.
+//!
+//! A cut link is a black hole, as a lost route is: the sender waits until its time is over. A process that is gone
+//! refuses, as its machine's kernel does, and its peers notice at once that their connections broke.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,16 +11,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use streambus_protocol::ids::BrokerId;
 
-use crate::network::{Lane, Peer, RaftTransport, TransportError};
-use crate::peer_service::PeerService;
+use crate::network::{Lane, Peer, Probe, RaftTransport, TransportError};
+use crate::peer_door::PeerDoor;
+use crate::peer_service::PeerError;
 use crate::rpc::Rpc;
 use crate::snapshot::SnapshotFile;
-use crate::types::RaftId;
 
 const CHUNK_BYTES: usize = 64 * 1024;
+const PORT: u16 = 9093;
 
-/// The wires between the nodes. Cheap to clone.
+/// The wires between the brokers. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct InProcessNetwork {
     links: Arc<Mutex<Links>>,
@@ -25,71 +30,116 @@ pub struct InProcessNetwork {
 
 #[derive(Default)]
 struct Links {
-    nodes: BTreeMap<RaftId, PeerService>,
+    doors: BTreeMap<BrokerId, PeerDoor>,
     /// Directed links that carry nothing.
-    cut: BTreeSet<(RaftId, RaftId)>,
+    cut: BTreeSet<(BrokerId, BrokerId)>,
 }
 
 impl InProcessNetwork {
-    /// Wires without nodes.
+    /// Wires without brokers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The transport of node `from`.
-    pub fn transport(&self, from: RaftId) -> Arc<dyn RaftTransport> {
-        Arc::new(Wire { links: Arc::clone(&self.links), from })
+    /// Where `broker` is reached on these wires.
+    pub fn address(broker: BrokerId) -> (String, u16) {
+        (format!("broker-{broker}"), PORT)
     }
 
-    /// Connects a node, or replaces it after a restart.
-    pub fn attach(&self, id: RaftId, service: PeerService) {
-        self.links.lock().nodes.insert(id, service);
+    /// The transport of `from`.
+    pub fn transport(&self, from: BrokerId) -> Arc<dyn RaftTransport> {
+        Arc::new(Wire { network: self.clone(), from })
     }
 
-    /// Takes a node away, as a crash does.
-    pub fn detach(&self, id: RaftId) {
-        self.links.lock().nodes.remove(&id);
+    /// Connects a broker, or replaces it after a restart.
+    pub fn attach(&self, door: PeerDoor) {
+        self.links.lock().doors.insert(door.broker(), door);
+    }
+
+    /// Takes a broker away, as the end of its process does: its peers' connections break, new ones are refused.
+    pub fn detach(&self, broker: BrokerId) {
+        let left: Vec<PeerDoor> = {
+            let mut links = self.links.lock();
+            links.doors.remove(&broker);
+            let sees = |other: &BrokerId| !links.cut.contains(&(broker, *other));
+            links.doors.iter().filter(|(other, _)| sees(other)).map(|(_, door)| door.clone()).collect()
+        };
+        for door in left {
+            door.peer_disconnected(broker);
+        }
     }
 
     /// Nothing goes from `from` to `to` any more. An answer from `to` still needs the opposite link.
-    pub fn cut(&self, from: RaftId, to: RaftId) {
+    pub fn cut(&self, from: BrokerId, to: BrokerId) {
         self.links.lock().cut.insert((from, to));
     }
 
-    /// Cuts every link from and to `id`.
-    pub fn isolate(&self, id: RaftId) {
+    /// Cuts every link from and to `broker`.
+    pub fn isolate(&self, broker: BrokerId) {
         let mut links = self.links.lock();
-        let others: Vec<RaftId> = links.nodes.keys().copied().filter(|other| *other != id).collect();
-        links.cut.extend(others.into_iter().flat_map(|other| [(id, other), (other, id)]));
+        let others: Vec<BrokerId> = links.doors.keys().copied().filter(|other| *other != broker).collect();
+        links.cut.extend(others.into_iter().flat_map(|other| [(broker, other), (other, broker)]));
     }
 
     /// Restores every link.
     pub fn heal(&self) {
         self.links.lock().cut.clear();
     }
-}
 
-struct Wire {
-    links: Arc<Mutex<Links>>,
-    from: RaftId,
-}
-
-impl Wire {
-    fn reach(links: &Mutex<Links>, from: RaftId, to: RaftId) -> Result<PeerService, TransportError> {
-        let links = links.lock();
+    /// The door of `to`, unless the link to it is cut.
+    fn reach(&self, from: BrokerId, to: BrokerId) -> Result<PeerDoor, Unreached> {
+        let links = self.links.lock();
         if links.cut.contains(&(from, to)) {
-            return Err(TransportError::Unreachable(format!("the link from {from} to {to} is cut")));
+            return Err(Unreached::BlackHole);
         }
-        let missing = || TransportError::Unreachable(format!("node {to} is not there"));
-        links.nodes.get(&to).cloned().ok_or_else(missing)
+        links.doors.get(&to).cloned().ok_or(Unreached::Refused)
     }
 
     /// An answer travels the opposite link, as it is when the answer is ready.
-    fn answered(links: &Mutex<Links>, from: RaftId, to: RaftId) -> Result<(), TransportError> {
-        if links.lock().cut.contains(&(to, from)) {
-            return Err(TransportError::Unreachable(format!("the answer from {to} to {from} was lost")));
-        }
-        Ok(())
+    fn is_cut(&self, from: BrokerId, to: BrokerId) -> bool {
+        self.links.lock().cut.contains(&(from, to))
+    }
+
+    fn broker_at(&self, host: &str) -> Option<BrokerId> {
+        self.links.lock().doors.keys().copied().find(|broker| Self::address(*broker).0 == host)
+    }
+}
+
+enum Unreached {
+    BlackHole,
+    Refused,
+}
+
+struct Wire {
+    network: InProcessNetwork,
+    from: BrokerId,
+}
+
+impl Wire {
+    /// One exchange with the door of `to`, bounded by `ttl`.
+    fn exchange<F>(
+        &self,
+        to: BrokerId,
+        ttl: Duration,
+        ask: impl FnOnce(PeerDoor) -> F + Send + 'static,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>>
+    where
+        F: Future<Output = Result<Vec<u8>, PeerError>> + Send,
+    {
+        let (network, from) = (self.network.clone(), self.from);
+        let exchange = async move {
+            let door = match network.reach(from, to) {
+                Ok(door) => door,
+                Err(Unreached::Refused) => return Err(TransportError::NotSent(format!("broker {to} is not there"))),
+                Err(Unreached::BlackHole) => futures::future::pending().await,
+            };
+            let answer = ask(door).await.map_err(|e| TransportError::Refused(e.to_string()));
+            if network.is_cut(to, from) {
+                futures::future::pending::<()>().await;
+            }
+            answer.map(Bytes::from)
+        };
+        Box::pin(async move { tokio::time::timeout(ttl, exchange).await.unwrap_or(Err(TransportError::TimedOut(ttl))) })
     }
 }
 
@@ -100,15 +150,9 @@ impl RaftTransport for Wire {
         _: Lane,
         rpc: Rpc,
         request: Bytes,
-        _: Duration,
+        ttl: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
-        let (links, from) = (Arc::clone(&self.links), self.from);
-        Box::pin(async move {
-            let service = Self::reach(&links, from, peer.id)?;
-            let answer = service.call(rpc, &request).await.map_err(|e| TransportError::Refused(e.to_string()))?;
-            Self::answered(&links, from, peer.id)?;
-            Ok(Bytes::from(answer))
-        })
+        self.exchange(peer.node.broker, ttl, move |door| async move { door.call(rpc, &request).await })
     }
 
     fn send_snapshot(
@@ -116,24 +160,53 @@ impl RaftTransport for Wire {
         peer: Peer,
         header: Bytes,
         snapshot: SnapshotFile,
-        _: Duration,
+        ttl: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
-        let (links, from) = (Arc::clone(&self.links), self.from);
-        Box::pin(async move {
-            let service = Self::reach(&links, from, peer.id)?;
-            let refused = |e: std::io::Error| TransportError::Refused(e.to_string());
-            let mut sink = service.receive_snapshot().map_err(refused)?;
+        self.exchange(peer.node.broker, ttl, move |door| async move {
+            let failed = |e: std::io::Error| PeerError::Stopped(e.to_string());
+            let mut sink = door.receive_snapshot()?;
             let mut position = 0;
             while position < snapshot.len() {
-                let chunk = snapshot.read_chunk(position, CHUNK_BYTES).map_err(refused)?;
+                let chunk = snapshot.read_chunk(position, CHUNK_BYTES).map_err(failed)?;
                 position += chunk.len() as u64;
-                sink.write(&chunk).map_err(refused)?;
+                sink.write(&chunk).map_err(failed)?;
             }
-            let received = sink.finish().map_err(refused)?;
-            let answer = service.install_snapshot(&header, received).await;
-            let answer = answer.map_err(|e| TransportError::Refused(e.to_string()))?;
-            Self::answered(&links, from, peer.id)?;
-            Ok(Bytes::from(answer))
+            let received = sink.finish().map_err(failed)?;
+            door.install_snapshot(&header, received).await
+        })
+    }
+
+    fn forward(&self, peer: Peer, request: Bytes, ttl: Duration) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        self.exchange(peer.node.broker, ttl, move |door| async move { door.forward(&request).await })
+    }
+
+    fn hello(
+        &self,
+        host: String,
+        _: u16,
+        hello: Bytes,
+        ttl: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        match self.network.broker_at(&host) {
+            Some(broker) => self.exchange(broker, ttl, move |door| async move { door.handle_hello(&hello).await }),
+            None => Box::pin(async move { Err(TransportError::NotSent(format!("nobody listens at {host}"))) }),
+        }
+    }
+
+    fn probe(&self, host: String, _: u16, ttl: Duration) -> BoxFuture<'static, Probe> {
+        let (network, from) = (self.network.clone(), self.from);
+        Box::pin(async move {
+            let Some(broker) = network.broker_at(&host) else {
+                return Probe::Refused;
+            };
+            match network.reach(from, broker) {
+                Ok(_) if !network.is_cut(broker, from) => Probe::Reachable,
+                Err(Unreached::Refused) => Probe::Refused,
+                Ok(_) | Err(Unreached::BlackHole) => {
+                    tokio::time::sleep(ttl).await;
+                    Probe::Unknown
+                }
+            }
         })
     }
 }

@@ -24,6 +24,7 @@ mod log_store;
 pub mod network;
 pub mod node;
 pub mod outcome;
+pub mod peer_door;
 pub mod peer_service;
 pub mod placement;
 mod raft_codec;

@@ -42,9 +42,11 @@ pub enum Lane {
 
 /// Carries bytes between metadata nodes; the broker implements it over its cluster listener.
 ///
-/// A request is delivered at most once per call and answered with the bytes that
-/// [`PeerService::call`](crate::peer_service::PeerService::call) returned on the other side. A transport that fails
-/// says so: an invented answer, or one of an earlier request, breaks Raft. `ttl` bounds the whole exchange.
+/// A request is delivered at most once per call and answered with the bytes that the [`PeerDoor`] of the other side
+/// returned for it. A transport that fails says so: an invented answer, or one of an earlier request, breaks Raft.
+/// `ttl` bounds the whole exchange.
+///
+/// [`PeerDoor`]: crate::peer_door::PeerDoor
 pub trait RaftTransport: Send + Sync + 'static {
     /// One request and its answer.
     fn call(
@@ -57,7 +59,7 @@ pub trait RaftTransport: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
 
     /// Sends `header` and then the snapshot in chunks; the other side hands them to
-    /// [`PeerService::receive_snapshot`](crate::peer_service::PeerService::receive_snapshot) and installs it.
+    /// [`PeerDoor::receive_snapshot`](crate::peer_door::PeerDoor::receive_snapshot) and installs it.
     fn send_snapshot(
         &self,
         peer: Peer,
@@ -65,18 +67,50 @@ pub trait RaftTransport: Send + Sync + 'static {
         snapshot: SnapshotFile,
         ttl: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
+
+    /// Hands a request of a broker's to the controller: a proposal, a heartbeat, a read. Answered by
+    /// [`PeerDoor::forward`](crate::peer_door::PeerDoor::forward). The difference between
+    /// [`TransportError::NotSent`] and every other failure decides whether a proposal may be made again.
+    fn forward(&self, peer: Peer, request: Bytes, ttl: Duration) -> BoxFuture<'static, Result<Bytes, TransportError>>;
+
+    /// Asks whoever listens at that address who it is, before anything else is known about it: it may belong to no
+    /// cluster yet, or to another one. Answered by [`PeerDoor::handle_hello`](crate::peer_door::PeerDoor::handle_hello).
+    fn hello(
+        &self,
+        host: String,
+        port: u16,
+        hello: Bytes,
+        ttl: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>>;
+
+    /// Opens a connection to that address and closes it again.
+    fn probe(&self, host: String, port: u16, ttl: Duration) -> BoxFuture<'static, Probe>;
+}
+
+/// What a connection attempt says about the process behind an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Somebody listens.
+    Reachable,
+    /// The machine answered that nobody listens: the process is gone.
+    Refused,
+    /// No answer: dead, cut off or slow. Only time can tell.
+    Unknown,
 }
 
 /// Why a peer gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// No connection, or it broke.
+    /// There was no connection to send it on: the peer has certainly not seen the request.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// The connection broke while the request was under way: the peer may have seen it.
     #[error("unreachable: {0}")]
     Unreachable(String),
     /// No answer in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    /// The other side is not who it should be, or does not take the request.
+    /// The other side is not who it should be, or does not take the request. It has done nothing with it.
     #[error("refused: {0}")]
     Refused(String),
 }
@@ -106,10 +140,28 @@ impl RaftTransport for NoPeers {
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
         Box::pin(async move { Err(no_transport(&peer)) })
     }
+
+    fn forward(&self, peer: Peer, _: Bytes, _: Duration) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        Box::pin(async move { Err(no_transport(&peer)) })
+    }
+
+    fn hello(
+        &self,
+        host: String,
+        port: u16,
+        _: Bytes,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        Box::pin(async move { Err(TransportError::NotSent(format!("this node has no transport to {host}:{port}"))) })
+    }
+
+    fn probe(&self, _: String, _: u16, _: Duration) -> BoxFuture<'static, Probe> {
+        Box::pin(async { Probe::Unknown })
+    }
 }
 
 fn no_transport(peer: &Peer) -> TransportError {
-    TransportError::Unreachable(format!("this node has no transport to {}", peer.node))
+    TransportError::NotSent(format!("this node has no transport to {}", peer.node))
 }
 
 /// Makes openraft's clients.

@@ -21,6 +21,7 @@ use crate::identity::Identity;
 use crate::image::ClusterImage;
 use crate::network::{NoPeers, RaftTransport};
 use crate::outcome::Outcome;
+use crate::peer_door::PeerDoor;
 use crate::peer_service::PeerService;
 use crate::types::{Raft, RaftId, TypeConfig};
 
@@ -33,12 +34,14 @@ pub struct ConsensusEnv {
     pub random: Box<dyn FnMut() -> [u8; 16] + Send>,
     /// How peers are reached.
     pub transport: Arc<dyn RaftTransport>,
+    /// Where peers reach this node. The cluster listener serves it from before the start on.
+    pub door: PeerDoor,
 }
 
 impl ConsensusEnv {
     /// The surroundings of a node without peers.
-    pub fn alone(random: impl FnMut() -> [u8; 16] + Send + 'static) -> Self {
-        Self { random: Box::new(random), transport: Arc::new(NoPeers) }
+    pub fn alone(broker: BrokerId, random: impl FnMut() -> [u8; 16] + Send + 'static) -> Self {
+        Self { random: Box::new(random), transport: Arc::new(NoPeers), door: PeerDoor::new(broker) }
     }
 }
 
@@ -48,13 +51,14 @@ pub struct MetadataNode {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     raft: Raft,
     identity: Identity,
     config: ConsensusConfig,
     incarnation: Incarnation,
     images: watch::Receiver<Arc<ClusterImage>>,
-    peers: PeerService,
+    pub(crate) peers: PeerService,
+    door: PeerDoor,
     closed: watch::Receiver<()>,
 }
 
@@ -125,9 +129,9 @@ impl MetadataNode {
         propose::propose(&self.inner.raft, command, patience).await
     }
 
-    /// Answers the requests of peers.
-    pub fn peers(&self) -> &PeerService {
-        &self.inner.peers
+    /// A hint that the connection to or from that broker broke. The node looks for itself.
+    pub fn peer_disconnected(&self, broker: BrokerId) {
+        self.inner.door.peer_disconnected(broker);
     }
 
     /// Waits until this node has stopped and says why. A storage error stops it for good: the process should follow,
@@ -147,6 +151,7 @@ impl MetadataNode {
 
     /// Stops this node; everything acknowledged is on disk already. On return its directory may be opened again.
     pub async fn shutdown(&self) {
+        self.inner.door.detach();
         if let Err(e) = self.inner.raft.shutdown().await {
             tracing::warn!(error = %e, "the metadata node did not stop cleanly");
         }

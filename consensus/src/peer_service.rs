@@ -20,9 +20,12 @@ pub struct PeerService {
     pub(crate) snapshots: Arc<SnapshotStore>,
 }
 
-/// Why a peer's request has no answer. The transport reports it as unreachable or refused; it never invents one.
+/// Why a peer's request has no answer. The transport reports all of them as refused; it never invents an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
+    /// This node has not started, or has stopped; it has done nothing with the request.
+    #[error("this metadata node is not running yet, or no more: try again")]
+    NotReady,
     /// The bytes are not a message.
     #[error("the request does not decode: {0}")]
     Malformed(#[from] DecodeError),

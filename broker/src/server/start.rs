@@ -153,8 +153,8 @@ impl Parts {
         let endpoint = BrokerEndpoint { id: self.config.broker.id, host: advertised.host, port: advertised.port, rack };
         let mut consensus = ConsensusConfig::alone(self.config.storage.data_dir.clone(), endpoint);
         consensus.version = SOFTWARE_VERSION.to_owned();
-        let random = Arc::clone(&self.env.random);
-        Ok(MetadataNode::start(consensus, ConsensusEnv::alone(move || random.next_id())).await?)
+        let (broker, random) = (self.config.broker.id, Arc::clone(&self.env.random));
+        Ok(MetadataNode::start(consensus, ConsensusEnv::alone(broker, move || random.next_id())).await?)
     }
 
     /// Opens what the metadata places here and registers this broker.

@@ -45,7 +45,9 @@ impl MetadataNode {
             .await
             .map_err(|e| StartError::Stopped(e.to_string()))?;
         let peers = PeerService { raft: raft.clone(), identity, snapshots };
-        let node = Self { inner: Arc::new(Inner { raft, identity, config, incarnation, images, peers, closed }) };
+        let door = env.door;
+        let node = Self { inner: Arc::new(Inner { raft, identity, config, incarnation, images, peers, door, closed }) };
+        node.inner.door.attach(&node.inner);
         node.initialize().await?;
         if node.is_only_voter().await? {
             node.elect_alone().await?;
@@ -108,6 +110,7 @@ impl MetadataNode {
         let config = &self.inner.config;
         match &config.bootstrap {
             Bootstrap::Founders { voters, .. } => voters.clone(),
+            Bootstrap::Peers { .. } => BTreeMap::new(),
             Bootstrap::Alone => {
                 let host = config.advertised.host.clone();
                 let node = RaftNode { broker: config.broker_id, host, port: config.advertised.port };
@@ -163,6 +166,7 @@ async fn open_directory(
     let file = Identity::file(directory);
     let (cluster, raft) = match &config.bootstrap {
         Bootstrap::Alone => (config.expected_cluster, None),
+        Bootstrap::Peers { .. } => return Err(StartError::Stopped("founding with peers is not in this build".into())),
         Bootstrap::Founders { cluster_id, raft_id, .. } => (Some(*cluster_id), Some(*raft_id)),
     };
     let identity = match (stored, mark) {

@@ -36,7 +36,7 @@ fn random(seed: u8) -> impl FnMut() -> [u8; 16] + Send + 'static {
 
 async fn start_alone(data: &Path, seed: u8) -> Result<MetadataNode, StartError> {
     let config = ConsensusConfig::alone(data.to_path_buf(), endpoint(1));
-    MetadataNode::start(config, ConsensusEnv::alone(random(seed))).await
+    MetadataNode::start(config, ConsensusEnv::alone(BrokerId::new(1), random(seed))).await
 }
 
 fn create(name: &str, id: u8, brokers: &[u32]) -> Command {
@@ -83,7 +83,7 @@ async fn foreign_or_incomplete_directories_are_refused() {
     let node = start_alone(data.path(), 1).await.unwrap();
     node.shutdown().await;
     drop(node);
-    let start = |config| MetadataNode::start(config, ConsensusEnv::alone(random(5)));
+    let start = |config| MetadataNode::start(config, ConsensusEnv::alone(BrokerId::new(1), random(5)));
     let refusal = |result: Result<MetadataNode, StartError>| match result {
         Err(StartError::Identity(error)) => error,
         Err(other) => panic!("refused for another reason: {other}"),
@@ -185,15 +185,16 @@ impl Trio {
             raft_id: id,
             voters: (1..=3).map(|n| (RaftId::new(u64::from(n)), raft_node(n))).collect(),
         };
-        let env =
-            ConsensusEnv { random: Box::new(random(u8::try_from(n).unwrap())), transport: self.network.transport(id) };
+        let door = PeerDoor::new(BrokerId::new(n));
+        self.network.attach(door.clone());
+        let transport = self.network.transport(BrokerId::new(n));
+        let env = ConsensusEnv { random: Box::new(random(u8::try_from(n).unwrap())), transport, door };
         let node = MetadataNode::start(config, env).await.unwrap();
-        self.network.attach(id, node.peers().clone());
         self.nodes.insert(id, node);
     }
 
     async fn stop_node(&mut self, id: RaftId) {
-        self.network.detach(id);
+        self.network.detach(broker_of(id));
         self.nodes.remove(&id).unwrap().shutdown().await;
     }
 
@@ -228,6 +229,11 @@ impl Trio {
     }
 }
 
+/// The broker of a founder.
+fn broker_of(founder: RaftId) -> BrokerId {
+    BrokerId::new(u32::try_from(founder.get()).unwrap())
+}
+
 fn ids() -> Vec<RaftId> {
     (1..=3).map(RaftId::new).collect()
 }
@@ -257,7 +263,7 @@ async fn three_nodes_survive_an_isolated_leader() {
         other => panic!("{other:?}"),
     }
 
-    trio.network.isolate(leader);
+    trio.network.isolate(broker_of(leader));
     let rest: Vec<RaftId> = ids().into_iter().filter(|id| *id != leader).collect();
     let successor = trio.leader(&rest).await;
     trio.nodes[&successor].propose_within(create("during", 3, &[2, 3]), PATIENCE).await.unwrap();
@@ -327,7 +333,7 @@ async fn request_for_another_node_is_refused() {
     let from = RaftId::new(2);
     for (cluster, to) in [(me.cluster_id, RaftId::new(3)), (ClusterId::from_bytes([1; 16]), me.raft_id)] {
         let request = encode_request(Route { cluster, from, to }, &vote);
-        let answer = node.peers().call(Rpc::Vote, &request).await;
+        let answer = node.inner.peers.call(Rpc::Vote, &request).await;
         assert!(matches!(answer, Err(PeerError::NotMe { .. })), "{answer:?}");
     }
     assert!(node.status().term < 99);
