@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn every_broker_code_keeps_its_answers() {
         for code in ErrorCode::ALL {
-            let error = Error::from_body(ErrorBody { code: *code, message: String::new() });
+            let error = Error::from_body(ErrorBody::new(*code, ""));
             assert_eq!(error.is_retriable(), code.is_retriable(), "{code}");
             assert_eq!(error.applied(), code.applied(), "{code}");
         }

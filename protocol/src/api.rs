@@ -1,12 +1,15 @@
 //! The closed list of APIs, and how a message becomes a frame and back.
 //!
 //! Each API has a request and, unless it is one-way, a response; `Subscribe` also has a push. All have version 1 today.
+//! Numbers from 64 on are served between brokers, on the cluster listener, and nowhere else.
 
 pub mod cluster;
 pub mod fetch;
 pub mod metadata;
 pub mod offsets;
+pub mod peer;
 pub mod produce;
+pub mod replica;
 pub mod session;
 pub mod subscribe;
 pub mod topics;
@@ -116,13 +119,55 @@ api_keys! {
     InitProducer = 16, "init_producer", V1;
     /// Deletes the oldest records of a partition.
     TrimLog = 17, "trim_log", V1;
+    /// Gives a partition another leader.
+    ElectLeader = 18, "elect_leader", V1;
+    /// Moves a partition to other brokers, or stops moving it.
+    Reassign = 19, "reassign", V1;
+    /// Moves everything off a broker, or lets it take part again.
+    DrainBroker = 20, "drain_broker", V1;
+    /// Forgets a broker that is gone for good.
+    RemoveBroker = 21, "remove_broker", V1;
+    /// The first request of every connection between brokers.
+    PeerHandshake = 64, "peer_handshake", V1;
+    /// A broker without a cluster asks what there is.
+    RaftHello = 65, "raft_hello", V1;
+    /// A request of the metadata group's consensus.
+    RaftCall = 66, "raft_call", V1;
+    /// A step of sending a metadata snapshot.
+    RaftSnapshot = 67, "raft_snapshot", V1;
+    /// Something for the metadata's leader, passed on.
+    RaftForward = 68, "raft_forward", V1;
+    /// A follower copies record batches from a leader.
+    ReplicaFetch = 69, "replica_fetch", V1;
+    /// A follower says what it has on stable storage; one-way.
+    ReplicaProgress = 70, "replica_progress", V1;
+    /// Asks a leader how its followers stand.
+    ReplicaState = 71, "replica_state", V1;
 }
+
+/// Where a broker takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// The port that clients connect to.
+    Client,
+    /// The port that other brokers connect to.
+    Cluster,
+}
+
+/// The first number of the APIs between brokers.
+const PEER_API_MIN: u8 = 64;
 
 impl ApiKey {
     /// The wire's number.
     #[inline]
     pub const fn to_wire(self) -> u8 {
         self as u8
+    }
+
+    /// The one listener that serves it.
+    #[inline]
+    pub const fn listener(self) -> Listener {
+        if self.to_wire() < PEER_API_MIN { Listener::Client } else { Listener::Cluster }
     }
 }
 
@@ -218,7 +263,7 @@ pub fn encode_response<M: Message>(message: &M, correlation: CorrelationId) -> E
         return frame;
     }
     let message = format!("the answer has {body} bytes, the limit is {FRAME_BODY_BYTES_MAX}: ask for fewer topics");
-    encode_error(M::API.to_wire(), correlation, &ErrorBody { code: ErrorCode::RequestTooLarge, message })
+    encode_error(M::API.to_wire(), correlation, &ErrorBody::new(ErrorCode::RequestTooLarge, message))
 }
 
 /// The frame of a message that the broker sends of its own accord, under the correlation of the request that asked for
@@ -231,7 +276,7 @@ pub fn encode_push<M: Message>(message: &M, correlation: CorrelationId) -> Encod
 pub fn encode_error(api: u8, correlation: CorrelationId, error: &ErrorBody) -> EncodedFrame {
     let version = ApiKey::from_wire(api).map_or(V1.max, |key| key.versions().max);
     let flags = Flags::RESPONSE.union(Flags::ERROR);
-    let mut buffer = BytesMut::with_capacity(FRAME_HEADER_BYTES + 4 + error.message.len());
+    let mut buffer = BytesMut::with_capacity(FRAME_HEADER_BYTES + 12 + error.message.len());
     buffer.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
     error.write(&mut Writer::new(&mut buffer));
     seal(&mut buffer, 0, FrameHeader { api, version, flags, correlation, timeout_ms: 0 }, 0);

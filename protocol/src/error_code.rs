@@ -120,8 +120,30 @@ error_codes! {
     MetadataOutcomeUnknown = 51, "METADATA_OUTCOME_UNKNOWN";
     /// The cluster ids differ.
     WrongCluster = 52, "WRONG_CLUSTER";
+    /// The API is served between brokers only, on the cluster listener.
+    ClusterListenerOnly = 53, "CLUSTER_LISTENER_ONLY";
+    /// The API is served to clients only; this is the cluster listener.
+    ClientListenerOnly = 54, "CLIENT_LISTENER_ONLY";
+    /// Another broker answers at this address.
+    WrongBroker = 55, "WRONG_BROKER";
+    /// A newer registration of this broker exists, or none.
+    StaleBrokerEpoch = 56, "STALE_BROKER_EPOCH";
+    /// No broker of that id is registered.
+    UnknownBroker = 57, "UNKNOWN_BROKER";
+    /// Another process with this broker id is alive.
+    DuplicateBroker = 58, "DUPLICATE_BROKER";
+    /// The broker is alive or still holds replicas.
+    BrokerNotEmpty = 59, "BROKER_NOT_EMPTY";
     /// The subscription id is unknown on this connection, or in use.
     InvalidSubscription = 60, "INVALID_SUBSCRIPTION";
+    /// The replica is not alive, not in sync, or not one of the partition.
+    IneligibleReplica = 70, "INELIGIBLE_REPLICA";
+    /// The list of replicas is empty, names a broker twice or one that is not registered.
+    InvalidAssignment = 71, "INVALID_ASSIGNMENT";
+    /// The partition is not being moved.
+    NoReassignment = 72, "NO_REASSIGNMENT";
+    /// The leader does not know the fetch session, or expected another sequence: start a new one.
+    UnknownReplicaSession = 73, "UNKNOWN_REPLICA_SESSION";
 }
 
 impl ErrorCode {
@@ -149,7 +171,9 @@ impl ErrorCode {
             | Self::StorageDamaged
             | Self::StorageFailed
             | Self::NoController
-            | Self::MetadataOutcomeUnknown => true,
+            | Self::MetadataOutcomeUnknown
+            | Self::IneligibleReplica
+            | Self::UnknownReplicaSession => true,
             Self::Internal
             | Self::MalformedRequest
             | Self::UnsupportedApi
@@ -171,6 +195,15 @@ impl ErrorCode {
             | Self::FencedProducer
             | Self::DuplicateSequence
             | Self::WrongCluster
+            | Self::ClusterListenerOnly
+            | Self::ClientListenerOnly
+            | Self::WrongBroker
+            | Self::StaleBrokerEpoch
+            | Self::UnknownBroker
+            | Self::DuplicateBroker
+            | Self::BrokerNotEmpty
+            | Self::InvalidAssignment
+            | Self::NoReassignment
             | Self::InvalidSubscription => false,
         }
     }
@@ -217,8 +250,24 @@ impl ErrorCode {
             | Self::DuplicateSequence
             | Self::NoController
             | Self::WrongCluster
+            | Self::ClusterListenerOnly
+            | Self::ClientListenerOnly
+            | Self::WrongBroker
+            | Self::StaleBrokerEpoch
+            | Self::UnknownBroker
+            | Self::DuplicateBroker
+            | Self::BrokerNotEmpty
+            | Self::IneligibleReplica
+            | Self::InvalidAssignment
+            | Self::NoReassignment
+            | Self::UnknownReplicaSession
             | Self::InvalidSubscription => Applied::No,
         }
+    }
+
+    /// True when an error of this code carries who leads instead, if that is known.
+    pub const fn names_leader(self) -> bool {
+        matches!(self, Self::NotLeader | Self::FencedLeaderEpoch)
     }
 
     /// The HTTP status that says the same.
@@ -235,15 +284,25 @@ impl ErrorCode {
             | Self::InvalidReplicationFactor
             | Self::CorruptBatch
             | Self::UnsupportedBatch
+            | Self::ClusterListenerOnly
+            | Self::ClientListenerOnly
+            | Self::InvalidAssignment
             | Self::InvalidSubscription => 400,
-            Self::UnknownTopic | Self::UnknownTopicId | Self::UnknownPartition => 404,
+            Self::UnknownTopic | Self::UnknownTopicId | Self::UnknownPartition | Self::UnknownBroker => 404,
             Self::Timeout | Self::MetadataOutcomeUnknown | Self::NotEnoughReplicasAfterAppend => 504,
             Self::TopicExists
             | Self::OutOfOrderSequence
             | Self::FencedProducer
             | Self::DuplicateSequence
             | Self::FencedLeaderEpoch
-            | Self::WrongCluster => 409,
+            | Self::WrongCluster
+            | Self::WrongBroker
+            | Self::StaleBrokerEpoch
+            | Self::DuplicateBroker
+            | Self::BrokerNotEmpty
+            | Self::IneligibleReplica
+            | Self::NoReassignment
+            | Self::UnknownReplicaSession => 409,
             Self::RequestTooLarge | Self::BatchTooLarge => 413,
             Self::OffsetOutOfRange => 416,
             Self::NotLeader | Self::UnknownLeaderEpoch => 421,

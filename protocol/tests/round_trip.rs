@@ -7,7 +7,10 @@ use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
-use streambus_protocol::api::cluster::{BrokerDescription, ClusterDescribeResponse};
+use streambus_protocol::api::cluster::{
+    BrokerDescription, ClusterDescribeResponse, DrainBrokerRequest, DrainBrokerResponse, ElectLeaderRequest,
+    ElectLeaderResponse, LeaderChoice, ReassignRequest, ReassignResponse, RemoveBrokerRequest,
+};
 use streambus_protocol::api::fetch::{Batches, FetchOutcome, FetchPartition, FetchRequest, FetchResponse, Fetched};
 use streambus_protocol::api::metadata::{
     BrokerEndpoint, MetadataRequest, MetadataResponse, PartitionLayout, TopicLayout, TopicMetadata,
@@ -15,11 +18,21 @@ use streambus_protocol::api::metadata::{
 use streambus_protocol::api::offsets::{
     ListOffsetsRequest, ListOffsetsResponse, OffsetFound, OffsetQuery, OffsetsOutcome, OffsetsPartition,
 };
+use streambus_protocol::api::peer::{
+    PeerHandshakeRequest, PeerHandshakeResponse, PeerLane, RaftCallRequest, RaftCallResponse, RaftForwardRequest,
+    RaftForwardResponse, RaftHelloRequest, RaftHelloResponse, RaftSnapshotRequest, RaftSnapshotResponse, SnapshotStep,
+};
 use streambus_protocol::api::produce::{
     Acks, InitProducerRequest, InitProducerResponse, ProduceOutcome, ProducePartition, ProduceRequest, ProduceResponse,
     Produced, Receipt,
 };
-use streambus_protocol::api::session::{ApiRange, ErrorBody, HandshakeRequest, HandshakeResponse, HealthResponse};
+use streambus_protocol::api::replica::{
+    LeaderLogState, ReplicaFetchOutcome, ReplicaFetchPartition, ReplicaFetchRequest, ReplicaFetchResponse,
+    ReplicaFetched, ReplicaProgressRequest, ReplicaStateRequest, ReplicaStateResponse,
+};
+use streambus_protocol::api::session::{
+    ApiRange, ErrorBody, HandshakeRequest, HandshakeResponse, HealthResponse, LeaderHint,
+};
 use streambus_protocol::api::subscribe::{
     CreditRequest, PushedBatches, SubscribePartition, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
     Watermarks,
@@ -27,18 +40,18 @@ use streambus_protocol::api::subscribe::{
 use streambus_protocol::api::topics::{
     AddPartitionsRequest, AddPartitionsResponse, AlterTopicRequest, ConfigEntry, CreateTopicRequest,
     CreateTopicResponse, DeleteTopicRequest, DeleteTopicResponse, DescribeTopicRequest, DescribeTopicResponse,
-    ListTopicsResponse, PartitionDescription, TopicListing, TrimLogRequest, TrimLogResponse,
+    ListTopicsResponse, PartitionDescription, ReplicaDescription, TopicListing, TrimLogRequest, TrimLogResponse,
 };
 use streambus_protocol::api::{
     Message, Request, decode_body, decode_response, encode_error, encode_push, encode_request, encode_request_into,
     encode_response,
 };
 use streambus_protocol::batch::UnverifiedBatch;
-use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
+use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::frame::Flags;
 use streambus_protocol::ids::{
-    BrokerId, ClusterId, CorrelationId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicName,
+    BrokerId, ClusterId, CorrelationId, PartitionId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicName,
 };
 use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
@@ -108,7 +121,14 @@ fn epoch() -> impl Strategy<Value = LeaderEpoch> {
 }
 
 fn error() -> impl Strategy<Value = ErrorBody> {
-    (prop::sample::select(ErrorCode::ALL), text()).prop_map(|(code, message)| ErrorBody { code, message })
+    let hint = prop::option::of(
+        (0..u32::MAX, epoch())
+            .prop_map(|(leader, leader_epoch)| LeaderHint { leader: BrokerId::new(leader), leader_epoch }),
+    );
+    (prop::sample::select(ErrorCode::ALL), text(), hint).prop_map(|(code, message, hint)| {
+        let error = ErrorBody::new(code, message);
+        if code.names_leader() { error.with_leader(hint) } else { error }
+    })
 }
 
 fn outcome<T: Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Result<T, ErrorBody>> {
@@ -158,6 +178,47 @@ fn fetched() -> impl Strategy<Value = FetchOutcome> {
     (topic(), partition(), outcome(ok)).prop_map(|(topic, partition, result)| FetchOutcome { topic, partition, result })
 }
 
+fn broker_epoch() -> impl Strategy<Value = BrokerEpoch> {
+    any::<u64>().prop_map(BrokerEpoch::new)
+}
+
+fn id() -> impl Strategy<Value = PartitionId> {
+    (topic(), partition()).prop_map(|(topic, partition)| PartitionId { topic, partition })
+}
+
+fn replica() -> impl Strategy<Value = ReplicaDescription> {
+    (broker(), offset(), offset(), any::<u64>(), any::<bool>(), prop::option::of(any::<u64>())).prop_map(
+        |(broker, log_end, durable_end, lag_records, in_sync, caught_up_ms_ago)| ReplicaDescription {
+            broker,
+            log_end,
+            durable_end,
+            lag_records,
+            in_sync,
+            caught_up_ms_ago,
+        },
+    )
+}
+
+fn replicated() -> impl Strategy<Value = ReplicaFetchOutcome> {
+    let ok = (offset(), offset(), offset(), some(record_bytes())).prop_map(
+        |(high_watermark, log_start, log_end, chunks)| ReplicaFetched {
+            high_watermark,
+            log_start,
+            log_end,
+            batches: Batches::from_chunks(chunks),
+        },
+    );
+    (topic(), partition(), epoch(), prop::option::of((epoch(), offset())), outcome(ok)).prop_map(
+        |(topic, partition, leader_epoch, diverging, result)| ReplicaFetchOutcome {
+            topic,
+            partition,
+            leader_epoch,
+            diverging,
+            result,
+        },
+    )
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -205,7 +266,13 @@ proptest! {
     fn topics(
         (name, id, config, remove) in (name(), topic(), config(), some(text())),
         (partitions, replication_factor, flag, at) in (any::<u32>(), any::<u16>(), any::<bool>(), offset()),
-        descriptions in some((layout(), (offset(), offset(), offset()), any::<u64>(), some((offset(), offset())), some(broker()))),
+        descriptions in some((
+            layout(),
+            (offset(), offset(), offset(), any::<u64>(), any::<bool>()),
+            some((offset(), offset())),
+            (some(broker()), some(broker()), some(broker()), some(broker())),
+            some(replica()),
+        )),
     ) {
         request(&CreateTopicRequest {
             name: name.clone(), partitions, replication_factor, config: config.clone(), validate_only: flag,
@@ -229,8 +296,12 @@ proptest! {
             config: entries.collect(),
             partitions: descriptions
                 .into_iter()
-                .map(|(layout, (log_start, high_watermark, log_end), size_bytes, damaged, elr)| PartitionDescription {
-                    layout, log_start, high_watermark, log_end, size_bytes, damaged, elr,
+                .map(|(layout, ends, damaged, (elr, last_known_elr, adding, removing), replica_states)| {
+                    let (log_start, high_watermark, log_end, size_bytes, recovering) = ends;
+                    PartitionDescription {
+                        layout, log_start, high_watermark, log_end, size_bytes, damaged, elr, last_known_elr, adding,
+                        removing, recovering, replica_states,
+                    }
                 })
                 .collect(),
         });
@@ -318,26 +389,112 @@ proptest! {
     fn described_cluster(
         (cluster_id, controller) in (cluster(), prop::option::of(broker())),
         (metadata_term, metadata_index) in any::<(u64, u64)>(),
-        brokers in some((endpoint(), text(), text(), any::<(u32, u32, u64, u64)>())),
-        counts in any::<(u32, u32, u32, u32, u32)>(),
+        brokers in some((
+            endpoint(), (text(), text(), text()), any::<(u32, u32, u64, u64)>(),
+            any::<(u16, u32, bool, bool, bool, bool)>(), (broker_epoch(), prop::option::of(any::<u64>())),
+        )),
+        counts in any::<(u32, u32, u32, u32, u32, u32)>(),
     ) {
         let brokers = brokers.into_iter().map(
-            |(endpoint, state, version, (leaders, replicas, disk_used_bytes, disk_free_bytes))| BrokerDescription {
-                endpoint, state, version, leaders, replicas, disk_used_bytes, disk_free_bytes,
+            |(endpoint, (state, version, cluster_host), sizes, flags, (epoch, metadata_lag))| {
+                let (leaders, replicas, disk_used_bytes, disk_free_bytes) = sizes;
+                let (cluster_port, reassigning, fenced, in_controlled_shutdown, draining, is_voter) = flags;
+                BrokerDescription {
+                    endpoint, cluster_host, cluster_port, epoch, fenced, in_controlled_shutdown, draining, is_voter,
+                    metadata_lag, state, version, leaders, replicas, reassigning, disk_used_bytes, disk_free_bytes,
+                }
             },
         );
-        let (topics, partitions, leaderless, under_replicated, under_min_isr) = counts;
+        let (topics, partitions, leaderless, under_replicated, under_min_isr, reassigning) = counts;
         response(&ClusterDescribeResponse {
             cluster_id, controller, metadata_term, metadata_index, brokers: brokers.collect(),
-            topics, partitions, leaderless, under_replicated, under_min_isr,
+            topics, partitions, leaderless, under_replicated, under_min_isr, reassigning,
         });
+    }
+
+    #[test]
+    fn moving_work(
+        (topic, index, to, leader_epoch) in (name(), partition(), broker(), epoch()),
+        (replicas, adding, removing) in (some(broker()), some(broker()), some(broker())),
+        (draining, cancel, counts) in any::<(bool, bool, (u32, u32, u32))>(),
+    ) {
+        for choice in [LeaderChoice::Preferred, LeaderChoice::Broker(to), LeaderChoice::Unclean] {
+            request(&ElectLeaderRequest { topic: topic.clone(), partition: index, choice });
+        }
+        response(&ElectLeaderResponse { leader: to, leader_epoch });
+        request(&ReassignRequest { topic, partition: index, replicas: (!cancel).then(|| replicas.clone()) });
+        response(&ReassignResponse { replicas, adding, removing });
+        request(&DrainBrokerRequest { broker: to, draining });
+        response(&DrainBrokerResponse { leaders_left: counts.0, replicas_left: counts.1, moving: counts.2 });
+        request(&RemoveBrokerRequest { broker: to });
+    }
+
+    #[test]
+    fn peers(
+        (cluster_id, raft_id, epoch) in
+            (prop::option::of(cluster()), prop::option::of(any::<u64>()), prop::option::of(broker_epoch())),
+        (broker_id, expected, lane) in (broker(), prop::option::of(broker()), prop::sample::select(PeerLane::ALL)),
+        (software_version, bytes, rpc, number) in (text(), record_bytes(), any::<u8>(), any::<(u32, u64)>()),
+    ) {
+        request(&PeerHandshakeRequest {
+            cluster_id, broker_id, expected, lane, raft_id, broker_epoch: epoch,
+            software_version: software_version.clone(),
+        });
+        response(&PeerHandshakeResponse {
+            cluster_id, broker_id, raft_id, software_version, frame_bytes_max: number.0,
+        });
+        request(&RaftHelloRequest { bytes: bytes.clone() });
+        response(&RaftHelloResponse { bytes: bytes.clone() });
+        request(&RaftCallRequest { rpc, bytes: bytes.clone() });
+        response(&RaftCallResponse { bytes: bytes.clone() });
+        for step in [
+            SnapshotStep::Begin { header: bytes.clone() },
+            SnapshotStep::Chunk { position: number.1, bytes: bytes.clone() },
+            SnapshotStep::Finish { bytes_total: number.1 },
+        ] {
+            request(&RaftSnapshotRequest { transfer: number.0, step });
+        }
+        response(&RaftSnapshotResponse { bytes: bytes.clone() });
+        request(&RaftForwardRequest { bytes: bytes.clone() });
+        response(&RaftForwardResponse { bytes });
+    }
+
+    #[test]
+    fn replication(
+        (broker, broker_epoch, numbers) in (broker(), broker_epoch(), any::<(u32, u32, u32, u32)>()),
+        changed in some((id(), (epoch(), epoch()), (offset(), offset(), offset(), offset()), any::<u32>())),
+        (forgotten, ends) in (some(id()), some((id(), epoch(), offset()))),
+        outcomes in some(replicated()),
+        states in some((id(), outcome((offset(), offset(), offset(), any::<u64>(), some((offset(), offset())), some(replica()))))),
+    ) {
+        let (session, sequence, wait_ms, bytes_max) = numbers;
+        let changed = changed.into_iter().map(|(id, (leader_epoch, last_fetched_epoch), ends, bytes_max)| {
+            let (fetch_offset, durable_end, log_start, known_high_watermark) = ends;
+            ReplicaFetchPartition {
+                topic: id.topic, partition: id.partition, leader_epoch, fetch_offset, durable_end, last_fetched_epoch,
+                log_start, known_high_watermark, bytes_max,
+            }
+        });
+        request(&ReplicaStateRequest { partitions: forgotten.clone() });
+        request(&ReplicaFetchRequest {
+            broker, broker_epoch, session, sequence, wait_ms, bytes_max, changed: changed.collect(), forgotten,
+        });
+        response(&ReplicaFetchResponse { session, sequence, partitions: outcomes });
+        request(&ReplicaProgressRequest { session, ends });
+        let states = states.into_iter().map(|(id, state)| {
+            let state = state.map(|(log_start, high_watermark, log_end, size_bytes, damaged, replicas)| {
+                LeaderLogState { log_start, high_watermark, log_end, size_bytes, damaged, replicas }
+            });
+            (id, state)
+        });
+        response(&ReplicaStateResponse { partitions: states.collect() });
     }
 }
 
 /// A newer broker's code is not lost and not taken for something milder.
 #[test]
 fn an_unknown_error_code_is_read_as_internal_with_its_number() {
-    let known = ErrorBody::new(ErrorCode::NotLeader, "why");
+    let known = ErrorBody::new(ErrorCode::NotReady, "why");
     let mut bytes = samples::joined(encode_error(1, CORRELATION, &known));
     bytes[24..26].copy_from_slice(&999_u16.to_le_bytes());
     bytes[4..8].copy_from_slice(&[0; 4]);
@@ -345,4 +502,16 @@ fn an_unknown_error_code_is_read_as_internal_with_its_number() {
     bytes[4..8].copy_from_slice(&crc.to_le_bytes());
     let read = decode_response::<HealthResponse>(samples::frame(&bytes)).expect("an error").expect_err("an error");
     assert_eq!(read, ErrorBody::new(ErrorCode::Internal, "unknown error code 999: why"));
+}
+
+/// Catches: a leader that is believed although the sender said there is none.
+#[test]
+fn an_epoch_of_no_leader_is_refused() {
+    let mut bytes = samples::joined(encode_error(1, CORRELATION, &ErrorBody::new(ErrorCode::NotLeader, "why")));
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&7_u32.to_le_bytes());
+    bytes[4..8].copy_from_slice(&[0; 4]);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..4]), &bytes[8..]);
+    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+    assert!(decode_response::<HealthResponse>(samples::frame(&bytes)).is_err());
 }

@@ -1,5 +1,6 @@
 //! Metadata, ClusterDescribe, Health: all answered at once from memory.
 
+use streambus_protocol::api::ApiKey;
 use streambus_protocol::api::cluster::ClusterDescribeRequest;
 use streambus_protocol::api::metadata::MetadataRequest;
 use streambus_protocol::api::session::{ErrorBody, HealthRequest};
@@ -23,6 +24,11 @@ pub(super) fn describe(session: &Session, call: Call, frame: Frame) -> Result<Ha
 pub(super) fn health(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {
     let (HealthRequest {}, call) = call.decode(frame)?;
     Ok(call.answer(&session.door.services().cluster.health()).into())
+}
+
+/// An API between brokers; the session refuses those before they come here.
+pub(super) fn not_for_clients(call: Call, api: ApiKey) -> Result<Handled, Reply> {
+    Ok(call.refuse(&ErrorBody::new(ErrorCode::ClusterListenerOnly, api.as_str())).into())
 }
 
 /// A second handshake; the session refuses it before it comes here.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use streambus_protocol::api::session::{ApiRange, ErrorBody, HandshakeRequest, HandshakeResponse};
-use streambus_protocol::api::{ApiKey, encode_error};
+use streambus_protocol::api::{ApiKey, Listener, encode_error};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::frame::{Flags, Frame, FrameError};
 use streambus_protocol::ids::CorrelationId;
@@ -112,6 +112,13 @@ impl Session {
         }
         let timeout_default = self.door.limits().request_timeout;
         let call = Call::new(api, header, permit, timeout_default, Arc::clone(self.door.metrics()));
+        if api.listener() != Listener::Client {
+            let error = ErrorBody::new(
+                ErrorCode::ClusterListenerOnly,
+                format!("{} is served between brokers only: this is the port for clients", api.as_str()),
+            );
+            return self.stop_after(call.refuse(&error));
+        }
         match (self.greeting, api) {
             (Greeting::Done, _) => match dispatch::dispatch(self, api, call, frame) {
                 Handled::Now(reply) => self.hand_over(Work::Reply(reply)),
@@ -189,6 +196,7 @@ impl Session {
         let limits = self.door.limits();
         let apis = ApiKey::ALL
             .iter()
+            .filter(|api| dispatch::serves(**api))
             .map(|api| ApiRange { api: api.to_wire(), min: api.versions().min, max: api.versions().max })
             .collect();
         let response = HandshakeResponse {

@@ -99,6 +99,7 @@ impl ClusterService {
             leaderless: tally.leaderless,
             under_replicated: tally.under_replicated,
             under_min_isr: tally.under_min_isr,
+            reassigning: 0,
         })
     }
 
@@ -118,10 +119,20 @@ impl ClusterService {
         };
         BrokerDescription {
             endpoint: broker.endpoint.clone(),
+            // A cluster of one: its only broker is its only voter and has no listener for others.
+            cluster_host: String::new(),
+            cluster_port: 0,
+            epoch: broker.epoch,
+            fenced: broker.fenced,
+            in_controlled_shutdown: false,
+            draining: false,
+            is_voter: is_this,
+            metadata_lag: is_this.then_some(0),
             state,
             version: broker.version.clone(),
             leaders: tally.leaders.get(&id).copied().unwrap_or(0),
             replicas: tally.replicas.get(&id).copied().unwrap_or(0),
+            reassigning: 0,
             disk_used_bytes,
             disk_free_bytes,
         }

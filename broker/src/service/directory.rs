@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use streambus_consensus::image::{ClusterImage, TopicImage};
 use streambus_consensus::node::MetadataNode;
-use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::api::session::{ErrorBody, LeaderHint};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
 
@@ -94,7 +94,8 @@ impl Directory {
                     Some(leader) => format!("broker {leader} leads partition {partition} of '{}'", topic_image.name),
                     None => format!("partition {partition} of '{}' has no leader now", topic_image.name),
                 },
-            ),
+            )
+            .with_leader(state.leader.map(|leader| LeaderHint { leader, leader_epoch: state.leader_epoch })),
         }
     }
 }

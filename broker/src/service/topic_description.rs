@@ -18,7 +18,6 @@ pub(crate) fn describe(topic: &TopicImage, registry: &Registry) -> DescribeTopic
     let partitions = indexed(topic)
         .map(|(index, state)| {
             let layout = layout(index, state);
-            let elr = state.elr.clone();
             match registry.get(PartitionId { topic: topic.id, partition: index }) {
                 Some(partition) => {
                     let log = partition.log();
@@ -26,28 +25,37 @@ pub(crate) fn describe(topic: &TopicImage, registry: &Registry) -> DescribeTopic
                     let log_start = log.log_start();
                     let high_watermark = partition.high_watermark();
                     PartitionDescription {
-                        layout,
                         log_start,
                         high_watermark,
                         log_end: log.log_end(),
                         size_bytes: log.size_bytes(),
                         damaged: log.damaged().iter().map(|range| (range.base, range.next)).collect(),
-                        elr,
+                        ..without_log(layout, state)
                     }
                 }
-                None => PartitionDescription {
-                    layout,
-                    log_start: Offset::ZERO,
-                    high_watermark: Offset::ZERO,
-                    log_end: Offset::ZERO,
-                    size_bytes: 0,
-                    damaged: Vec::new(),
-                    elr,
-                },
+                None => without_log(layout, state),
             }
         })
         .collect();
     DescribeTopicResponse { name: topic.name.clone(), id: topic.id, config, partitions }
+}
+
+/// What the metadata alone says about a partition.
+fn without_log(layout: PartitionLayout, state: &PartitionImage) -> PartitionDescription {
+    PartitionDescription {
+        layout,
+        log_start: Offset::ZERO,
+        high_watermark: Offset::ZERO,
+        log_end: Offset::ZERO,
+        size_bytes: 0,
+        damaged: Vec::new(),
+        elr: state.elr.clone(),
+        last_known_elr: Vec::new(),
+        adding: Vec::new(),
+        removing: Vec::new(),
+        recovering: false,
+        replica_states: Vec::new(),
+    }
 }
 
 /// A topic's partitions with their numbers.

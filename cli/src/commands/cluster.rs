@@ -217,6 +217,7 @@ mod tests {
             leaderless,
             under_replicated: 0,
             under_min_isr: 0,
+            reassigning: 0,
         };
         Cluster { state, verdict_first: true }
     }

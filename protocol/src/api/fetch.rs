@@ -263,7 +263,7 @@ field_struct! {
 
 /// Takes one partition's batches off the front of the payload.
 #[inline]
-fn take_chunk(payload: &mut BytesMut, bytes: u32) -> Result<Bytes, DecodeError> {
+pub(super) fn take_chunk(payload: &mut BytesMut, bytes: u32) -> Result<Bytes, DecodeError> {
     match usize::try_from(bytes) {
         Ok(0) => Ok(Bytes::new()),
         Ok(bytes) if bytes == payload.len() => Ok(std::mem::take(payload).freeze()),

@@ -2,6 +2,7 @@
 
 use super::messages;
 use crate::codec::field_struct;
+use crate::epoch::LeaderEpoch;
 use crate::error_code::ErrorCode;
 use crate::ids::{BrokerId, ClusterId};
 
@@ -58,12 +59,31 @@ pub struct ErrorBody {
     pub code: ErrorCode,
     /// For a human: the thing, the limit, the remedy. Cut to the limit of a string when it is sent.
     pub message: String,
+    /// Who leads instead, if this broker knows. Travels only with `NOT_LEADER` and `FENCED_LEADER_EPOCH`.
+    pub leader: Option<LeaderHint>,
+}
+
+/// Where a partition's leader is, said by a broker that is not it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaderHint {
+    /// The leader.
+    pub leader: BrokerId,
+    /// The epoch of its leadership; a client that knows a larger one ignores the hint.
+    pub leader_epoch: LeaderEpoch,
 }
 
 impl ErrorBody {
     /// Pairs a code with its explanation.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), leader: None }
+    }
+
+    /// The same with the leader to ask instead. Meant for the codes that [`ErrorCode::names_leader`] names.
+    #[must_use]
+    pub fn with_leader(mut self, leader: Option<LeaderHint>) -> Self {
+        debug_assert!(self.code.names_leader(), "{} carries no leader", self.code);
+        self.leader = leader;
+        self
     }
 }
 

@@ -119,8 +119,8 @@ field_struct! {
 }
 
 field_struct! {
-    /// One partition with the state of its leader's log. Where the asked broker does not hold the partition, the
-    /// offsets and the size are zero.
+    /// One partition with the state of its leader's log. Where the leader cannot be asked, they are those of the asked
+    /// broker's own replica, and zero when it has none.
     pub struct PartitionDescription {
         /// Who holds and leads it.
         pub layout: PartitionLayout,
@@ -136,8 +136,37 @@ field_struct! {
         pub damaged: Vec<(Offset, Offset)>,
         /// Replicas that may lead although not in sync (KIP-966).
         pub elr: Vec<BrokerId>,
+        /// Replicas that were complete once and may have lost records since; the last resort of an election.
+        pub last_known_elr: Vec<BrokerId>,
+        /// Replicas that a move adds.
+        pub adding: Vec<BrokerId>,
+        /// Replicas that a move drops.
+        pub removing: Vec<BrokerId>,
+        /// True after an election that may have lost records, until its leader has recovered.
+        pub recovering: bool,
+        /// Each replica as the leader sees it; empty when the leader could not be asked.
+        pub replica_states: Vec<ReplicaDescription>,
     }
     count_max = PARTITIONS_PER_TOPIC_MAX as usize;
+}
+
+field_struct! {
+    /// One replica as the partition's leader sees it.
+    #[derive(Copy)]
+    pub struct ReplicaDescription {
+        /// The broker.
+        pub broker: BrokerId,
+        /// The offset its next record gets.
+        pub log_end: Offset,
+        /// The end of what it has on stable storage.
+        pub durable_end: Offset,
+        /// Records it lacks.
+        pub lag_records: u64,
+        /// True when it counts for acknowledgements.
+        pub in_sync: bool,
+        /// How long ago it had everything the leader had, in milliseconds; `None` if not in this leadership.
+        pub caught_up_ms_ago: Option<u64>,
+    }
 }
 
 field_struct! {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::{DecodeError, Reader, Writer};
-use crate::api::session::ErrorBody;
-use crate::epoch::{LeaderEpoch, PartitionEpoch};
+use crate::api::session::{ErrorBody, LeaderHint};
+use crate::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
 use crate::error_code::ErrorCode;
-use crate::ids::{BrokerId, ClusterId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicName};
-use crate::limits::{ARRAY_ELEMENTS_MAX, CONFIG_ENTRIES_MAX};
+use crate::ids::{BrokerId, ClusterId, PartitionId, PartitionIndex, ProducerEpoch, ProducerId, TopicId, TopicName};
+use crate::limits::{ARRAY_ELEMENTS_MAX, CONFIG_ENTRIES_MAX, FRAME_BODY_BYTES_MAX, PARTITIONS_PER_REQUEST_MAX};
 use crate::offset::Offset;
 use crate::timestamp::Timestamp;
 
@@ -87,7 +89,10 @@ macro_rules! number_fields {
         })*
     };
 }
-number_fields!(BrokerId: u32, PartitionIndex: u32, ProducerId: i64, ProducerEpoch: i16, LeaderEpoch: u32, PartitionEpoch: u32);
+number_fields!(
+    BrokerId: u32, PartitionIndex: u32, ProducerId: i64, ProducerEpoch: i16, LeaderEpoch: u32, PartitionEpoch: u32,
+    BrokerEpoch: u64
+);
 
 macro_rules! uuid_fields {
     ($($type:ident),*) => {
@@ -205,7 +210,45 @@ macro_rules! option_fields {
         })*
     };
 }
-option_fields!(BrokerId, ClusterId, Vec<TopicName>, (ProducerId, ProducerEpoch));
+option_fields!(
+    u64,
+    BrokerId,
+    BrokerEpoch,
+    ClusterId,
+    Vec<TopicName>,
+    Vec<BrokerId>,
+    (ProducerId, ProducerEpoch),
+    (LeaderEpoch, Offset)
+);
+
+impl Field for PartitionId {
+    const BYTES_MIN: usize = TopicId::BYTES_MIN + PartitionIndex::BYTES_MIN;
+    const COUNT_MAX: usize = PARTITIONS_PER_REQUEST_MAX;
+
+    fn write(&self, w: &mut Writer<'_>) {
+        self.topic.write(w);
+        self.partition.write(w);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { topic: Field::read(r)?, partition: Field::read(r)? })
+    }
+}
+
+/// A `u32` length and that many bytes, which mean nothing to this layer.
+impl Field for Bytes {
+    const BYTES_MIN: usize = 4;
+
+    fn write(&self, w: &mut Writer<'_>) {
+        w.length(self.len());
+        w.bytes(self);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let length = r.array_len(1, FRAME_BODY_BYTES_MAX)?;
+        r.bytes(length).map(Self::copy_from_slice)
+    }
+}
 
 impl<T: Field> Field for Vec<T> {
     const BYTES_MIN: usize = 4;
@@ -287,6 +330,14 @@ impl Field for ErrorBody {
     fn write(&self, w: &mut Writer<'_>) {
         w.u16(self.code.to_wire());
         w.prose(&self.message);
+        if self.code.names_leader() {
+            let (broker, epoch) = match self.leader {
+                Some(hint) => (hint.leader, hint.leader_epoch),
+                None => (NO_BROKER, LeaderEpoch::UNKNOWN),
+            };
+            broker.write(w);
+            epoch.write(w);
+        }
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -296,6 +347,9 @@ impl Field for ErrorBody {
         }
     }
 }
+
+/// In place of a leader that is not known.
+const NO_BROKER: BrokerId = BrokerId::new(u32::MAX);
 
 /// A code of zero and the value, or an error's code and its message.
 impl<T: Field> Field for Result<T, ErrorBody> {
@@ -327,7 +381,17 @@ impl<T: Field> Field for Result<T, ErrorBody> {
 fn read_error(code: u16, r: &mut Reader<'_>) -> Result<ErrorBody, DecodeError> {
     let message = r.string()?;
     Ok(match ErrorCode::from_wire(code) {
-        Some(code) => ErrorBody { code, message },
-        None => ErrorBody { code: ErrorCode::Internal, message: format!("unknown error code {code}: {message}") },
+        Some(code) if code.names_leader() => ErrorBody { code, message, leader: read_leader(r)? },
+        Some(code) => ErrorBody::new(code, message),
+        None => ErrorBody::new(ErrorCode::Internal, format!("unknown error code {code}: {message}")),
     })
+}
+
+fn read_leader(r: &mut Reader<'_>) -> Result<Option<LeaderHint>, DecodeError> {
+    let (leader, leader_epoch) = (BrokerId::read(r)?, LeaderEpoch::read(r)?);
+    match (leader, leader_epoch) {
+        (NO_BROKER, LeaderEpoch::UNKNOWN) => Ok(None),
+        (NO_BROKER, epoch) => Err(DecodeError::Invalid { field: "epoch of no leader", value: u64::from(epoch.get()) }),
+        _ => Ok(Some(LeaderHint { leader, leader_epoch })),
+    }
 }

@@ -5,7 +5,11 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use streambus_protocol::api::cluster::{BrokerDescription, ClusterDescribeRequest, ClusterDescribeResponse};
+use streambus_protocol::api::cluster::{
+    BrokerDescription, ClusterDescribeRequest, ClusterDescribeResponse, DrainBrokerRequest, DrainBrokerResponse,
+    ElectLeaderRequest, ElectLeaderResponse, LeaderChoice, ReassignRequest, ReassignResponse, RemoveBrokerRequest,
+    RemoveBrokerResponse,
+};
 use streambus_protocol::api::fetch::{Batches, FetchOutcome, FetchPartition, FetchRequest, FetchResponse, Fetched};
 use streambus_protocol::api::metadata::{
     BrokerEndpoint, MetadataRequest, MetadataResponse, PartitionLayout, TopicLayout, TopicMetadata,
@@ -13,12 +17,20 @@ use streambus_protocol::api::metadata::{
 use streambus_protocol::api::offsets::{
     ListOffsetsRequest, ListOffsetsResponse, OffsetFound, OffsetQuery, OffsetsOutcome, OffsetsPartition,
 };
+use streambus_protocol::api::peer::{
+    PeerHandshakeRequest, PeerHandshakeResponse, PeerLane, RaftCallRequest, RaftCallResponse, RaftForwardRequest,
+    RaftForwardResponse, RaftHelloRequest, RaftHelloResponse, RaftSnapshotRequest, RaftSnapshotResponse, SnapshotStep,
+};
 use streambus_protocol::api::produce::{
     Acks, InitProducerRequest, InitProducerResponse, ProduceOutcome, ProducePartition, ProduceRequest, ProduceResponse,
     Produced, Receipt,
 };
+use streambus_protocol::api::replica::{
+    LeaderLogState, ReplicaFetchOutcome, ReplicaFetchPartition, ReplicaFetchRequest, ReplicaFetchResponse,
+    ReplicaFetched, ReplicaProgressRequest, ReplicaProgressResponse, ReplicaStateRequest, ReplicaStateResponse,
+};
 use streambus_protocol::api::session::{
-    ApiRange, ErrorBody, HandshakeRequest, HandshakeResponse, HealthRequest, HealthResponse,
+    ApiRange, ErrorBody, HandshakeRequest, HandshakeResponse, HealthRequest, HealthResponse, LeaderHint,
 };
 use streambus_protocol::api::subscribe::{
     CreditRequest, CreditResponse, PushedBatches, SubscribePartition, SubscribeRequest, SubscribeResponse,
@@ -27,19 +39,20 @@ use streambus_protocol::api::subscribe::{
 use streambus_protocol::api::topics::{
     AddPartitionsRequest, AddPartitionsResponse, AlterTopicRequest, AlterTopicResponse, ConfigEntry,
     CreateTopicRequest, CreateTopicResponse, DeleteTopicRequest, DeleteTopicResponse, DescribeTopicRequest,
-    DescribeTopicResponse, ListTopicsRequest, ListTopicsResponse, PartitionDescription, TopicListing, TrimLogRequest,
-    TrimLogResponse,
+    DescribeTopicResponse, ListTopicsRequest, ListTopicsResponse, PartitionDescription, ReplicaDescription,
+    TopicListing, TrimLogRequest, TrimLogResponse,
 };
 use streambus_protocol::api::{
     ApiKey, Message, decode_body, decode_error, encode_error, encode_push, encode_request, encode_response,
 };
 use streambus_protocol::batch::{BatchBuilder, BatchOptions, ProducerStamp, UnverifiedBatch};
 use streambus_protocol::compression::Compression;
-use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
+use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::frame::{Flags, Frame, FrameDecoder};
 use streambus_protocol::ids::{
-    BrokerId, ClusterId, CorrelationId, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId, TopicName,
+    BrokerId, ClusterId, CorrelationId, PartitionId, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId,
+    TopicName,
 };
 use streambus_protocol::offset::Offset;
 use streambus_protocol::record::{Header, Record};
@@ -95,6 +108,18 @@ pub(crate) fn read_any(frame: Frame) -> Option<Result<Vec<u8>, streambus_protoco
         ApiKey::Health => either::<HealthRequest>(frame),
         ApiKey::InitProducer => either::<InitProducerRequest>(frame),
         ApiKey::TrimLog => either::<TrimLogRequest>(frame),
+        ApiKey::ElectLeader => either::<ElectLeaderRequest>(frame),
+        ApiKey::Reassign => either::<ReassignRequest>(frame),
+        ApiKey::DrainBroker => either::<DrainBrokerRequest>(frame),
+        ApiKey::RemoveBroker => either::<RemoveBrokerRequest>(frame),
+        ApiKey::PeerHandshake => either::<PeerHandshakeRequest>(frame),
+        ApiKey::RaftHello => either::<RaftHelloRequest>(frame),
+        ApiKey::RaftCall => either::<RaftCallRequest>(frame),
+        ApiKey::RaftSnapshot => either::<RaftSnapshotRequest>(frame),
+        ApiKey::RaftForward => either::<RaftForwardRequest>(frame),
+        ApiKey::ReplicaFetch => either::<ReplicaFetchRequest>(frame),
+        ApiKey::ReplicaProgress => either::<ReplicaProgressRequest>(frame),
+        ApiKey::ReplicaState => either::<ReplicaStateRequest>(frame),
     })
 }
 
@@ -176,13 +201,51 @@ fn outcomes() -> Vec<FetchOutcome> {
     let batch = batch_bytes(Compression::None, None);
     let fetched =
         |chunks| Fetched { high_watermark: offset(1000), log_start: offset(10), batches: Batches::from_chunks(chunks) };
+    let hint = Some(LeaderHint { leader: BrokerId::new(2), leader_epoch: LeaderEpoch::new(6) });
     let outcome =
         |partition, result| FetchOutcome { topic: topic_id(), partition: PartitionIndex::new(partition), result };
     vec![
         outcome(0, Ok(fetched(vec![batch.clone(), batch]))),
         outcome(1, Ok(fetched(Vec::new()))),
-        outcome(2, Err(ErrorBody::new(ErrorCode::NotLeader, "broker 1 does not lead partition 2"))),
+        outcome(2, Err(ErrorBody::new(ErrorCode::NotLeader, "broker 1 does not lead partition 2").with_leader(hint))),
     ]
+}
+
+fn replicated() -> Vec<ReplicaFetchOutcome> {
+    let batch = batch_bytes(Compression::None, None);
+    let fetched = |chunks| ReplicaFetched {
+        high_watermark: offset(990),
+        log_start: offset(10),
+        log_end: offset(1004),
+        batches: Batches::from_chunks(chunks),
+    };
+    let outcome = |partition, diverging, result| ReplicaFetchOutcome {
+        topic: topic_id(),
+        partition: PartitionIndex::new(partition),
+        leader_epoch: LeaderEpoch::new(5),
+        diverging,
+        result,
+    };
+    vec![
+        outcome(0, None, Ok(fetched(vec![batch.clone(), batch]))),
+        outcome(1, Some((LeaderEpoch::new(3), offset(700))), Ok(fetched(Vec::new()))),
+        outcome(2, None, Err(ErrorBody::new(ErrorCode::OffsetOutOfRange, "the log starts at 10"))),
+    ]
+}
+
+fn replica(id: u32) -> ReplicaDescription {
+    ReplicaDescription {
+        broker: BrokerId::new(id),
+        log_end: offset(1000),
+        durable_end: offset(990),
+        lag_records: 0,
+        in_sync: true,
+        caught_up_ms_ago: (id == 1).then_some(12),
+    }
+}
+
+fn partition_id() -> PartitionId {
+    PartitionId { topic: topic_id(), partition: PartitionIndex::new(7) }
 }
 
 /// One of every message.
@@ -285,6 +348,11 @@ pub(crate) fn samples() -> Vec<Sample> {
                 size_bytes: 123_456,
                 damaged: vec![(offset(20), offset(30))],
                 elr: vec![BrokerId::new(2)],
+                last_known_elr: vec![BrokerId::new(3)],
+                adding: vec![BrokerId::new(4)],
+                removing: vec![BrokerId::new(2)],
+                recovering: false,
+                replica_states: vec![replica(1), replica(2)],
             }],
         }
     );
@@ -419,10 +487,19 @@ pub(crate) fn samples() -> Vec<Sample> {
             metadata_index: 300,
             brokers: vec![BrokerDescription {
                 endpoint: endpoint(1),
+                cluster_host: "broker-1.internal".into(),
+                cluster_port: 9094,
+                epoch: BrokerEpoch::new(17),
+                fenced: false,
+                in_controlled_shutdown: false,
+                draining: true,
+                is_voter: true,
+                metadata_lag: Some(2),
                 state: "ready".into(),
                 version: "0.1.0".into(),
                 leaders: 6,
                 replicas: 12,
+                reassigning: 1,
                 disk_used_bytes: 1 << 30,
                 disk_free_bytes: 1 << 40,
             }],
@@ -431,6 +508,7 @@ pub(crate) fn samples() -> Vec<Sample> {
             leaderless: 1,
             under_replicated: 2,
             under_min_isr: 3,
+            reassigning: 1,
         }
     );
     request!("health_request", HealthRequest {});
@@ -449,6 +527,123 @@ pub(crate) fn samples() -> Vec<Sample> {
     );
     request!("trim_log_request", TrimLogRequest { topic: name("orders"), partition, before: offset(500) });
     response!("trim_log_response", TrimLogResponse { log_start: offset(500) });
+    request!(
+        "elect_leader_request",
+        ElectLeaderRequest { topic: name("orders"), partition, choice: LeaderChoice::Broker(BrokerId::new(2)) }
+    );
+    response!(
+        "elect_leader_response",
+        ElectLeaderResponse { leader: BrokerId::new(2), leader_epoch: LeaderEpoch::new(6) }
+    );
+    request!(
+        "reassign_request",
+        ReassignRequest { topic: name("orders"), partition, replicas: Some(vec![BrokerId::new(1), BrokerId::new(3)]) }
+    );
+    request!("reassign_request_cancel", ReassignRequest { topic: name("orders"), partition, replicas: None });
+    response!(
+        "reassign_response",
+        ReassignResponse {
+            replicas: vec![BrokerId::new(1), BrokerId::new(3), BrokerId::new(2)],
+            adding: vec![BrokerId::new(3)],
+            removing: vec![BrokerId::new(2)],
+        }
+    );
+    request!("drain_broker_request", DrainBrokerRequest { broker: BrokerId::new(2), draining: true });
+    response!("drain_broker_response", DrainBrokerResponse { leaders_left: 1, replicas_left: 12, moving: 4 });
+    request!("remove_broker_request", RemoveBrokerRequest { broker: BrokerId::new(2) });
+    response!("remove_broker_response", RemoveBrokerResponse {});
+    request!(
+        "peer_handshake_request",
+        PeerHandshakeRequest {
+            cluster_id: Some(cluster_id()),
+            broker_id: BrokerId::new(1),
+            expected: Some(BrokerId::new(2)),
+            lane: PeerLane::Replication,
+            raft_id: Some(1),
+            broker_epoch: Some(BrokerEpoch::new(17)),
+            software_version: "0.1.0".into(),
+        }
+    );
+    response!(
+        "peer_handshake_response",
+        PeerHandshakeResponse {
+            cluster_id: None,
+            broker_id: BrokerId::new(2),
+            raft_id: None,
+            software_version: "0.1.0".into(),
+            frame_bytes_max: 16 << 20,
+        }
+    );
+    let bytes = Bytes::from_static(b"opaque here");
+    request!("raft_hello_request", RaftHelloRequest { bytes: bytes.clone() });
+    response!("raft_hello_response", RaftHelloResponse { bytes: bytes.clone() });
+    request!("raft_call_request", RaftCallRequest { rpc: 1, bytes: bytes.clone() });
+    response!("raft_call_response", RaftCallResponse { bytes: bytes.clone() });
+    let step = |step| RaftSnapshotRequest { transfer: 5, step };
+    request!("raft_snapshot_request_begin", step(SnapshotStep::Begin { header: bytes.clone() }));
+    request!("raft_snapshot_request_chunk", step(SnapshotStep::Chunk { position: 11, bytes: bytes.clone() }));
+    request!("raft_snapshot_request_finish", step(SnapshotStep::Finish { bytes_total: 22 }));
+    response!("raft_snapshot_response", RaftSnapshotResponse { bytes: bytes.clone() });
+    request!("raft_forward_request", RaftForwardRequest { bytes: bytes.clone() });
+    response!("raft_forward_response", RaftForwardResponse { bytes });
+    request!(
+        "replica_fetch_request",
+        ReplicaFetchRequest {
+            broker: BrokerId::new(2),
+            broker_epoch: BrokerEpoch::new(17),
+            session: 9,
+            sequence: 3,
+            wait_ms: 500,
+            bytes_max: 4 << 20,
+            changed: vec![ReplicaFetchPartition {
+                topic: topic_id(),
+                partition,
+                leader_epoch: LeaderEpoch::new(5),
+                fetch_offset: offset(1000),
+                durable_end: offset(990),
+                last_fetched_epoch: LeaderEpoch::new(4),
+                log_start: offset(10),
+                known_high_watermark: offset(980),
+                bytes_max: 1 << 20,
+            }],
+            forgotten: vec![partition_id()],
+        }
+    );
+    response!("replica_fetch_response", ReplicaFetchResponse { session: 9, sequence: 3, partitions: replicated() });
+    request!(
+        "replica_progress_request",
+        ReplicaProgressRequest { session: 9, ends: vec![(partition_id(), LeaderEpoch::new(5), offset(1000))] }
+    );
+    response!("replica_progress_response", ReplicaProgressResponse {});
+    request!("replica_state_request", ReplicaStateRequest { partitions: vec![partition_id()] });
+    response!(
+        "replica_state_response",
+        ReplicaStateResponse {
+            partitions: vec![
+                (
+                    partition_id(),
+                    Ok(LeaderLogState {
+                        log_start: offset(10),
+                        high_watermark: offset(990),
+                        log_end: offset(1000),
+                        size_bytes: 123_456,
+                        damaged: vec![(offset(20), offset(30))],
+                        replicas: vec![replica(1), replica(2)],
+                    }),
+                ),
+                (partition_id(), Err(ErrorBody::new(ErrorCode::NotLeader, "broker 2 does not lead it"))),
+            ],
+        }
+    );
+    all.push(Sample {
+        name: "error_response_with_leader",
+        bytes: joined(encode_error(
+            ApiKey::Produce.to_wire(),
+            correlation,
+            &ErrorBody::new(ErrorCode::FencedLeaderEpoch, "broker 2 leads in epoch 6")
+                .with_leader(Some(LeaderHint { leader: BrokerId::new(2), leader_epoch: LeaderEpoch::new(6) })),
+        )),
+    });
     all.push(Sample {
         name: "error_response",
         bytes: joined(encode_error(
