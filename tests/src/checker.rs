@@ -1,25 +1,24 @@
-//! Holds a recorded history against a full read of every partition. Pure: values in, violations out.
+//! Decides whether a recorded run kept its promises. Pure: events, a final read and the replicas' dumps in, violations
+//! out; so it judges recorded runs and simulated ones alike, and is itself tested by planted histories.
 //!
-//! The invariants are those of the field's consistency tests of logs: offsets give the order, so no search for a
-//! linearization is needed and the check is O(n log n).
+//! The invariants are those of the field's consistency tests of logs. Their numbers: I1 nothing acknowledged is lost, I2
+//! one value per offset, I3 order, I4 nothing twice, I5 nothing invented, I6 watermarks never go back, I9 one leader per
+//! epoch and enough replicas behind an acknowledgement, I11 replicas are equal after healing. I13, honest errors, is in
+//! how outcomes are read: an unknown outcome may be there or not, a refused one must not.
 
-use std::collections::BTreeMap;
+mod final_read;
+mod leadership;
+mod real_time;
+mod replicas;
 
 use streambus_protocol::ids::PartitionIndex;
 use streambus_protocol::offset::Offset;
 
-use crate::history::{History, Outcome, Value};
+pub use final_read::{ReadBack, check};
+pub use replicas::check_replicas;
 
-/// One record of the final read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadBack {
-    /// Where it was read.
-    pub partition: PartitionIndex,
-    /// Its offset.
-    pub offset: Offset,
-    /// Its value, or `None` when the bytes are nothing that a producer of the run writes.
-    pub value: Option<Value>,
-}
+use crate::event::Event;
+use crate::history::{History, Value};
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,172 +85,145 @@ pub enum Violation {
         /// The first missing offset.
         missing: Offset,
     },
+    /// I1 or I2: what one consumer read is not what lies there at the end.
+    #[error("reader {reader} read {read:?} at partition {partition} offset {offset}, where {found:?} lies at the end")]
+    ReadDisagrees {
+        /// The consumer.
+        reader: u32,
+        /// The partition.
+        partition: u32,
+        /// The offset.
+        offset: u64,
+        /// What it read.
+        read: Option<Value>,
+        /// What the final read found there; the outer `None` says that the log ends before.
+        found: Option<Option<Value>>,
+    },
+    /// A consumer went back or left records out.
+    #[error("reader {reader} got offset {got} of partition {partition} where {expected} comes next")]
+    ReaderJumped {
+        /// The consumer.
+        reader: u32,
+        /// The partition.
+        partition: u32,
+        /// The offset that comes next.
+        expected: u64,
+        /// The offset it got.
+        got: u64,
+    },
+    /// I3: a record sent after another was acknowledged lies before it.
+    #[error(
+        "real time: {value:?} was sent after offset {earlier} of partition {partition} was acknowledged, and lies at {offset}"
+    )]
+    OutOfRealTime {
+        /// The record sent later.
+        value: Value,
+        /// The partition.
+        partition: u32,
+        /// Its offset.
+        offset: u64,
+        /// The offset that was acknowledged before it was sent.
+        earlier: u64,
+    },
+    /// I6: a watermark below what somebody already knew to be committed.
+    #[error(
+        "watermark: partition {partition} was asked at {asked_us} us and answered {offset}, after {known} was known to be committed"
+    )]
+    WatermarkBack {
+        /// The partition.
+        partition: u32,
+        /// When it was asked.
+        asked_us: u64,
+        /// The answer.
+        offset: u64,
+        /// The end that acknowledgements, reads or earlier answers had shown.
+        known: u64,
+    },
+    /// I9: an acknowledgement that fewer replicas back than the topic demands.
+    #[error("{value:?} was acknowledged with {durable} durable replica(s), the topic demands {min_isr}")]
+    TooFewReplicas {
+        /// The record.
+        value: Value,
+        /// Replicas that had it on disk.
+        durable: u8,
+        /// What `min.insync.replicas` says.
+        min_isr: u8,
+    },
+    /// I9: two leaders in one epoch.
+    #[error("partition {partition} has leaders {one} and {other} in epoch {leader_epoch}")]
+    TwoLeaders {
+        /// The partition.
+        partition: u32,
+        /// The epoch.
+        leader_epoch: u32,
+        /// A leader.
+        one: u32,
+        /// Another.
+        other: u32,
+    },
+    /// I9: a broker forgot an epoch that it had seen.
+    #[error("broker {observer} said epoch {now} of partition {partition} after it had said {before}")]
+    EpochBack {
+        /// The broker that answered.
+        observer: u32,
+        /// The partition.
+        partition: u32,
+        /// What it said first.
+        before: u32,
+        /// What it said later.
+        now: u32,
+    },
+    /// I9: a broker in sync, or leading, that is no replica.
+    #[error(
+        "partition {partition} epoch {leader_epoch}: in sync {isr:?} and leader {leader:?} are not all of the replicas {replicas:?}"
+    )]
+    NotAReplica {
+        /// The partition.
+        partition: u32,
+        /// The epoch.
+        leader_epoch: u32,
+        /// The leader.
+        leader: Option<u32>,
+        /// In sync.
+        isr: Vec<u32>,
+        /// Assigned.
+        replicas: Vec<u32>,
+    },
+    /// I11: two replicas hold different bytes below the watermark.
+    #[error("replicas {one} and {other} differ in {log} at offset {offset}: {detail}")]
+    ReplicasDiffer {
+        /// A broker.
+        one: u32,
+        /// Another.
+        other: u32,
+        /// The partition's log.
+        log: String,
+        /// The first offset of the difference.
+        offset: u64,
+        /// Both sides.
+        detail: String,
+    },
+    /// I11: a replica does not reach the watermark.
+    #[error("replica {broker} of {log} ends at {end}, the watermark is {watermark}")]
+    ReplicaShort {
+        /// The broker.
+        broker: u32,
+        /// The partition's log.
+        log: String,
+        /// Where its log ends.
+        end: u64,
+        /// The watermark.
+        watermark: u64,
+    },
 }
 
-/// Every broken promise, none when `read` agrees with `history`. `read` holds each partition's records in read order.
-pub fn check(history: &History, read: &[ReadBack]) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    let by_place = places(read, &mut violations);
-    acknowledged_are_there(history, &by_place, &mut violations);
-    nothing_twice_nothing_invented(history, &by_place, &mut violations);
-    in_order(&by_place, &mut violations);
-    without_gap(&by_place, &mut violations);
+/// Every broken promise of a run of one topic: its `events` against the `read` of everything at its end. `min_isr` is
+/// the topic's `min.insync.replicas`.
+pub fn check_run(events: &[Event], read: &[ReadBack], min_isr: u8) -> Vec<Violation> {
+    let mut violations = check(&History::of(events), read);
+    real_time::readers(events, read, &mut violations);
+    real_time::acknowledgements(events, min_isr, &mut violations);
+    real_time::watermarks(events, &mut violations);
+    leadership::leaders(events, &mut violations);
     violations
-}
-
-type Places = BTreeMap<(PartitionIndex, Offset), Option<Value>>;
-
-fn places(read: &[ReadBack], violations: &mut Vec<Violation>) -> Places {
-    let mut by_place = Places::new();
-    for record in read {
-        if by_place.insert((record.partition, record.offset), record.value).is_some() {
-            violations.push(Violation::TwoValues { partition: record.partition, offset: record.offset });
-        }
-    }
-    by_place
-}
-
-fn acknowledged_are_there(history: &History, by_place: &Places, violations: &mut Vec<Violation>) {
-    for (value, outcome) in history.outcomes() {
-        if let Outcome::Acked { partition, offset } = outcome {
-            let found = by_place.get(&(partition, offset)).copied().flatten();
-            if found != Some(value) {
-                violations.push(Violation::Lost { value, partition, offset, found });
-            }
-        }
-    }
-}
-
-fn nothing_twice_nothing_invented(history: &History, by_place: &Places, violations: &mut Vec<Violation>) {
-    let mut seen: BTreeMap<Value, Offset> = BTreeMap::new();
-    for ((partition, offset), value) in by_place {
-        let known = value.filter(|v| matches!(history.outcome(*v), Some(Outcome::Acked { .. } | Outcome::Unknown)));
-        let Some(known) = known else {
-            violations.push(Violation::Phantom { value: *value, partition: *partition, offset: *offset });
-            continue;
-        };
-        if let Some(first) = seen.insert(known, *offset) {
-            violations.push(Violation::Duplicate { value: known, partition: *partition, first, second: *offset });
-        }
-    }
-}
-
-fn in_order(by_place: &Places, violations: &mut Vec<Violation>) {
-    let mut highest: BTreeMap<(PartitionIndex, u32), u64> = BTreeMap::new();
-    for ((partition, _), value) in by_place {
-        let Some(value) = value else { continue };
-        let slot = highest.entry((*partition, value.producer)).or_insert(value.sequence);
-        if value.sequence < *slot {
-            violations.push(Violation::Reordered {
-                partition: *partition,
-                producer: value.producer,
-                earlier: value.sequence,
-                later: *slot,
-            });
-        }
-        *slot = (*slot).max(value.sequence);
-    }
-}
-
-fn without_gap(by_place: &Places, violations: &mut Vec<Violation>) {
-    let mut expected: BTreeMap<PartitionIndex, Offset> = BTreeMap::new();
-    for (partition, offset) in by_place.keys() {
-        let next = expected.entry(*partition).or_insert(Offset::ZERO);
-        if *offset != *next {
-            violations.push(Violation::Gap { partition: *partition, missing: *next });
-        }
-        *next = offset.next().unwrap_or(Offset::MAX);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PARTITION: PartitionIndex = PartitionIndex::new(0);
-
-    fn value(sequence: u64) -> Value {
-        Value { producer: 1, sequence }
-    }
-
-    fn at(offset: u64, value: Option<Value>) -> ReadBack {
-        ReadBack { partition: PARTITION, offset: Offset::new(offset).unwrap(), value }
-    }
-
-    fn acked(count: u64) -> History {
-        let mut history = History::default();
-        for i in 0..count {
-            history.record(value(i), Outcome::Acked { partition: PARTITION, offset: Offset::new(i).unwrap() });
-        }
-        history
-    }
-
-    fn good_read(count: u64) -> Vec<ReadBack> {
-        (0..count).map(|i| at(i, Some(value(i)))).collect()
-    }
-
-    #[test]
-    fn a_faithful_log_has_no_violation() {
-        assert_eq!(check(&acked(5), &good_read(5)), []);
-    }
-
-    #[test]
-    fn a_lost_tail_is_found() {
-        let found = check(&acked(5), &good_read(4));
-        assert!(matches!(found[..], [Violation::Lost { value: Value { sequence: 4, .. }, .. }]), "{found:?}");
-    }
-
-    #[test]
-    fn a_hole_is_both_lost_and_a_gap() {
-        let mut read = good_read(5);
-        read.remove(2);
-        let found = check(&acked(5), &read);
-        assert!(found.iter().any(|v| matches!(v, Violation::Lost { .. })), "{found:?}");
-        assert!(found.iter().any(|v| matches!(v, Violation::Gap { .. })), "{found:?}");
-    }
-
-    #[test]
-    fn a_record_stored_twice_is_found() {
-        let mut read = good_read(5);
-        read.push(at(5, Some(value(4))));
-        let found = check(&acked(5), &read);
-        assert!(matches!(found[..], [Violation::Duplicate { .. }]), "{found:?}");
-    }
-
-    #[test]
-    fn a_swap_is_reordering_and_loss() {
-        let mut read = good_read(5);
-        (read[1].value, read[2].value) = (read[2].value, read[1].value);
-        let found = check(&acked(5), &read);
-        assert!(found.iter().any(|v| matches!(v, Violation::Reordered { .. })), "{found:?}");
-    }
-
-    #[test]
-    fn bytes_nobody_wrote_are_a_phantom_and_so_is_a_refused_record() {
-        let mut history = acked(1);
-        history.record(value(1), Outcome::Refused);
-        let read = [at(0, Some(value(0))), at(1, Some(value(1))), at(2, None)];
-        let phantoms = check(&history, &read).into_iter().filter(|v| matches!(v, Violation::Phantom { .. })).count();
-        assert_eq!(phantoms, 2);
-    }
-
-    #[test]
-    fn an_unknown_outcome_may_be_there_or_not() {
-        let mut history = acked(3);
-        history.record(value(3), Outcome::Unknown);
-        assert_eq!(check(&history, &good_read(3)), []);
-        assert_eq!(check(&history, &good_read(4)), []);
-    }
-
-    #[test]
-    fn a_value_survives_its_bytes_and_a_flipped_one_does_not() {
-        for sequence in 0..200 {
-            let bytes = value(sequence).to_bytes();
-            assert_eq!(Value::from_bytes(&bytes), Some(value(sequence)));
-            let mut flipped = bytes.clone();
-            let last = flipped.len() - 1;
-            flipped[last] ^= 1;
-            assert_ne!(Value::from_bytes(&flipped), Some(value(sequence)));
-        }
-    }
 }

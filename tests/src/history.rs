@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use streambus_protocol::ids::PartitionIndex;
 use streambus_protocol::offset::Offset;
 
+use crate::event::{Event, What};
+
 /// A value that one producer wrote once: its number and its place in that producer's order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Value {
     /// Which producer of the run.
     pub producer: u32,
@@ -58,6 +62,31 @@ pub struct History {
 }
 
 impl History {
+    /// The attempts in `events`. One that was handed over and never answered counts as unknown: nobody was told that it
+    /// failed.
+    pub fn of(events: &[Event]) -> Self {
+        let mut outcomes = BTreeMap::new();
+        for event in events {
+            let (value, outcome) = match &event.what {
+                What::Invoked { value } => {
+                    let before = outcomes.insert(*value, Outcome::Unknown);
+                    assert!(before.is_none(), "{value:?} was attempted twice: the run cannot be checked");
+                    continue;
+                }
+                What::Acked { value, partition, offset, .. } => {
+                    let offset = Offset::new(*offset).expect("a broker's offset is in range");
+                    (value, Outcome::Acked { partition: PartitionIndex::new(*partition), offset })
+                }
+                What::Unknown { value, .. } => (value, Outcome::Unknown),
+                What::Refused { value, .. } => (value, Outcome::Refused),
+                _ => continue,
+            };
+            let before = outcomes.insert(*value, outcome);
+            assert_eq!(before, Some(Outcome::Unknown), "{value:?} has two outcomes: the run cannot be checked");
+        }
+        Self { outcomes }
+    }
+
     /// Records the outcome of `value`. Panics when the same value is recorded twice: the run itself is wrong then.
     pub fn record(&mut self, value: Value, outcome: Outcome) {
         let before = self.outcomes.insert(value, outcome);

@@ -1,10 +1,22 @@
 //! Proof by use: real broker processes, recorded histories, and a checker that holds one against the other.
 //!
-//! `history` records what clients were told, `checker` decides whether a final read agrees with it, `process` starts
-//! and kills the real binary. The checker is pure and is itself tested by planted bugs.
+//! `process` starts and kills the one real binary, `cluster` several of them and the network between them. `load` drives
+//! them with real clients and records in `recorder` what each `event` was; `checker` decides whether the run kept its
+//! promises, `run` puts these together. The checker is pure and is itself tested by planted histories.
 //!
 //! This crate may know every other crate; no other crate may know it.
 
 pub mod checker;
+pub mod clock;
+pub mod cluster;
+pub mod dump;
+pub mod event;
 pub mod history;
+pub mod ledger;
+pub mod load;
+pub mod measure;
+pub mod patience;
 pub mod process;
+pub mod recorder;
+pub mod run;
+pub mod setting;

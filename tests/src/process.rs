@@ -124,8 +124,13 @@ fn forward(lines: BufReader<impl Read + Send + 'static>) {
 
 /// One HTTP GET; returns the status code and the body.
 pub fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    get_within(address, path, PATIENCE)
+}
+
+/// One HTTP GET of a broker that may stand still: connecting and each read take at most `limit`.
+pub fn get_within(address: SocketAddr, path: &str, limit: Duration) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

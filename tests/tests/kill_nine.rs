@@ -16,6 +16,7 @@ use streambus_protocol::offset::Offset;
 use streambus_tests::checker::{ReadBack, check};
 use streambus_tests::history::{History, Outcome, Value};
 use streambus_tests::process::{Broker, binary};
+use streambus_tests::setting;
 use tokio::sync::watch;
 
 const PRODUCERS: u32 = 3;
@@ -23,13 +24,6 @@ const PARTITIONS: u32 = 4;
 const TOPIC: &str = "killed";
 /// Deliveries each producer keeps in flight.
 const IN_FLIGHT: usize = 200;
-
-fn setting(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")),
-        Err(_) => default,
-    }
-}
 
 /// Sends until told to stop, then waits for every outstanding delivery. Counts acknowledgements in `acked`.
 async fn produce(bus: Client, number: u32, stop: Arc<AtomicBool>, acked: Arc<watch::Sender<u64>>) -> History {
@@ -93,8 +87,8 @@ fn verify_offline(data: &Path) {
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_broker_is_killed_under_load() {
-    let cycles = setting("STREAMBUS_KILL_CYCLES", 8);
-    let seed = setting("STREAMBUS_SEED", 1);
+    let cycles = setting::number("STREAMBUS_KILL_CYCLES", 8);
+    let seed = setting::seed();
     let mut random = StdRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().expect("a folder");
     let mut broker = Broker::start(folder.path());

@@ -1,4 +1,5 @@
-//! Printing a journal: one line per entry, fields in a fixed order, so that it can be compared and searched.
+//! Printing a journal: one line per entry, fields in a fixed order, so that it can be compared and searched. A batch's
+//! checksum here is over all its stored bytes, placement included: replicas of a partition print the same one.
 
 use std::io;
 
@@ -73,11 +74,12 @@ fn entry_line(sink: &mut dyn io::Write, replayed: &ReplayedEntry) -> io::Result<
         EntryKind::Batch => {
             write!(
                 sink,
-                "batch offsets={}..{} epoch={} bytes={} time={}",
+                "batch offsets={}..{} epoch={} bytes={} crc32c={:08x} time={}",
                 entry.base,
                 entry.last.next().map_or(entry.last.get(), |next| next.get()),
                 entry.epoch,
                 replayed.payload.len(),
+                crc32c::crc32c(&replayed.payload),
                 entry.max_timestamp
             )?;
             if let Ok(batch) = PlacedBatch::verify_stored(replayed.payload.clone()) {

@@ -1,0 +1,443 @@
+//! A cluster of real `streambus server` processes on this machine, each with its own data directory, log file and
+//! loopback address, and everything that can be done to them: killed, paused, stopped, wiped, cut off.
+//!
+//! Faults of the network need [`Network::Proxied`]; asking for one on a direct network fails the test, so no fault is
+//! ever skipped in silence.
+
+mod links;
+mod node;
+mod origin;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::event::What;
+use crate::patience::wait_for;
+use crate::process::get_within;
+use crate::recorder::Recorder;
+use links::Links;
+use node::{Addresses, Node};
+
+/// How long brokers may take to become ready, or to stop, before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One cluster at a time in a test process: measured times mean little when clusters compete for two cores.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// How the brokers reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Straight, as in production.
+    Direct,
+    /// Through proxies that can cut, delay and reset each direction of each link.
+    Proxied,
+}
+
+/// What a cluster is like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Brokers, numbered from one.
+    pub brokers: u32,
+    /// How they reach each other.
+    pub network: Network,
+    /// Settings of every broker, as `--set` takes them.
+    pub settings: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { brokers: 3, network: Network::Direct, settings: Vec::new() }
+    }
+}
+
+/// A running cluster. Its processes are killed when it is dropped; its folder is kept when the test fails.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    /// The arguments that all brokers of a cluster share, besides their own addresses.
+    peers: Vec<(u32, SocketAddr)>,
+    links: Option<Links>,
+    settings: Vec<String>,
+    recorder: Recorder,
+    folder: Option<TempDir>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until every broker is ready.
+    pub fn start(options: &Options) -> Self {
+        let mut cluster = Self::prepare(options);
+        for id in cluster.ids() {
+            cluster.start_broker(id);
+        }
+        for id in cluster.ids() {
+            cluster.wait_ready(id);
+        }
+        cluster
+    }
+
+    /// A cluster whose brokers are not started yet.
+    pub fn prepare(options: &Options) -> Self {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::Builder::new().prefix("streambus-cluster-").tempdir().expect("a folder");
+        let host = own_network();
+        let nodes: Vec<Node> = (1..=options.brokers)
+            .map(|id| {
+                let data = folder.path().join(format!("broker-{id}"));
+                let log = folder.path().join(format!("broker-{id}.log"));
+                Node::new(id, Addresses::on(host(id)), data, log)
+            })
+            .collect();
+        let (links, peers) = match options.network {
+            Network::Direct => (None, nodes.iter().map(|node| (node.id, node.addresses.cluster)).collect()),
+            Network::Proxied => {
+                let doors: Vec<_> = nodes
+                    .iter()
+                    .map(|node| (node.id, Addresses::on(host(100 + node.id)).cluster, node.addresses.cluster))
+                    .collect();
+                (Some(Links::new(&doors)), doors.iter().map(|(id, door, _)| (*id, *door)).collect())
+            }
+        };
+        let recorder = Recorder::new();
+        Self { nodes, peers, links, settings: options.settings.clone(), recorder, folder: Some(folder), _turn: turn }
+    }
+
+    /// The numbers of all brokers.
+    pub fn ids(&self) -> Vec<u32> {
+        self.nodes.iter().map(|node| node.id).collect()
+    }
+
+    /// The run's memory: faults are recorded here by themselves.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// Where clients may connect, all brokers.
+    pub fn client_addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.addresses.clients.to_string()).collect()
+    }
+
+    /// Where clients connect to one broker.
+    pub fn client_address(&self, id: u32) -> SocketAddr {
+        self.node(id).addresses.clients
+    }
+
+    /// Where the other brokers connect to one broker, not through a proxy.
+    pub fn cluster_address(&self, id: u32) -> SocketAddr {
+        self.node(id).addresses.cluster
+    }
+
+    /// Where probes of one broker answer.
+    pub fn http_address(&self, id: u32) -> SocketAddr {
+        self.node(id).addresses.http
+    }
+
+    /// The `--peers` of every broker.
+    pub fn peers(&self) -> String {
+        self.peers.iter().map(|(id, at)| format!("{id}@{at}")).collect::<Vec<_>>().join(",")
+    }
+
+    /// One broker's data directory.
+    pub fn data(&self, id: u32) -> &Path {
+        &self.node(id).data
+    }
+
+    /// The cluster's folder: data directories, logs, and what a failed run leaves.
+    pub fn folder(&self) -> &Path {
+        self.folder.as_ref().expect("kept until the drop").path()
+    }
+
+    /// What one broker logged, in all its lives.
+    pub fn log(&self, id: u32) -> String {
+        self.node(id).log_text()
+    }
+
+    /// The process id of a running broker.
+    pub fn pid(&self, id: u32) -> Option<u32> {
+        self.node(id).pid()
+    }
+
+    /// Starts a stopped broker; it is not ready yet.
+    pub fn start_broker(&mut self, id: u32) {
+        let arguments = self.arguments(id);
+        self.recorder.record(What::Started { broker: id });
+        let pid = self.node_mut(id).start(&arguments);
+        if let Some(links) = &mut self.links {
+            links.started(id, pid);
+        }
+    }
+
+    /// Starts one more process that claims to be broker `id` of this cluster, on `data` and addresses of its own.
+    pub fn start_impostor(&self, id: u32, data: &Path) -> Impostor {
+        let addresses = Addresses::on(own_network()(1));
+        let log = self.folder().join(format!("impostor-{id}.log"));
+        let mut node = Node::new(id, addresses, data.to_owned(), log);
+        let mut arguments = vec!["--cluster-listen".to_owned(), addresses.cluster.to_string()];
+        arguments.extend(["--peers".to_owned(), self.peers()]);
+        self.recorder.fault(format!("another process claims to be broker {id}"));
+        node.start(&arguments);
+        Impostor { node }
+    }
+
+    /// Waits until a broker is ready; fails the test with the end of its log when it does not become so.
+    pub fn wait_ready(&mut self, id: u32) {
+        let mut died = false;
+        let node = self.node_mut(id);
+        let ready = wait_for(PATIENCE, || {
+            died = node.has_died();
+            (died || node.is_ready()).then_some(())
+        });
+        let why = if died { "ended" } else { "is not ready" };
+        assert!(ready.is_some() && !died, "broker {id} {why}; its log ends\n{}", self.log_end(id));
+    }
+
+    /// True when the broker says that it is ready, within two seconds.
+    pub fn is_ready(&self, id: u32) -> bool {
+        self.node(id).is_ready()
+    }
+
+    /// One page of a broker's HTTP listener.
+    pub fn page(&self, id: u32, path: &str) -> Option<String> {
+        get_within(self.node(id).addresses.http, path, Duration::from_secs(2)).ok().map(|(_, body)| body)
+    }
+
+    /// SIGKILL. Returns when it happened, on the recorder's clock.
+    pub fn kill_nine(&mut self, id: u32) -> u64 {
+        let at_us = self.recorder.fault(format!("kill -9 of broker {id}"));
+        self.node_mut(id).kill_nine();
+        if let Some(links) = &mut self.links {
+            links.stopped(id);
+        }
+        at_us
+    }
+
+    /// SIGKILL of every broker that runs, as close together as this process can.
+    pub fn kill_all(&mut self) -> u64 {
+        let at_us = self.recorder.fault("kill -9 of every broker");
+        for id in self.ids() {
+            if self.pid(id).is_some() {
+                self.node(id).signal("KILL");
+            }
+        }
+        for id in self.ids() {
+            if self.pid(id).is_some() {
+                self.wait_exit(id);
+            }
+        }
+        at_us
+    }
+
+    /// SIGTERM, and waits for the drain.
+    pub fn terminate(&mut self, id: u32) -> ExitStatus {
+        self.recorder.fault(format!("SIGTERM to broker {id}"));
+        self.node(id).signal("TERM");
+        self.wait_exit(id)
+    }
+
+    /// Waits until a broker's process ends by itself.
+    pub fn wait_exit(&mut self, id: u32) -> ExitStatus {
+        let status = self.node_mut(id).wait_exit(PATIENCE);
+        let status = status.unwrap_or_else(|| panic!("broker {id} does not end; its log ends\n{}", self.log_end(id)));
+        if let Some(links) = &mut self.links {
+            links.stopped(id);
+        }
+        status
+    }
+
+    /// SIGSTOP: the process stands still, its connections stay.
+    pub fn pause(&self, id: u32) -> u64 {
+        let at_us = self.recorder.fault(format!("SIGSTOP of broker {id}"));
+        self.node(id).signal("STOP");
+        at_us
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self, id: u32) -> u64 {
+        let at_us = self.recorder.fault(format!("SIGCONT of broker {id}"));
+        self.node(id).signal("CONT");
+        at_us
+    }
+
+    /// Empties the data directory of a stopped broker.
+    pub fn wipe(&mut self, id: u32) {
+        assert!(self.pid(id).is_none(), "broker {id} still runs");
+        self.recorder.fault(format!("the disk of broker {id} is emptied"));
+        std::fs::remove_dir_all(&self.node(id).data).expect("the data directory can be removed");
+    }
+
+    /// Cuts one direction: `to` hears nothing more of `from`.
+    pub fn cut(&self, from: u32, to: u32) -> u64 {
+        self.links().set_open(from, to, false);
+        self.recorder.fault(format!("broker {to} no longer hears broker {from}"))
+    }
+
+    /// Cuts a broker off from all others, both ways. Clients still reach it.
+    pub fn isolate(&self, id: u32) -> u64 {
+        for other in self.others(id) {
+            self.links().set_open(id, other, false);
+            self.links().set_open(other, id, false);
+        }
+        self.recorder.fault(format!("broker {id} is cut off, both ways"))
+    }
+
+    /// A broker hears nobody, but all hear it.
+    pub fn deafen(&self, id: u32) -> u64 {
+        for other in self.others(id) {
+            self.links().set_open(other, id, false);
+        }
+        self.recorder.fault(format!("broker {id} hears nobody and is heard"))
+    }
+
+    /// Nobody hears a broker, but it hears all.
+    pub fn mute(&self, id: u32) -> u64 {
+        for other in self.others(id) {
+            self.links().set_open(id, other, false);
+        }
+        self.recorder.fault(format!("nobody hears broker {id}, which hears all"))
+    }
+
+    /// Delays everything between a broker and all others.
+    pub fn delay(&self, id: u32, delay: Duration) -> u64 {
+        for other in self.others(id) {
+            self.links().set_delay(id, other, delay);
+            self.links().set_delay(other, id, delay);
+        }
+        self.recorder.fault(format!("every message from and to broker {id} takes {} ms more", delay.as_millis()))
+    }
+
+    /// Breaks every connection between a broker and all others; they may dial again.
+    pub fn reset(&self, id: u32) -> u64 {
+        for other in self.others(id) {
+            self.links().reset(id, other);
+        }
+        self.recorder.fault(format!("connections from and to broker {id} are reset"))
+    }
+
+    /// Makes the network whole.
+    pub fn heal(&self) -> u64 {
+        if let Some(links) = &self.links {
+            links.heal();
+        }
+        self.recorder.fault("the network is whole")
+    }
+
+    /// The last lines that a broker logged.
+    pub fn log_end(&self, id: u32) -> String {
+        let text = self.log(id);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_END_LINES)..].join("\n")
+    }
+
+    fn links(&self) -> &Links {
+        self.links.as_ref().expect("faults of the network need Network::Proxied")
+    }
+
+    fn others(&self, id: u32) -> Vec<u32> {
+        self.ids().into_iter().filter(|other| *other != id).collect()
+    }
+
+    /// Arguments besides the addresses. A cluster of one is started as the single broker that it is.
+    fn arguments(&self, id: u32) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if self.nodes.len() > 1 {
+            let listen = self.node(id).addresses.cluster.to_string();
+            arguments.extend(["--cluster-listen".to_owned(), listen, "--peers".to_owned(), self.peers()]);
+            if let Some((_, door)) = self.peers.iter().find(|(peer, _)| *peer == id)
+                && self.links.is_some()
+            {
+                arguments.extend(["--set".to_owned(), format!("cluster.advertise={door}")]);
+            }
+        }
+        for setting in &self.settings {
+            arguments.extend(["--set".to_owned(), setting.clone()]);
+        }
+        arguments
+    }
+
+    fn node(&self, id: u32) -> &Node {
+        self.nodes.iter().find(|node| node.id == id).unwrap_or_else(|| panic!("there is no broker {id}"))
+    }
+
+    fn node_mut(&mut self, id: u32) -> &mut Node {
+        self.nodes.iter_mut().find(|node| node.id == id).unwrap_or_else(|| panic!("there is no broker {id}"))
+    }
+}
+
+/// A process that claims to be a broker which it is not. Killed when dropped.
+#[derive(Debug)]
+pub struct Impostor {
+    node: Node,
+}
+
+impl Impostor {
+    /// True when it says that it serves.
+    pub fn is_ready(&self) -> bool {
+        self.node.is_ready()
+    }
+
+    /// Waits until it ends by itself; `None` when `limit` passes.
+    pub fn wait_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
+        self.node.wait_exit(limit)
+    }
+
+    /// SIGKILL.
+    pub fn kill_nine(&mut self) {
+        self.node.kill_nine();
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        self.node.log_text()
+    }
+}
+
+/// Lines of a broker's log that a failure shows.
+const LOG_END_LINES: usize = 40;
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.nodes.clear();
+        if std::thread::panicking()
+            && let Some(folder) = self.folder.take()
+        {
+            let kept: PathBuf = folder.keep();
+            let history = kept.join("history.jsonl");
+            match self.recorder.write_to(&history) {
+                Ok(()) => eprintln!("logs, data and history are kept in {}", kept.display()),
+                Err(error) => eprintln!("logs and data are kept in {}; no history: {error}", kept.display()),
+            }
+        }
+    }
+}
+
+/// Loopback addresses that no other process of this machine is likely to use: all of 127/8 is this machine. From the
+/// process id and a running number; the last byte is the host.
+fn own_network() -> impl Fn(u32) -> Ipv4Addr {
+    static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+    let running = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+    let mixed = (std::process::id().wrapping_mul(0x9E37_79B1) ^ running.wrapping_mul(0x85EB_CA6B)).to_be_bytes();
+    move |host| {
+        let last = u8::try_from(host).expect("few hosts");
+        // Never 127.0, where everybody else is.
+        Ipv4Addr::new(127, mixed[0] | 1, mixed[1], last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cluster_has_a_network_of_its_own() {
+        let (one, other) = (own_network(), own_network());
+        assert_ne!(one(1), other(1));
+        assert!(one(1).is_loopback() && one(3).is_loopback());
+        assert_ne!(one(1), one(2));
+    }
+}

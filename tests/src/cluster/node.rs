@@ -1,0 +1,124 @@
+//! One broker process of a cluster: started, killed, paused and stopped by signals, its log kept in a file.
+
+use std::fs::OpenOptions;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use crate::patience::wait_for;
+use crate::process::{binary, get_within};
+
+/// Where one broker listens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses {
+    pub(super) clients: SocketAddr,
+    pub(super) cluster: SocketAddr,
+    pub(super) http: SocketAddr,
+}
+
+impl Addresses {
+    /// Ports that are free now on `host`, a loopback address that nobody else uses: they stay free while the broker is
+    /// down.
+    pub(super) fn on(host: Ipv4Addr) -> Self {
+        let held: Vec<TcpListener> =
+            (0..3).map(|_| TcpListener::bind((host, 0)).expect("a loopback address has free ports")).collect();
+        let at = |index: usize| held[index].local_addr().expect("a bound socket has an address");
+        Self { clients: at(0), cluster: at(1), http: at(2) }
+    }
+}
+
+/// A broker of a cluster, running or not.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: u32,
+    pub(super) addresses: Addresses,
+    pub(super) data: PathBuf,
+    pub(super) log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Node {
+    pub(super) fn new(id: u32, addresses: Addresses, data: PathBuf, log: PathBuf) -> Self {
+        Self { id, addresses, data, log, child: None }
+    }
+
+    /// Starts the process; returns its id. It is not ready yet.
+    pub(super) fn start(&mut self, arguments: &[String]) -> u32 {
+        assert!(self.child.is_none(), "broker {} runs already", self.id);
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
+        let mut command = Command::new(binary());
+        // A variable of whoever runs the tests must not change what they see.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STREAMBUS__")) {
+            command.env_remove(name);
+        }
+        let child = command
+            .arg("server")
+            .args(["--broker-id", &self.id.to_string()])
+            .arg("--data-dir")
+            .arg(&self.data)
+            .args(["--listen", &self.addresses.clients.to_string(), "--http", &self.addresses.http.to_string()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        let id = child.id();
+        self.child = Some(child);
+        id
+    }
+
+    /// The process id, while it runs.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// True when `/health/ready` says so within two seconds.
+    pub(super) fn is_ready(&self) -> bool {
+        let answer = get_within(self.addresses.http, "/health/ready", Duration::from_secs(2));
+        answer.is_ok_and(|(status, _)| status == 200)
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub(super) fn kill_nine(&mut self) {
+        let mut child = self.child.take().expect("a running broker");
+        child.kill().expect("the process can be killed");
+        child.wait().expect("the process can be waited for");
+    }
+
+    /// Sends a signal by its name.
+    pub(super) fn signal(&self, name: &str) {
+        let pid = self.pid().expect("a running broker").to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
+        assert!(sent.success(), "broker {} can be signalled", self.id);
+    }
+
+    /// Waits until the process ends by itself; `None` when `limit` passes.
+    pub(super) fn wait_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let child = self.child.as_mut().expect("a running broker");
+        let status = wait_for(limit, || child.try_wait().expect("the process can be waited for"))?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// True when the process has ended without being asked; its log says why.
+    pub(super) fn has_died(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().expect("the process can be waited for").is_some())
+    }
+
+    /// What the process wrote, in all its lives.
+    pub(super) fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended already.
+            let _ended = child.kill();
+            let _reaped = child.wait();
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! One line of a recorded run: what a client or an observer saw, and when. All times are of one clock, in microseconds
+//! since the run began, so that "before" is exact across every task of the run.
+//!
+//! The lines are JSON, one event each, in the order they were recorded; `history.jsonl` of a failed run is the evidence.
+
+use serde::{Deserialize, Serialize};
+
+use crate::history::Value;
+
+/// What happened at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in microseconds since the run began.
+    pub at_us: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// The kinds of events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// A producer handed a value to its client.
+    Invoked {
+        /// The value.
+        value: Value,
+    },
+    /// The client reported it stored.
+    Acked {
+        /// The value.
+        value: Value,
+        /// Its partition.
+        partition: u32,
+        /// Its offset.
+        offset: u64,
+        /// Replicas that had it on disk when it was acknowledged.
+        durable: u8,
+    },
+    /// The client could not learn the outcome.
+    Unknown {
+        /// The value.
+        value: Value,
+        /// What the client said.
+        why: String,
+    },
+    /// The client said that it is certainly not stored.
+    Refused {
+        /// The value.
+        value: Value,
+        /// What the client said.
+        why: String,
+    },
+    /// A consumer that follows the log got a record.
+    Read {
+        /// Which consumer.
+        reader: u32,
+        /// The partition.
+        partition: u32,
+        /// The offset.
+        offset: u64,
+        /// The value, or `None` for bytes that no producer of the run writes.
+        value: Option<Value>,
+    },
+    /// An observer asked for the high watermark.
+    Watermark {
+        /// When it asked; the answer came at [`Event::at_us`].
+        asked_us: u64,
+        /// The partition.
+        partition: u32,
+        /// The first offset that is not committed.
+        offset: u64,
+    },
+    /// An observer read a partition's state from one broker.
+    Leadership {
+        /// The broker that answered.
+        observer: u32,
+        /// The partition.
+        partition: u32,
+        /// The leader it knows.
+        leader: Option<u32>,
+        /// That leader's epoch.
+        leader_epoch: u32,
+        /// The replicas in sync.
+        isr: Vec<u32>,
+        /// The replicas assigned.
+        replicas: Vec<u32>,
+    },
+    /// A broker process started; what it knew before is gone.
+    Started {
+        /// The broker.
+        broker: u32,
+    },
+    /// Somebody did something to the cluster.
+    Fault {
+        /// What was done.
+        what: String,
+    },
+}
+
+impl Event {
+    /// The line that stands for it in a history file.
+    pub fn to_line(&self) -> String {
+        serde_json::to_string(self).expect("an event is plain data")
+    }
+
+    /// Reads a line back.
+    ///
+    /// # Errors
+    ///
+    /// The text of what is wrong with the line.
+    pub fn from_line(line: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_the_whole_event() {
+        let value = Value { producer: 3, sequence: 17 };
+        let events = [
+            What::Invoked { value },
+            What::Acked { value, partition: 1, offset: 9, durable: 2 },
+            What::Unknown { value, why: "timed \"out\"".to_owned() },
+            What::Read { reader: 1, partition: 0, offset: 4, value: None },
+            What::Leadership {
+                observer: 2,
+                partition: 0,
+                leader: None,
+                leader_epoch: 4,
+                isr: vec![],
+                replicas: vec![1],
+            },
+            What::Fault { what: "kill -9 of broker 2".to_owned() },
+        ];
+        for what in events {
+            let event = Event { at_us: 12, what };
+            let line = event.to_line();
+            assert!(!line.contains('\n'), "{line}");
+            assert_eq!(Event::from_line(&line).expect("its own line"), event);
+        }
+        assert!(Event::from_line("{\"at_us\":1}").is_err());
+    }
+}

@@ -1,0 +1,282 @@
+//! The load of a run: producers that are durable and idempotent by default, consumers that follow the log, an observer
+//! that asks every broker who leads. Everything they see is recorded at the moment they see it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use streambus_client::{Client, Config, Delivery, Error, OffsetQuery, Record, Start, TopicPartition};
+use streambus_protocol::ids::TopicName;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::event::What;
+use crate::history::Value;
+use crate::recorder::Recorder;
+
+/// How often a producer gives records to its client.
+const BEAT: Duration = Duration::from_millis(10);
+/// How often the observer asks.
+const GLANCE: Duration = Duration::from_millis(200);
+/// How long one question of the observer may take.
+const GLANCE_LIMIT: Duration = Duration::from_secs(1);
+/// Deliveries outstanding for each producer and partition; more make the producer wait.
+const OUTSTANDING_MAX: usize = 4_000;
+
+/// What the load is like.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// The topic; created by the run.
+    pub topic: String,
+    /// Its partitions.
+    pub partitions: u32,
+    /// Producers, each with a client of its own.
+    pub producers: u32,
+    /// Records a second of each producer.
+    pub rate: u32,
+    /// Consumers, each following every partition with a client of its own.
+    pub readers: u32,
+    /// How long a record may wait for its acknowledgement.
+    pub delivery_timeout: Duration,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            topic: "proof".to_owned(),
+            partitions: 4,
+            producers: 2,
+            rate: 500,
+            readers: 1,
+            delivery_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The running load.
+#[derive(Debug)]
+pub struct Load {
+    producing: watch::Sender<bool>,
+    watching: watch::Sender<bool>,
+    producers: Vec<JoinHandle<()>>,
+    watchers: Vec<JoinHandle<()>>,
+}
+
+/// The settings of a client of a run.
+pub fn client_config(brokers: &[String], options: &LoadOptions) -> Config {
+    Config::new(brokers.iter().cloned())
+        .connect_timeout(Duration::from_secs(1))
+        .request_timeout(Duration::from_secs(10))
+        .delivery_timeout(options.delivery_timeout)
+        .ping(Duration::from_secs(1), Duration::from_secs(1))
+}
+
+impl Load {
+    /// Starts everything on `runtime`. `brokers` are the client addresses by broker; the topic exists.
+    pub fn start(
+        runtime: &Handle,
+        brokers: &BTreeMap<u32, String>,
+        options: &LoadOptions,
+        recorder: &Recorder,
+    ) -> Self {
+        let (producing, watching) = (watch::channel(true).0, watch::channel(true).0);
+        let addresses: Vec<String> = brokers.values().cloned().collect();
+        let options = Arc::new(options.clone());
+        let world = || World { addresses: addresses.clone(), options: options.clone(), recorder: recorder.clone() };
+        let producers = (0..options.producers)
+            .map(|number| runtime.spawn(produce(world(), number, producing.subscribe(), runtime.clone())))
+            .collect();
+        let mut watchers: Vec<_> =
+            (0..options.readers).map(|number| runtime.spawn(follow(world(), number, watching.subscribe()))).collect();
+        for (broker, address) in brokers {
+            watchers.push(runtime.spawn(observe_leaders(world(), *broker, address.clone(), watching.subscribe())));
+        }
+        watchers.push(runtime.spawn(observe_watermarks(world(), watching.subscribe())));
+        Self { producing, watching, producers, watchers }
+    }
+
+    /// No more records; returns when every outstanding one has an outcome.
+    pub async fn stop_producing(&mut self) {
+        self.producing.send_replace(false);
+        for producer in self.producers.drain(..) {
+            producer.await.expect("a producer must not panic");
+        }
+    }
+
+    /// Ends the consumers and the observers.
+    pub async fn stop_watching(&mut self) {
+        self.watching.send_replace(false);
+        for watcher in self.watchers.drain(..) {
+            watcher.await.expect("a consumer or observer must not panic");
+        }
+    }
+}
+
+struct World {
+    addresses: Vec<String>,
+    options: Arc<LoadOptions>,
+    recorder: Recorder,
+}
+
+impl World {
+    async fn connect(&self, addresses: &[String]) -> Result<Client, Error> {
+        Client::connect_with(client_config(addresses, &self.options)).await
+    }
+
+    /// Connects while `going`; a cluster that is being hurt may take a while.
+    async fn connect_while(&self, addresses: &[String], going: &watch::Receiver<bool>) -> Option<Client> {
+        let mut pause = tokio::time::interval(GLANCE);
+        while *going.borrow() {
+            pause.tick().await;
+            if let Ok(client) = self.connect(addresses).await {
+                return Some(client);
+            }
+        }
+        None
+    }
+}
+
+async fn produce(world: World, number: u32, going: watch::Receiver<bool>, runtime: Handle) {
+    let Some(bus) = world.connect_while(&world.addresses, &going).await else { return };
+    let producer = bus.producer();
+    let topic: Arc<str> = world.options.topic.as_str().into();
+    let mut collectors = Vec::new();
+    let mut sinks = Vec::new();
+    for _ in 0..world.options.partitions {
+        let (sink, source) = mpsc::channel(OUTSTANDING_MAX);
+        collectors.push(runtime.spawn(collect(source, world.recorder.clone())));
+        sinks.push(sink);
+    }
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let per_beat = u64::from(world.options.rate) * BEAT.as_millis() as u64 / 1_000;
+    let mut sequence = 0;
+    while *going.borrow() {
+        beat.tick().await;
+        for _ in 0..per_beat.max(1) {
+            let value = Value { producer: number, sequence };
+            let partition = (sequence % u64::from(world.options.partitions)) as u32;
+            sequence += 1;
+            world.recorder.record(What::Invoked { value });
+            let record = Record::new(Arc::clone(&topic), value.to_bytes()).partition(partition);
+            match producer.enqueue(record).await {
+                Ok(delivery) => {
+                    let sink = &sinks[partition as usize];
+                    sink.send((value, delivery)).await.expect("the collector runs as long as the producer");
+                }
+                Err(error) => report(&world.recorder, value, &error),
+            }
+        }
+    }
+    drop(sinks);
+    for collector in collectors {
+        collector.await.expect("a collector must not panic");
+    }
+    bus.close().await;
+}
+
+/// Waits for the deliveries of one partition in order, which is the order in which they are acknowledged.
+async fn collect(mut source: mpsc::Receiver<(Value, Delivery)>, recorder: Recorder) {
+    while let Some((value, delivery)) = source.recv().await {
+        match delivery.await {
+            Ok(position) => {
+                let durable = position.receipt.durable;
+                let (partition, offset) = (position.partition, position.offset);
+                recorder.record(What::Acked { value, partition, offset, durable });
+            }
+            Err(error) => report(&recorder, value, &error),
+        }
+    }
+}
+
+fn report(recorder: &Recorder, value: Value, error: &Error) {
+    let why = error.to_string();
+    recorder.record(match error.is_outcome_unknown() {
+        true => What::Unknown { value, why },
+        false => What::Refused { value, why },
+    });
+}
+
+async fn follow(world: World, reader: u32, mut going: watch::Receiver<bool>) {
+    let Some(bus) = world.connect_while(&world.addresses, &going).await else { return };
+    let start = bus.consumer([world.options.topic.as_str()]).from(Start::Earliest).start().await;
+    let mut consumer = match start {
+        Ok(consumer) => consumer,
+        Err(error) => {
+            world.recorder.fault(format!("reader {reader} could not start: {error}"));
+            return;
+        }
+    };
+    loop {
+        let next = tokio::select! {
+            biased;
+            _stopped = going.wait_for(|going| !going) => break,
+            next = consumer.next() => next,
+        };
+        match next {
+            Ok(Some(record)) => {
+                let value = record.value.as_deref().and_then(Value::from_bytes);
+                let (partition, offset) = (record.partition, record.offset);
+                world.recorder.record(What::Read { reader, partition, offset, value });
+            }
+            Ok(None) => break,
+            Err(error) => {
+                // A consumer promises to carry on through every fault of a run; what it says is evidence.
+                world.recorder.fault(format!("reader {reader} failed: {error}"));
+                break;
+            }
+        }
+    }
+    bus.close().await;
+}
+
+async fn observe_leaders(world: World, observer: u32, address: String, going: watch::Receiver<bool>) {
+    let mut pause = tokio::time::interval(GLANCE);
+    let mut bus: Option<Client> = None;
+    while *going.borrow() {
+        pause.tick().await;
+        let client = match bus.take() {
+            Some(client) => client,
+            None => match world.connect(std::slice::from_ref(&address)).await {
+                Ok(client) => client,
+                // It is down, or stands still.
+                Err(_) => continue,
+            },
+        };
+        let Ok(answer) = client.admin().describe_topic(&world.options.topic).timeout(GLANCE_LIMIT).await else {
+            continue;
+        };
+        for partition in answer.partitions {
+            let layout = partition.layout;
+            let numbers = |ids: &[streambus_protocol::ids::BrokerId]| ids.iter().map(|id| id.get()).collect();
+            world.recorder.record(What::Leadership {
+                observer,
+                partition: layout.index.get(),
+                leader: layout.leader.map(|leader| leader.get()),
+                leader_epoch: layout.leader_epoch.get(),
+                isr: numbers(&layout.isr),
+                replicas: numbers(&layout.replicas),
+            });
+        }
+        bus = Some(client);
+    }
+}
+
+async fn observe_watermarks(world: World, going: watch::Receiver<bool>) {
+    let Some(bus) = world.connect_while(&world.addresses, &going).await else { return };
+    let topic = TopicName::new(&world.options.topic).expect("a valid name");
+    let mut pause = tokio::time::interval(GLANCE);
+    while *going.borrow() {
+        pause.tick().await;
+        for partition in 0..world.options.partitions {
+            let at = TopicPartition { topic: topic.clone(), partition };
+            let asked_us = world.recorder.now_us();
+            let answer = bus.admin().list_offsets([(at, OffsetQuery::Latest)]).timeout(GLANCE_LIMIT).await;
+            if let Ok([(_, found)]) = answer.as_deref() {
+                world.recorder.record(What::Watermark { asked_us, partition, offset: found.offset.get() });
+            }
+        }
+    }
+    bus.close().await;
+}

@@ -1,0 +1,94 @@
+//! Times of a run, out of its events: how long until the next acknowledgement after a fault, and the longest silence.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use crate::event::{Event, What};
+use crate::history::Value;
+
+/// Microseconds from `fault_us` to the first acknowledgement, in each partition, of a record that was sent after it.
+/// Partitions without one are left out.
+pub fn recovery_us(events: &[Event], fault_us: u64) -> BTreeMap<u32, u64> {
+    let mut sent_after: HashMap<Value, ()> = HashMap::new();
+    let mut first = BTreeMap::new();
+    for event in events.iter().filter(|event| event.at_us >= fault_us) {
+        match event.what {
+            What::Invoked { value } => {
+                sent_after.insert(value, ());
+            }
+            What::Acked { value, partition, .. } if sent_after.contains_key(&value) => {
+                first.entry(partition).or_insert(event.at_us - fault_us);
+            }
+            _ => {}
+        }
+    }
+    first
+}
+
+/// The longest time without an acknowledgement in any one partition, between its first and its last, in microseconds.
+pub fn longest_silence_us(events: &[Event]) -> u64 {
+    let mut last: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut longest = 0;
+    for event in events {
+        if let What::Acked { partition, .. } = event.what
+            && let Some(before) = last.insert(partition, event.at_us)
+        {
+            longest = longest.max(event.at_us - before);
+        }
+    }
+    longest
+}
+
+/// Some measured times, shown as count, median and maximum in milliseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Times {
+    micros: Vec<u64>,
+}
+
+impl Times {
+    /// Adds one.
+    pub fn add(&mut self, micros: u64) {
+        self.micros.push(micros);
+        self.micros.sort_unstable();
+    }
+
+    /// The largest, if there is one.
+    pub fn max_us(&self) -> Option<u64> {
+        self.micros.last().copied()
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Some(median), Some(max)) = (self.micros.get(self.micros.len() / 2), self.micros.last()) else {
+            return f.write_str("not measured");
+        };
+        write!(f, "{} times, median {} ms, longest {} ms", self.micros.len(), median / 1_000, max / 1_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acked(at_us: u64, sequence: u64, partition: u32) -> Event {
+        let value = Value { producer: 0, sequence };
+        Event { at_us, what: What::Acked { value, partition, offset: sequence, durable: 1 } }
+    }
+
+    fn sent(at_us: u64, sequence: u64) -> Event {
+        Event { at_us, what: What::Invoked { value: Value { producer: 0, sequence } } }
+    }
+
+    #[test]
+    fn only_records_sent_after_the_fault_show_recovery() {
+        let events = [sent(1, 0), acked(12, 0, 0), sent(15, 1), acked(40, 1, 0), sent(41, 2), acked(90, 2, 1)];
+        assert_eq!(recovery_us(&events, 10), BTreeMap::from([(0, 30), (1, 80)]));
+    }
+
+    #[test]
+    fn silence_is_counted_in_each_partition_by_itself() {
+        let events = [acked(10, 0, 0), acked(20, 1, 1), acked(40, 2, 0), acked(45, 3, 1)];
+        assert_eq!(longest_silence_us(&events), 30);
+    }
+}
