@@ -8,17 +8,27 @@
 //! that apply the same log disagree. That holds for the parsing of topic configurations too.
 
 mod brokers;
+mod elections;
+mod fencing;
+mod in_sync;
+mod moves;
+mod nodes;
 mod producers;
 mod topics;
+mod transition;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use streambus_protocol::ids::{BrokerId, ClusterId, PartitionIndex, TopicId};
+use streambus_protocol::epoch::BrokerEpoch;
+use streambus_protocol::ids::{BrokerId, ClusterId, PartitionId, PartitionIndex, TopicId};
 
+use self::transition::Transition;
 use crate::command::Command;
+use crate::election::Standing;
 use crate::image::{BrokerImage, ClusterImage, PartitionImage, TopicImage};
 use crate::outcome::{Outcome, RefusedReason};
+use crate::types::RaftId;
 
 /// The whole replicated state: what is published, and what only apply needs.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +45,10 @@ pub(crate) enum RowKey {
     Broker(BrokerId),
     Topic(TopicId),
     Partition(TopicId, PartitionIndex),
+    Node(RaftId),
+    RemovedBroker(BrokerId),
+    /// By the log index of the deletion.
+    DeletedTopic(u64),
 }
 
 /// The rows that a batch of commands changed, added or removed.
@@ -68,13 +82,11 @@ impl ClusterState {
         }
         match command {
             Command::FoundCluster { cluster_id } => self.found_cluster(*cluster_id, touched),
-            Command::RegisterBroker { incarnation, endpoint, version } => {
-                self.register_broker(index, *incarnation, endpoint, version, touched)
-            }
+            Command::RegisterBroker { .. } => self.register_broker(index, command, touched),
             Command::CreateTopic { name, id, partitions, config, at } => {
                 self.create_topic(name, *id, partitions, config, *at, touched)
             }
-            Command::DeleteTopic { id } => self.delete_topic(*id, touched),
+            Command::DeleteTopic { id } => self.delete_topic(index, *id, touched),
             Command::AddPartitions { id, new, expected_count } => {
                 self.add_partitions(*id, new, *expected_count, touched)
             }
@@ -84,6 +96,21 @@ impl ClusterState {
             Command::AllocateProducerIds { broker, broker_epoch, count } => {
                 self.allocate_producer_ids(*broker, *broker_epoch, *count, touched)
             }
+            Command::FenceBroker { broker, epoch } => self.fence_broker(*broker, *epoch, touched),
+            Command::UnfenceBroker { broker, epoch } => self.unfence_broker(*broker, *epoch, touched),
+            Command::BeginShutdown { broker, epoch } => self.begin_shutdown(*broker, *epoch, touched),
+            Command::AlterPartitions { broker, broker_epoch, proposals } => {
+                self.alter_partitions(*broker, *broker_epoch, proposals, touched)
+            }
+            Command::ElectLeaders { elections } => self.elect_leaders(elections, touched),
+            Command::Reassign { id, replicas } => self.reassign(*id, replicas, touched),
+            Command::CancelReassign { id } => self.cancel_reassign(*id, touched),
+            Command::SetDraining { broker, draining } => self.set_draining(*broker, *draining, touched),
+            Command::RemoveBroker { broker, epoch } => self.remove_broker(*broker, *epoch, touched),
+            Command::JoinNode { broker, directory, host, port } => {
+                self.join_node(index, *broker, *directory, host, *port, touched)
+            }
+            Command::RemoveNode { raft_id } => Ok(self.remove_node(*raft_id, touched)),
         }
     }
 
@@ -109,6 +136,56 @@ impl ClusterState {
 
     fn topic(&self, id: TopicId) -> Result<&Arc<TopicImage>, RefusedReason> {
         self.image.topic_by_id(id).ok_or(RefusedReason::UnknownTopic(id))
+    }
+
+    /// The broker, provided that `epoch` is its registration.
+    fn current_broker(&self, id: BrokerId, epoch: BrokerEpoch) -> Result<&BrokerImage, RefusedReason> {
+        let broker = self.broker(id).ok_or(RefusedReason::UnknownBroker(id))?;
+        if broker.epoch == epoch {
+            return Ok(broker);
+        }
+        Err(RefusedReason::StaleBrokerEpoch { broker: id, current: broker.epoch, given: epoch })
+    }
+
+    /// What the broker may be asked to do.
+    fn standing(&self, broker: BrokerId) -> Standing {
+        self.broker(broker).map_or(Standing::Fenced, BrokerImage::standing)
+    }
+
+    /// The next state of every partition for which `change` wants one. Computed before anything is changed, so that a
+    /// refusal leaves no trace.
+    fn plan_changes<'a>(
+        &'a self,
+        change: impl Fn(&PartitionImage, Transition<'a>) -> Option<Transition<'a>>,
+        standing: impl Fn(BrokerId) -> Standing,
+    ) -> Result<Vec<(PartitionId, PartitionImage)>, RefusedReason> {
+        let mut changes = Vec::new();
+        for (id, topic, partition) in self.image.partitions() {
+            let Some(wanted) = change(partition, Transition::new(partition, &topic.settings)) else { continue };
+            if let Some(next) = wanted.finish(&standing)? {
+                changes.push((id, next));
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Puts planned states in place.
+    fn change_partitions(&mut self, changes: Vec<(PartitionId, PartitionImage)>, touched: &mut Touched) {
+        let mut changes = changes.into_iter().peekable();
+        while let Some((id, next)) = changes.next() {
+            let Some(topic) = self.topics_mut().get_mut(&id.topic).map(Arc::make_mut) else { continue };
+            let mut change = Some((id, next));
+            while let Some((id, next)) = change {
+                let slot = usize::try_from(id.partition.get()).ok().and_then(|i| topic.partitions.get_mut(i));
+                if let Some(slot) = slot {
+                    assert!(next.partition_epoch > slot.partition_epoch, "a partition epoch grows on every change");
+                    assert!(next.leader_epoch >= slot.leader_epoch, "a leader epoch never goes back");
+                    *slot = Arc::new(next);
+                    touched.insert(RowKey::Partition(id.topic, id.partition));
+                }
+                change = changes.next_if(|(other, _)| other.topic == id.topic);
+            }
+        }
     }
 
     /// The topics for writing; copies the map once per published image.

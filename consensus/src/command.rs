@@ -10,9 +10,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use streambus_protocol::api::metadata::BrokerEndpoint;
-use streambus_protocol::epoch::BrokerEpoch;
-use streambus_protocol::ids::{BrokerId, ClusterId, TopicId, TopicName};
+use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
+use streambus_protocol::ids::{BrokerId, ClusterId, DirectoryId, PartitionId, TopicId, TopicName};
 use streambus_protocol::timestamp::Timestamp;
+
+use crate::types::RaftId;
 
 /// One life of a broker process, drawn at random when it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +39,59 @@ pub struct Assignment {
     pub replicas: Vec<BrokerId>,
 }
 
+/// Where the brokers of a cluster reach one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterEndpoint {
+    /// Host name or address of its cluster listener.
+    pub host: String,
+    /// Port of its cluster listener; zero for a cluster of one, which has none.
+    pub port: u16,
+}
+
+/// A replica that a leader counts as in sync, in the life in which it was seen fetching.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IsrMember {
+    /// The replica.
+    pub broker: BrokerId,
+    /// Its registration as of its last fetch: a later life may have lost what was fetched (KIP-903).
+    pub epoch: BrokerEpoch,
+}
+
+/// The in-sync replicas of one partition, as its leader wants them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IsrProposal {
+    /// The partition.
+    pub id: PartitionId,
+    /// The epoch the sender leads in.
+    pub leader_epoch: LeaderEpoch,
+    /// The state the sender starts from.
+    pub partition_epoch: PartitionEpoch,
+    /// All members, the leader included.
+    pub isr: Vec<IsrMember>,
+    /// False once the leader has recovered from an unclean election. Never true again after it was false.
+    pub recovering: bool,
+}
+
+/// Which replica shall lead a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Election {
+    /// The partition.
+    pub id: PartitionId,
+    /// Who.
+    pub kind: ElectionKind,
+}
+
+/// How a leader is chosen on request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ElectionKind {
+    /// The first replica of the assignment.
+    Preferred,
+    /// This replica, which must be in sync.
+    To(BrokerId),
+    /// Any replica that is alive, if nobody can lead without a loss. Records may be lost: an operator's decision.
+    Unclean,
+}
+
 /// One change of the cluster metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -45,12 +100,19 @@ pub enum Command {
         /// The identity, drawn once.
         cluster_id: ClusterId,
     },
-    /// A broker process started. Succeeds again for the same incarnation without a new epoch.
+    /// A broker process started. It is fenced until the controller has heard that it follows the metadata. Succeeds
+    /// again for the same incarnation without a new epoch.
     RegisterBroker {
         /// This life of the process.
         incarnation: Incarnation,
         /// The broker's id and where clients reach it.
         endpoint: BrokerEndpoint,
+        /// Where brokers reach it.
+        cluster: ClusterEndpoint,
+        /// The disk its records are on.
+        directory: DirectoryId,
+        /// True when recovery found everything that was ever counted as durable: nothing cut off, nothing damaged.
+        intact: bool,
         /// The release it runs.
         version: String,
     },
@@ -99,6 +161,84 @@ pub enum Command {
         /// How many.
         count: u32,
     },
+    /// Takes a broker's life out of service. Does nothing when the broker has registered anew since.
+    FenceBroker {
+        /// The broker.
+        broker: BrokerId,
+        /// The life meant.
+        epoch: BrokerEpoch,
+    },
+    /// Puts a broker's life into service. Does nothing for another life, or for one that has begun to shut down.
+    UnfenceBroker {
+        /// The broker.
+        broker: BrokerId,
+        /// The life meant.
+        epoch: BrokerEpoch,
+    },
+    /// A broker is about to stop: moves what others can lead. Succeeds again.
+    BeginShutdown {
+        /// The broker.
+        broker: BrokerId,
+        /// The life that stops.
+        epoch: BrokerEpoch,
+    },
+    /// A leader's changes of in-sync replicas (KIP-497). Each proposal stands for itself.
+    AlterPartitions {
+        /// The leader.
+        broker: BrokerId,
+        /// Its life.
+        broker_epoch: BrokerEpoch,
+        /// At most one per partition.
+        proposals: Vec<IsrProposal>,
+    },
+    /// Elections on request. Each stands for itself, and succeeds again when its result is there already.
+    ElectLeaders {
+        /// At most one per partition.
+        elections: Vec<Election>,
+    },
+    /// Moves a partition to other brokers: new replicas catch up first, then the old ones go. Replaces a move that is
+    /// under way. Succeeds again.
+    Reassign {
+        /// The partition.
+        id: PartitionId,
+        /// The replicas it shall have, the preferred leader first.
+        replicas: Vec<BrokerId>,
+    },
+    /// Ends a move and returns to the replicas from before it. Succeeds when nothing moves.
+    CancelReassign {
+        /// The partition.
+        id: PartitionId,
+    },
+    /// Says whether a broker is to be emptied: it gets no new replicas and leads only when nobody else can.
+    SetDraining {
+        /// The broker.
+        broker: BrokerId,
+        /// True to drain it, false to use it again.
+        draining: bool,
+    },
+    /// Forgets a broker that is fenced and holds no replica. Succeeds again.
+    RemoveBroker {
+        /// The broker.
+        broker: BrokerId,
+        /// The life that was decided on.
+        epoch: BrokerEpoch,
+    },
+    /// Gives a disk its Raft id, which no other disk ever gets. Succeeds again for the same disk with the same id.
+    JoinNode {
+        /// The broker it serves.
+        broker: BrokerId,
+        /// The identity of the disk.
+        directory: DirectoryId,
+        /// Host name or address of its cluster listener.
+        host: String,
+        /// Port of its cluster listener.
+        port: u16,
+    },
+    /// Forgets a node that is no member of the Raft group any more. Succeeds again.
+    RemoveNode {
+        /// The node.
+        raft_id: RaftId,
+    },
 }
 
 impl Command {
@@ -112,6 +252,17 @@ impl Command {
             Self::AddPartitions { .. } => "add_partitions",
             Self::AlterTopicConfig { .. } => "alter_topic_config",
             Self::AllocateProducerIds { .. } => "allocate_producer_ids",
+            Self::FenceBroker { .. } => "fence_broker",
+            Self::UnfenceBroker { .. } => "unfence_broker",
+            Self::BeginShutdown { .. } => "begin_shutdown",
+            Self::AlterPartitions { .. } => "alter_partitions",
+            Self::ElectLeaders { .. } => "elect_leaders",
+            Self::Reassign { .. } => "reassign",
+            Self::CancelReassign { .. } => "cancel_reassign",
+            Self::SetDraining { .. } => "set_draining",
+            Self::RemoveBroker { .. } => "remove_broker",
+            Self::JoinNode { .. } => "join_node",
+            Self::RemoveNode { .. } => "remove_node",
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use streambus_protocol::api::metadata::BrokerEndpoint;
-use streambus_protocol::ids::{BrokerId, TopicName};
+use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
 use streambus_protocol::limits::{PARTITIONS_PER_TOPIC_MAX, TOPIC_NAME_BYTES_MAX};
 
-use crate::command::Assignment;
+use crate::command::{Assignment, ClusterEndpoint};
 use crate::encoding::{DecodeError, Decoder, Encoder};
 use crate::limits::{CONFIG_ENTRIES_MAX, CONFIG_KEY_BYTES_MAX, CONFIG_VALUE_BYTES_MAX, HOST_BYTES_MAX, REPLICAS_MAX};
 
@@ -24,6 +24,24 @@ pub(crate) fn read_endpoint(input: &mut Decoder<'_>) -> Result<BrokerEndpoint, D
         port: input.u16()?,
         rack: input.option(|input| Ok(input.text("rack", HOST_BYTES_MAX)?.to_owned()))?,
     })
+}
+
+pub(crate) fn write_cluster_endpoint(out: &mut Encoder, endpoint: &ClusterEndpoint) {
+    out.text(&endpoint.host);
+    out.u16(endpoint.port);
+}
+
+pub(crate) fn read_cluster_endpoint(input: &mut Decoder<'_>) -> Result<ClusterEndpoint, DecodeError> {
+    Ok(ClusterEndpoint { host: input.text("cluster host", HOST_BYTES_MAX)?.to_owned(), port: input.u16()? })
+}
+
+pub(crate) fn write_partition_id(out: &mut Encoder, id: PartitionId) {
+    out.raw(id.topic.as_bytes());
+    out.u32(id.partition.get());
+}
+
+pub(crate) fn read_partition_id(input: &mut Decoder<'_>) -> Result<PartitionId, DecodeError> {
+    Ok(PartitionId { topic: TopicId::from_bytes(input.array()?), partition: PartitionIndex::new(input.u32()?) })
 }
 
 pub(crate) fn read_topic_name(input: &mut Decoder<'_>) -> Result<TopicName, DecodeError> {

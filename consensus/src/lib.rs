@@ -10,6 +10,7 @@ pub mod cluster_state;
 pub mod command;
 pub mod config;
 pub mod database;
+mod deleted_topics;
 pub mod delta;
 pub mod election;
 pub mod encoding;

@@ -8,6 +8,10 @@ pub const BROKERS_MAX: usize = 1_000;
 pub const TOPICS_MAX: usize = 100_000;
 /// Partitions of one cluster, over all topics.
 pub const PARTITIONS_MAX: u64 = 1_000_000;
+/// Deleted topics the metadata remembers.
+pub const DELETED_TOPICS_MAX: usize = 10_000;
+/// Partitions that one command changes on a leader's or an operator's request.
+pub const PROPOSALS_MAX: usize = 2_000;
 /// Replicas of one partition.
 pub const REPLICAS_MAX: usize = 16;
 /// Configuration entries of one topic.
@@ -34,7 +38,9 @@ pub const SNAPSHOT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub const IDENTITY_BYTES_MAX: u64 = 4 * 1024;
 
 const PARTITION_COMMAND_BYTES: usize = 4 + REPLICAS_MAX * 4;
+const PROPOSAL_BYTES: usize = 16 + 4 + 4 + 4 + 4 + REPLICAS_MAX * 12 + 1;
 const CONFIG_BYTES: usize = CONFIG_ENTRIES_MAX * (CONFIG_KEY_BYTES_MAX + CONFIG_VALUE_BYTES_MAX + 4);
 const _: () = assert!(PARTITIONS_PER_TOPIC_MAX <= 10_000);
 const _: () = assert!(10_000 * PARTITION_COMMAND_BYTES + CONFIG_BYTES + TOPIC_NAME_BYTES_MAX + 64 <= COMMAND_BYTES_MAX);
+const _: () = assert!(PROPOSALS_MAX * PROPOSAL_BYTES + 64 <= COMMAND_BYTES_MAX);
 const _: () = assert!(LOG_READ_BYTES_MAX + COMMAND_BYTES_MAX < PEER_MESSAGE_BYTES_MAX);

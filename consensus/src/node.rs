@@ -14,7 +14,7 @@ use streambus_protocol::ids::BrokerId;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::command::{Command, Incarnation};
+use crate::command::{ClusterEndpoint, Command, Incarnation};
 use crate::config::ConsensusConfig;
 use crate::error::{NotApplied, ProposeError};
 use crate::identity::Identity;
@@ -110,6 +110,10 @@ impl MetadataNode {
         let command = Command::RegisterBroker {
             incarnation: self.inner.incarnation,
             endpoint: config.advertised.clone(),
+            // A cluster of one has no cluster listener; its records are on the disk that the identity names.
+            cluster: ClusterEndpoint { host: config.advertised.host.clone(), port: 0 },
+            directory: self.inner.identity.directory_id,
+            intact: true,
             version: config.version.clone(),
         };
         match self.propose(command).await? {

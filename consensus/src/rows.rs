@@ -1,29 +1,34 @@
 //! The state as rows of bytes: what the database holds and what a snapshot carries.
 //!
-//! Keys sort as: cluster, brokers, topics, partitions. One state has exactly one set of rows, so equal states have
+//! Keys sort as: cluster, brokers, topics, partitions, nodes, removed brokers, deleted topics. One state has exactly one set of rows, so equal states have
 //! equal bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
-use streambus_protocol::ids::{BrokerId, ClusterId, PartitionIndex, TopicId};
+use streambus_protocol::ids::{BrokerId, ClusterId, DirectoryId, PartitionIndex, TopicId};
 use streambus_protocol::timestamp::Timestamp;
 use streambus_protocol::topic_config::TopicConfig;
 
 use crate::cluster_state::{ClusterState, RowKey};
 use crate::command::Incarnation;
+use crate::deleted_topics::{DeletedTopic, DeletedTopics};
 use crate::encoding::{DecodeError, Decoder, Encoder};
 use crate::fields;
-use crate::image::{BrokerImage, ClusterImage, PartitionImage, TopicImage};
+use crate::image::{BrokerImage, ClusterImage, NodeImage, PartitionImage, TopicImage};
 use crate::limits::HOST_BYTES_MAX;
+use crate::types::RaftId;
 
-const ROW_VERSION: u8 = 1;
+const ROW_VERSION: u8 = 2;
 
 const CLUSTER: u8 = 1;
 const BROKER: u8 = 2;
 const TOPIC: u8 = 3;
 const PARTITION: u8 = 4;
+const NODE: u8 = 5;
+const REMOVED_BROKER: u8 = 6;
+const DELETED_TOPIC: u8 = 7;
 
 impl RowKey {
     pub(crate) fn encode(self) -> Vec<u8> {
@@ -43,6 +48,18 @@ impl RowKey {
                 out.raw(topic.as_bytes());
                 out.raw(&index.get().to_be_bytes());
             }
+            Self::Node(id) => {
+                out.u8(NODE);
+                out.raw(&id.get().to_be_bytes());
+            }
+            Self::RemovedBroker(id) => {
+                out.u8(REMOVED_BROKER);
+                out.raw(&id.get().to_be_bytes());
+            }
+            Self::DeletedTopic(index) => {
+                out.u8(DELETED_TOPIC);
+                out.raw(&index.to_be_bytes());
+            }
         }
         out.finish()
     }
@@ -57,6 +74,9 @@ impl RowKey {
                 TopicId::from_bytes(input.array()?),
                 PartitionIndex::new(u32::from_be_bytes(input.array()?)),
             ),
+            NODE => Self::Node(RaftId::new(u64::from_be_bytes(input.array()?))),
+            REMOVED_BROKER => Self::RemovedBroker(BrokerId::new(u32::from_be_bytes(input.array()?))),
+            DELETED_TOPIC => Self::DeletedTopic(u64::from_be_bytes(input.array()?)),
             other => return Err(DecodeError::Invalid { what: "row kind", found: other.to_string() }),
         };
         input.finish()?;
@@ -77,6 +97,13 @@ impl ClusterState {
             RowKey::Broker(id) => write_broker(&mut out, self.broker(id)?),
             RowKey::Topic(id) => write_topic(&mut out, self.image.topic_by_id(id)?),
             RowKey::Partition(id, index) => write_partition(&mut out, self.partition(id, index)?),
+            RowKey::Node(id) => write_node(&mut out, self.image.nodes.get(&id)?),
+            RowKey::RemovedBroker(id) => out.u64(self.image.removed_brokers.get(&id)?.get()),
+            RowKey::DeletedTopic(index) => {
+                let topic = self.image.deleted.at(index)?;
+                out.raw(topic.id.as_bytes());
+                out.text(topic.name.as_str());
+            }
         }
         Some(out.finish())
     }
@@ -88,7 +115,11 @@ impl ClusterState {
         let partitions = self.image.topics().flat_map(|topic| {
             (0..).zip(&topic.partitions).map(|(index, _)| RowKey::Partition(topic.id, PartitionIndex::new(index)))
         });
-        std::iter::once(RowKey::Cluster).chain(brokers).chain(topics).chain(partitions)
+        let nodes = self.image.nodes.keys().copied().map(RowKey::Node);
+        let removed = self.image.removed_brokers.keys().copied().map(RowKey::RemovedBroker);
+        let deleted = self.image.deleted.indexes().map(RowKey::DeletedTopic);
+        let placed = std::iter::once(RowKey::Cluster).chain(brokers).chain(topics).chain(partitions);
+        placed.chain(nodes).chain(removed).chain(deleted)
     }
 }
 
@@ -99,6 +130,9 @@ pub(crate) struct StateBuilder {
     producer_id_next: i64,
     brokers: BTreeMap<BrokerId, BrokerImage>,
     topics: BTreeMap<TopicId, (TopicImage, u32)>,
+    nodes: BTreeMap<RaftId, NodeImage>,
+    removed_brokers: BTreeMap<BrokerId, BrokerEpoch>,
+    deleted: DeletedTopics,
 }
 
 impl StateBuilder {
@@ -107,6 +141,9 @@ impl StateBuilder {
         let version = input.u8()?;
         if version > ROW_VERSION {
             return Err(DecodeError::NewerVersion { what: "metadata row", found: version, newest: ROW_VERSION });
+        }
+        if version < ROW_VERSION {
+            return Err(DecodeError::Invalid { what: "metadata row", found: format!("version {version}") });
         }
         match RowKey::decode(key)? {
             RowKey::Cluster => {
@@ -133,6 +170,16 @@ impl StateBuilder {
                 }
                 topic.partitions.push(Arc::new(partition));
             }
+            RowKey::Node(id) => {
+                self.nodes.insert(id, read_node(&mut input)?);
+            }
+            RowKey::RemovedBroker(id) => {
+                self.removed_brokers.insert(id, BrokerEpoch::new(input.u64()?));
+            }
+            RowKey::DeletedTopic(index) => {
+                let id = TopicId::from_bytes(input.array()?);
+                self.deleted.add(index, DeletedTopic { id, name: fields::read_topic_name(&mut input)? });
+            }
         }
         input.finish()
     }
@@ -157,6 +204,9 @@ impl StateBuilder {
             cluster_id: self.cluster_id.unwrap_or(ClusterId::from_bytes([0; 16])),
             applied,
             brokers: self.brokers,
+            removed_brokers: self.removed_brokers,
+            nodes: self.nodes,
+            deleted: Arc::new(self.deleted),
             topics: Arc::new(topics),
             names: Arc::new(names),
             partition_count,
@@ -167,9 +217,13 @@ impl StateBuilder {
 
 fn write_broker(out: &mut Encoder, broker: &BrokerImage) {
     fields::write_endpoint(out, &broker.endpoint);
+    fields::write_cluster_endpoint(out, &broker.cluster);
     out.u64(broker.epoch.get());
     out.raw(broker.incarnation.as_bytes());
+    out.raw(broker.directory.as_bytes());
     out.bool(broker.fenced);
+    out.bool(broker.in_controlled_shutdown);
+    out.bool(broker.draining);
     out.text(&broker.version);
 }
 
@@ -178,11 +232,31 @@ fn read_broker(input: &mut Decoder<'_>) -> Result<BrokerImage, DecodeError> {
     let rack = endpoint.rack.clone();
     Ok(BrokerImage {
         endpoint,
+        cluster: fields::read_cluster_endpoint(input)?,
         epoch: BrokerEpoch::new(input.u64()?),
         incarnation: Incarnation::from_bytes(input.array()?),
+        directory: DirectoryId::from_bytes(input.array()?),
         fenced: input.bool()?,
+        in_controlled_shutdown: input.bool()?,
+        draining: input.bool()?,
         version: input.text("release version", HOST_BYTES_MAX)?.to_owned(),
         rack,
+    })
+}
+
+fn write_node(out: &mut Encoder, node: &NodeImage) {
+    out.u32(node.broker.get());
+    out.raw(node.directory.as_bytes());
+    out.text(&node.host);
+    out.u16(node.port);
+}
+
+fn read_node(input: &mut Decoder<'_>) -> Result<NodeImage, DecodeError> {
+    Ok(NodeImage {
+        broker: BrokerId::new(input.u32()?),
+        directory: DirectoryId::from_bytes(input.array()?),
+        host: input.text("cluster host", HOST_BYTES_MAX)?.to_owned(),
+        port: input.u16()?,
     })
 }
 
@@ -211,6 +285,10 @@ fn write_partition(out: &mut Encoder, partition: &PartitionImage) {
     fields::write_brokers(out, &partition.replicas);
     fields::write_brokers(out, &partition.isr);
     fields::write_brokers(out, &partition.elr);
+    fields::write_brokers(out, &partition.last_known_elr);
+    fields::write_brokers(out, &partition.adding);
+    fields::write_brokers(out, &partition.removing);
+    out.bool(partition.recovering);
     out.option(partition.leader, |out, leader| out.u32(leader.get()));
     out.u32(partition.leader_epoch.get());
     out.u32(partition.partition_epoch.get());
@@ -221,6 +299,10 @@ fn read_partition(input: &mut Decoder<'_>) -> Result<PartitionImage, DecodeError
         replicas: fields::read_brokers(input)?,
         isr: fields::read_brokers(input)?,
         elr: fields::read_brokers(input)?,
+        last_known_elr: fields::read_brokers(input)?,
+        adding: fields::read_brokers(input)?,
+        removing: fields::read_brokers(input)?,
+        recovering: input.bool()?,
         leader: input.option(|input| Ok(BrokerId::new(input.u32()?)))?,
         leader_epoch: LeaderEpoch::new(input.u32()?),
         partition_epoch: PartitionEpoch::new(input.u32()?),

@@ -23,7 +23,7 @@ use crate::rows::StateBuilder;
 use crate::types::{LogId, Snapshot, SnapshotMeta};
 
 const MAGIC: &[u8; 4] = b"SBMS";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const SUFFIX: &str = ".snapshot";
 const PARTIAL_SUFFIX: &str = ".partial";
 
@@ -255,7 +255,7 @@ pub(crate) fn verify(bytes: &[u8]) -> Result<(SnapshotMeta, ClusterState), Decod
     let version = input.u16()?;
     if version != VERSION || input.u16()? != 0 {
         let found = u8::try_from(version).unwrap_or(u8::MAX);
-        return Err(DecodeError::NewerVersion { what: "metadata snapshot", found, newest: 1 });
+        return Err(DecodeError::NewerVersion { what: "metadata snapshot", found, newest: 2 });
     }
     let last_log_id = raft_codec::read_opt_log_id(&mut input)?;
     let last_membership = raft_codec::read_stored_membership(&mut input)?;

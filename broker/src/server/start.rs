@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use streambus_consensus::command::Command;
 use streambus_consensus::config::ConsensusConfig;
 use streambus_consensus::node::{ConsensusEnv, MetadataNode};
 use streambus_protocol::api::metadata::BrokerEndpoint;
@@ -174,9 +175,11 @@ impl Parts {
         let mut reconciler = Reconciler::new(broker, store.clone(), Arc::clone(registry));
         // Leadership follows from the registration, so it comes first and the partitions after it.
         let epoch = metadata.register().await?;
+        // A registration is fenced until its broker is known to follow the metadata. Alone, it is its own controller.
+        metadata.propose(Command::UnfenceBroker { broker, epoch }).await?;
         let mut images = metadata.watch();
         let registered = images
-            .wait_for(|image| image.brokers.get(&broker).is_some_and(|broker| broker.epoch == epoch))
+            .wait_for(|image| image.brokers.get(&broker).is_some_and(|b| b.epoch == epoch && !b.fenced))
             .await
             .map(|image| Arc::clone(&image))
             .map_err(|_| StartError::Interrupted("this broker registered"))?;

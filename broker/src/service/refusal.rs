@@ -154,7 +154,16 @@ fn refused(reason: &RefusedReason) -> ErrorBody {
         RefusedReason::PartitionCount { .. } => ErrorCode::InvalidPartitions,
         RefusedReason::InvalidConfig(problems) => return config(problems),
         RefusedReason::InvalidAssignment { .. } => ErrorCode::InvalidReplicationFactor,
-        RefusedReason::ClusterLimit { .. } | RefusedReason::ProducerCount { .. } => ErrorCode::InvalidRequest,
+        RefusedReason::UnknownPartition(_) => ErrorCode::UnknownPartition,
+        RefusedReason::TopicDeleted(_) => ErrorCode::UnknownTopicId,
+        RefusedReason::ClusterLimit { .. }
+        | RefusedReason::ProducerCount { .. }
+        | RefusedReason::TooManyChanges { .. }
+        | RefusedReason::DuplicateBroker { .. }
+        | RefusedReason::BrokerAlive(_)
+        | RefusedReason::BrokerHoldsReplicas { .. }
+        | RefusedReason::DirectoryInUse { .. } => ErrorCode::InvalidRequest,
+        RefusedReason::TooFewInSync { .. } => ErrorCode::NotEnoughReplicas,
         // Somebody else changed it first: reading again and retrying is the remedy.
         RefusedReason::PartitionCountChanged { .. } | RefusedReason::ConfigVersionChanged { .. } => {
             return ErrorBody::new(ErrorCode::NoController, format!("{reason}: somebody changed it first, try again"));

@@ -5,7 +5,7 @@ use streambus_protocol::ids::{BrokerId, ProducerId};
 
 use super::{ClusterState, RowKey, Touched};
 use crate::limits::PRODUCER_BLOCK_MAX;
-use crate::outcome::{Outcome, RefusedReason};
+use crate::outcome::{Counter, Outcome, RefusedReason};
 
 impl ClusterState {
     pub(super) fn allocate_producer_ids(
@@ -15,15 +15,12 @@ impl ClusterState {
         count: u32,
         touched: &mut Touched,
     ) -> Result<Outcome, RefusedReason> {
-        let current = self.broker(broker).ok_or(RefusedReason::UnknownBroker(broker))?.epoch;
-        if current != given {
-            return Err(RefusedReason::StaleBrokerEpoch { broker, current, given });
-        }
+        self.current_broker(broker, given)?;
         if count == 0 || count > PRODUCER_BLOCK_MAX {
             return Err(RefusedReason::ProducerCount { requested: count, max: PRODUCER_BLOCK_MAX });
         }
         let first = self.producer_id_next;
-        let next = first.checked_add(i64::from(count)).ok_or(RefusedReason::Exhausted("producer ids"))?;
+        let next = first.checked_add(i64::from(count)).ok_or(RefusedReason::Exhausted(Counter::ProducerIds))?;
         assert!(first >= 0 && next > first, "producer ids only grow");
         self.producer_id_next = next;
         touched.insert(RowKey::Cluster);

@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 use streambus_protocol::api::metadata::BrokerEndpoint;
 use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
-use streambus_protocol::ids::TopicName;
+use streambus_protocol::ids::{DirectoryId, TopicName};
 use streambus_protocol::timestamp::Timestamp;
 
 use super::*;
-use crate::command::{Assignment, Incarnation};
+use crate::command::{Assignment, ClusterEndpoint, Incarnation};
 use crate::delta::ClusterDelta;
 use crate::outcome::AssignmentProblem;
 use crate::snapshot;
@@ -31,9 +31,15 @@ impl Machine {
     fn with_brokers(count: u32) -> Self {
         let mut machine = Self::founded();
         for id in 1..=count {
-            machine.apply(&register(id, 1)).unwrap();
+            machine.serve(id, 1);
         }
         machine
+    }
+
+    /// A broker's new life that lost nothing, in service.
+    fn serve(&mut self, id: u32, life: u8) {
+        let Ok(Outcome::BrokerRegistered { epoch }) = self.apply(&register(id, life)) else { panic!("not registered") };
+        self.apply(&Command::UnfenceBroker { broker: BrokerId::new(id), epoch }).unwrap();
     }
 
     fn apply(&mut self, command: &Command) -> Result<Outcome, RefusedReason> {
@@ -62,6 +68,9 @@ fn register(id: u32, life: u8) -> Command {
     Command::RegisterBroker {
         incarnation: Incarnation::from_bytes([life; 16]),
         endpoint: BrokerEndpoint { id: BrokerId::new(id), host: format!("b{id}"), port: 9092, rack: None },
+        cluster: ClusterEndpoint { host: format!("b{id}"), port: 9093 },
+        directory: DirectoryId::from_bytes([7; 16]),
+        intact: true,
         version: "0".to_owned(),
     }
 }
@@ -128,25 +137,30 @@ fn producer_ids_are_unique_and_fenced_by_broker_epoch() {
     let stale = m.apply(&allocate(epoch, 1));
     assert!(matches!(stale, Err(RefusedReason::StaleBrokerEpoch { .. })), "{stale:?}");
     m.state.producer_id_next = i64::MAX;
-    let epoch = BrokerEpoch::new(m.index - 1);
+    let epoch = m.state.broker(BrokerId::new(1)).unwrap().epoch;
     assert!(m.apply(&allocate(epoch, 1)).is_err(), "the counter must not wrap");
 }
 
-/// Catches: a broker's new life that keeps the leader epoch (lost unsynced records would be overwritten unnoticed),
-/// a retried registration that bumps it, or leadership that stays although another in-sync broker is alive.
+/// B1, E1. Catches: a broker's new life that keeps the leader epoch (lost unsynced records would be overwritten
+/// unnoticed) or leads before it is in service, a retried registration that bumps it, or leadership that stays although
+/// another in-sync broker is alive.
 #[test]
 fn new_life_of_a_broker_renews_its_leaderships() {
     let mut m = Machine::with_brokers(2);
     m.apply(&create("t", 1, &[&[1], &[1, 2], &[2]])).unwrap();
     assert_eq!(m.partition(1, 0).leader_epoch, LeaderEpoch::ZERO);
     let registered = m.apply(&register(1, 9)).unwrap();
-    assert_eq!(registered, Outcome::BrokerRegistered { epoch: BrokerEpoch::new(m.index) });
-    assert_eq!((m.partition(1, 0).leader, m.partition(1, 0).leader_epoch.get()), (Some(BrokerId::new(1)), 1));
+    let epoch = BrokerEpoch::new(m.index);
+    assert_eq!(registered, Outcome::BrokerRegistered { epoch });
+    assert_eq!((m.partition(1, 0).leader, m.partition(1, 0).leader_epoch.get()), (None, 1));
     assert_eq!((m.partition(1, 1).leader, m.partition(1, 1).leader_epoch.get()), (Some(BrokerId::new(2)), 1));
     assert_eq!((m.partition(1, 2).leader, m.partition(1, 2).leader_epoch.get()), (Some(BrokerId::new(2)), 0));
     assert_eq!(m.partition(1, 0).partition_epoch, PartitionEpoch::new(1));
     assert_eq!(m.apply(&register(1, 9)).unwrap(), registered, "the same life keeps its epoch");
     assert_eq!(m.partition(1, 0).leader_epoch.get(), 1);
+    m.apply(&Command::UnfenceBroker { broker: BrokerId::new(1), epoch }).unwrap();
+    assert_eq!((m.partition(1, 0).leader, m.partition(1, 0).leader_epoch.get()), (Some(BrokerId::new(1)), 2));
+    assert_eq!(m.partition(1, 1).leader, Some(BrokerId::new(2)), "a valid leader stays");
 }
 
 /// Catches: topics that break a limit, or name brokers that are not there.

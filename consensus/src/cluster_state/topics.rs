@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
-use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicId, TopicName};
+use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
 use streambus_protocol::limits::PARTITIONS_PER_TOPIC_MAX;
 use streambus_protocol::timestamp::Timestamp;
 use streambus_protocol::topic_config::TopicConfig;
 
+use super::transition::Transition;
 use super::{ClusterState, RowKey, Touched};
 use crate::command::Assignment;
+use crate::deleted_topics::DeletedTopic;
+use crate::election::{Elected, elect};
 use crate::image::{PartitionImage, TopicImage};
 use crate::limits::{PARTITIONS_MAX, REPLICAS_MAX, TOPICS_MAX};
-use crate::outcome::{AssignmentProblem, Outcome, RefusedReason};
+use crate::outcome::{AssignmentProblem, Counter, Limited, Outcome, RefusedReason};
 
 impl ClusterState {
     pub(super) fn create_topic(
@@ -37,8 +39,11 @@ impl ClusterState {
         if let Some(known) = self.image.topic_by_id(id) {
             return Err(RefusedReason::TopicIdInUse { id, name: known.name.clone() });
         }
+        if self.image.is_deleted(id) {
+            return Err(RefusedReason::TopicDeleted(id));
+        }
         if self.image.topic_count() >= TOPICS_MAX {
-            return Err(RefusedReason::ClusterLimit { what: "topics", max: TOPICS_MAX as u64 });
+            return Err(RefusedReason::ClusterLimit { what: Limited::Topics, max: TOPICS_MAX as u64 });
         }
         let settings = TopicConfig::parse(config).map_err(RefusedReason::InvalidConfig)?;
         self.check_partition_count(0, partitions.len())?;
@@ -58,13 +63,24 @@ impl ClusterState {
         Ok(Outcome::TopicCreated { id })
     }
 
-    pub(super) fn delete_topic(&mut self, id: TopicId, touched: &mut Touched) -> Result<Outcome, RefusedReason> {
+    pub(super) fn delete_topic(
+        &mut self,
+        index: u64,
+        id: TopicId,
+        touched: &mut Touched,
+    ) -> Result<Outcome, RefusedReason> {
+        if let Some(deleted) = self.image.deleted.get(id) {
+            return Ok(Outcome::TopicDeleted { id, name: deleted.name.clone() });
+        }
         let topic = Arc::clone(self.topic(id)?);
         self.touch_topic(&topic, 0, touched);
         self.topics_mut().remove(&id);
         let named = Arc::make_mut(&mut self.image.names).remove(&topic.name);
         assert_eq!(named, Some(id), "every topic has exactly one name");
         self.image.partition_count -= topic.partitions.len() as u64;
+        let record = DeletedTopic { id, name: topic.name.clone() };
+        let dropped = Arc::make_mut(&mut self.image.deleted).add(index, record);
+        touched.extend(dropped.into_iter().chain([index]).map(RowKey::DeletedTopic));
         Ok(Outcome::TopicDeleted { id, name: topic.name.clone() })
     }
 
@@ -115,7 +131,7 @@ impl ClusterState {
     ) -> Result<Outcome, RefusedReason> {
         let topic = self.topic(id)?;
         let actual = topic.config_version;
-        let version = expected.checked_add(1).ok_or(RefusedReason::Exhausted("configuration version"))?;
+        let version = expected.checked_add(1).ok_or(RefusedReason::Exhausted(Counter::ConfigVersion))?;
         if actual == version && topic.config == *config {
             return Ok(Outcome::TopicConfigAltered { version });
         }
@@ -125,9 +141,31 @@ impl ClusterState {
         let settings = TopicConfig::parse(config).map_err(RefusedReason::InvalidConfig)?;
         let altered =
             TopicImage { config: config.clone(), settings, config_version: version, ..TopicImage::clone(topic) };
+        let changes = self.settle_partitions(topic, &altered)?;
         self.topics_mut().insert(id, Arc::new(altered));
         touched.insert(RowKey::Topic(id));
+        self.change_partitions(changes, touched);
         Ok(Outcome::TopicConfigAltered { version })
+    }
+
+    /// What new settings do to the partitions. L1: with another `min.insync.replicas`, who is eligible is counted anew,
+    /// and every partition epoch grows: a leader's proposal that was made under the old number is then refused, and the
+    /// leader sees the new one before it proposes again. L2: a topic that allows unclean leaders gets them.
+    fn settle_partitions(
+        &self,
+        before: &TopicImage,
+        after: &TopicImage,
+    ) -> Result<Vec<(PartitionId, PartitionImage)>, RefusedReason> {
+        let recount = before.settings.min_insync_replicas != after.settings.min_insync_replicas;
+        let mut changes = Vec::new();
+        for (index, partition) in (0..).zip(&after.partitions) {
+            let same = Transition::new(partition, &after.settings);
+            let wanted = if recount { same.reset_eligible() } else { same };
+            if let Some(next) = wanted.finish(|broker| self.standing(broker))? {
+                changes.push((PartitionId { topic: after.id, partition: PartitionIndex::new(index) }, next));
+            }
+        }
+        Ok(changes)
     }
 
     fn check_partition_count(&self, before: usize, added: usize) -> Result<(), RefusedReason> {
@@ -137,7 +175,7 @@ impl ClusterState {
             return Err(RefusedReason::PartitionCount { requested, max });
         }
         if self.image.partition_count + added as u64 > PARTITIONS_MAX {
-            return Err(RefusedReason::ClusterLimit { what: "partitions", max: PARTITIONS_MAX });
+            return Err(RefusedReason::ClusterLimit { what: Limited::Partitions, max: PARTITIONS_MAX });
         }
         Ok(())
     }
@@ -148,14 +186,10 @@ impl ClusterState {
             let isr = self
                 .check_replicas(&assignment.replicas)
                 .map_err(|problem| RefusedReason::InvalidAssignment { partition, problem })?;
-            Ok(Arc::new(PartitionImage {
-                replicas: assignment.replicas.clone(),
-                leader: isr.first().copied(),
-                isr,
-                elr: Vec::new(),
-                leader_epoch: LeaderEpoch::ZERO,
-                partition_epoch: PartitionEpoch::ZERO,
-            }))
+            let replicas = assignment.replicas.clone();
+            let unled = PartitionImage { replicas, isr, ..PartitionImage::default() };
+            let leader = elect(&unled, |broker| self.standing(broker), false).map(Elected::leader);
+            Ok(Arc::new(PartitionImage { leader, ..unled }))
         };
         (0..).zip(assignments).map(place).collect()
     }
@@ -174,7 +208,7 @@ impl ClusterState {
                 return Err(AssignmentProblem::Repeated(*broker));
             }
             let registered = self.broker(*broker).ok_or(AssignmentProblem::UnknownBroker(*broker))?;
-            if !registered.fenced {
+            if registered.standing().is_eligible() {
                 isr.push(*broker);
             }
         }

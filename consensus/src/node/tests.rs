@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use streambus_protocol::api::metadata::BrokerEndpoint;
-use streambus_protocol::ids::{ClusterId, TopicId, TopicName};
+use streambus_protocol::ids::{ClusterId, DirectoryId, TopicId, TopicName};
 use streambus_protocol::timestamp::Timestamp;
 
 use super::*;
@@ -39,6 +39,25 @@ async fn start_alone(data: &Path, seed: u8) -> Result<MetadataNode, StartError> 
     MetadataNode::start(config, ConsensusEnv::alone(BrokerId::new(1), random(seed))).await
 }
 
+fn register(id: u32, life: u8) -> Command {
+    Command::RegisterBroker {
+        incarnation: Incarnation::from_bytes([life; 16]),
+        endpoint: endpoint(id),
+        cluster: ClusterEndpoint { host: "localhost".to_owned(), port: 9093 },
+        directory: DirectoryId::from_bytes([1; 16]),
+        intact: true,
+        version: "0".to_owned(),
+    }
+}
+
+/// Registers a broker through `node` and puts it into service.
+async fn serve(node: &MetadataNode, id: u32) {
+    let registered = node.propose_within(register(id, 1), PATIENCE).await.unwrap();
+    let Outcome::BrokerRegistered { epoch } = registered else { panic!("{registered:?}") };
+    let broker = BrokerId::new(id);
+    node.propose_within(Command::UnfenceBroker { broker, epoch }, PATIENCE).await.unwrap();
+}
+
 fn create(name: &str, id: u8, brokers: &[u32]) -> Command {
     Command::CreateTopic {
         name: TopicName::new(name).unwrap(),
@@ -57,6 +76,8 @@ async fn lone_node_restarts_at_once_with_everything_it_acknowledged() {
     let identity = *node.identity();
     let epoch = node.register().await.unwrap();
     assert_eq!(node.register().await.unwrap(), epoch, "one life, one epoch");
+    let unfence = |epoch| Command::UnfenceBroker { broker: BrokerId::new(1), epoch };
+    node.propose(unfence(epoch)).await.unwrap();
     node.propose(create("t", 9, &[1])).await.unwrap();
     let refused = node.propose(create("t", 8, &[1])).await;
     assert!(matches!(refused, Err(ProposeError::Refused(RefusedReason::TopicExists { .. }))), "{refused:?}");
@@ -70,9 +91,11 @@ async fn lone_node_restarts_at_once_with_everything_it_acknowledged() {
     assert_eq!(node.image().topics, before.topics);
     assert!(node.status().is_leader);
     assert_eq!(node.status().leader, Some(BrokerId::new(1)));
-    assert!(node.register().await.unwrap() > epoch, "a new life, a new epoch");
+    let again = node.register().await.unwrap();
+    assert!(again > epoch, "a new life, a new epoch");
+    node.propose(unfence(again)).await.unwrap();
     let partition = node.image().topic_by_name(&TopicName::new("t").unwrap()).unwrap().partitions[0].clone();
-    assert_eq!((partition.leader, partition.leader_epoch.get()), (Some(BrokerId::new(1)), 1));
+    assert_eq!((partition.leader, partition.leader_epoch.get()), (Some(BrokerId::new(1)), 2));
     node.shutdown().await;
 }
 
@@ -245,12 +268,7 @@ async fn three_nodes_survive_an_isolated_leader() {
     let trio = Trio::start().await;
     let leader = trio.leader(&ids()).await;
     for n in 1..=3 {
-        let command = Command::RegisterBroker {
-            incarnation: Incarnation::from_bytes([n; 16]),
-            endpoint: endpoint(u32::from(n)),
-            version: "0".to_owned(),
-        };
-        trio.nodes[&leader].propose(command).await.unwrap();
+        serve(&trio.nodes[&leader], n).await;
     }
     trio.nodes[&leader].propose(create("before", 1, &[1, 2, 3])).await.unwrap();
 
@@ -294,12 +312,7 @@ async fn restarted_node_catches_up_by_snapshot() {
     let leader = trio.leader(&ids()).await;
     let away = ids().into_iter().find(|id| *id != leader).unwrap();
     trio.stop_node(away).await;
-    let register = Command::RegisterBroker {
-        incarnation: Incarnation::from_bytes([1; 16]),
-        endpoint: endpoint(1),
-        version: "0".to_owned(),
-    };
-    trio.nodes[&leader].propose_within(register, PATIENCE).await.unwrap();
+    serve(&trio.nodes[&leader], 1).await;
     for n in 1..=20 {
         trio.nodes[&leader].propose_within(create(&format!("t{n}"), n, &[1]), PATIENCE).await.unwrap();
     }

@@ -32,8 +32,8 @@ fn files(directory: &Path) -> Vec<String> {
 fn snapshot_bytes_are_golden() {
     let hex: String = encode(&meta(5), &state(5)).iter().map(|b| format!("{b:02x}")).collect();
     let position = "01020000000000000001000000000000000500000000000000";
-    let rows = format!("0100000000000000010000000119000000 01{}0000000000000000", "03".repeat(16)).replace(' ', "");
-    assert_eq!(&hex[..hex.len() - 8], format!("53424d5301000000{position}000000000000000000{rows}"));
+    let rows = format!("0100000000000000010000000119000000 02{}0000000000000000", "03".repeat(16)).replace(' ', "");
+    assert_eq!(&hex[..hex.len() - 8], format!("53424d5302000000{position}000000000000000000{rows}"));
     assert_eq!(verify(&encode(&meta(5), &state(5))).unwrap(), (meta(5), state(5)));
 }
 

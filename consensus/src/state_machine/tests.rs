@@ -4,7 +4,7 @@ use openraft::RaftSnapshotBuilder;
 use streambus_protocol::ids::{ClusterId, ProducerId};
 
 use super::*;
-use crate::command::{Command, Incarnation};
+use crate::command::{ClusterEndpoint, Command, Incarnation};
 use crate::snapshot;
 use crate::types::{Entry, LeaderId, RaftId};
 
@@ -36,7 +36,14 @@ fn register(life: u64) -> Command {
         port: 1,
         rack: None,
     };
-    Command::RegisterBroker { incarnation: Incarnation::from_bytes(incarnation), endpoint, version: life.to_string() }
+    Command::RegisterBroker {
+        incarnation: Incarnation::from_bytes(incarnation),
+        endpoint,
+        cluster: ClusterEndpoint { host: "h".to_owned(), port: 2 },
+        directory: streambus_protocol::ids::DirectoryId::from_bytes([1; 16]),
+        intact: true,
+        version: life.to_string(),
+    }
 }
 
 fn bytes_of(machine: &StateMachine) -> Vec<u8> {

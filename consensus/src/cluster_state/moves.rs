@@ -1,0 +1,122 @@
+//! Moving a partition to other brokers (KIP-455).
+//!
+//! R1: while it moves, the replicas are the target ones and then those that will go; the in-sync set is left to the
+//! leader. The transition completes the move by itself. R3: nothing that is given up at once, by a cancel or by another
+//! target, may leave too few replicas in sync and alive.
+
+use streambus_protocol::ids::{BrokerId, PartitionId};
+
+use super::transition::{Transition, select};
+use super::{ClusterState, Touched};
+use crate::election::Standing;
+use crate::image::{PartitionImage, TopicImage};
+use crate::limits::REPLICAS_MAX;
+use crate::outcome::{AssignmentProblem, Outcome, RefusedReason};
+
+impl ClusterState {
+    pub(super) fn reassign(
+        &mut self,
+        id: PartitionId,
+        target: &[BrokerId],
+        touched: &mut Touched,
+    ) -> Result<Outcome, RefusedReason> {
+        let (_, partition) = self.moved_partition(id)?;
+        let original = original_replicas(partition);
+        let invalid = |problem| RefusedReason::InvalidAssignment { partition: id.partition.get(), problem };
+        self.check_target(target, &partition.replicas, &original).map_err(invalid)?;
+        let adding = select(target, |broker| !original.contains(&broker));
+        let removing = select(&original, |broker| !target.contains(&broker));
+        self.move_partition(id, target, adding, removing, touched)
+    }
+
+    pub(super) fn cancel_reassign(&mut self, id: PartitionId, touched: &mut Touched) -> Result<Outcome, RefusedReason> {
+        let (_, partition) = self.moved_partition(id)?;
+        if !partition.is_moving() {
+            return Ok(Outcome::Reassigned { adding: Vec::new(), removing: Vec::new() });
+        }
+        let original = original_replicas(partition);
+        self.move_partition(id, &original, Vec::new(), Vec::new(), touched)
+    }
+
+    fn move_partition(
+        &mut self,
+        id: PartitionId,
+        target: &[BrokerId],
+        adding: Vec<BrokerId>,
+        removing: Vec<BrokerId>,
+        touched: &mut Touched,
+    ) -> Result<Outcome, RefusedReason> {
+        let (topic, partition) = self.moved_partition(id)?;
+        let change = Transition::new(partition, &topic.settings).assigned(target, adding, removing);
+        self.check_what_stays(id, topic, partition, change.replicas())?;
+        let next = change.finish(|broker| self.standing(broker))?;
+        let now = next.as_ref().unwrap_or(partition);
+        let outcome = Outcome::Reassigned { adding: now.adding.clone(), removing: now.removing.clone() };
+        if let Some(next) = next {
+            self.change_partitions(vec![(id, next)], touched);
+        }
+        Ok(outcome)
+    }
+
+    fn moved_partition(&self, id: PartitionId) -> Result<(&TopicImage, &PartitionImage), RefusedReason> {
+        let topic = self.topic(id.topic)?;
+        Ok((topic, topic.partition(id.partition).ok_or(RefusedReason::UnknownPartition(id))?))
+    }
+
+    /// R3, for replicas that go at once: those of a move that is given up.
+    fn check_what_stays(
+        &self,
+        id: PartitionId,
+        topic: &TopicImage,
+        before: &PartitionImage,
+        replicas: &[BrokerId],
+    ) -> Result<(), RefusedReason> {
+        let goes_in_sync = before.isr.iter().chain(&before.elr).any(|broker| !replicas.contains(broker));
+        if !goes_in_sync {
+            return Ok(());
+        }
+        let stays = |b: &&BrokerId| replicas.contains(b) && self.standing(**b).is_eligible();
+        let in_sync = before.isr.iter().filter(stays).count();
+        let needed = PartitionImage { replicas: replicas.to_vec(), ..PartitionImage::default() };
+        let needed = needed.in_sync_min(&topic.settings).min(before.isr.len().max(1));
+        if in_sync >= needed {
+            return Ok(());
+        }
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Err(RefusedReason::TooFewInSync { id, in_sync: number(in_sync), needed: number(needed) })
+    }
+
+    fn check_target(
+        &self,
+        target: &[BrokerId],
+        present: &[BrokerId],
+        original: &[BrokerId],
+    ) -> Result<(), AssignmentProblem> {
+        if target.is_empty() {
+            return Err(AssignmentProblem::Empty);
+        }
+        if target.len() + original.iter().filter(|broker| !target.contains(broker)).count() > REPLICAS_MAX {
+            return Err(AssignmentProblem::TooMany);
+        }
+        for (position, broker) in target.iter().enumerate() {
+            if target.iter().take(position).any(|earlier| earlier == broker) {
+                return Err(AssignmentProblem::Repeated(*broker));
+            }
+            let registered = self.broker(*broker).ok_or(AssignmentProblem::UnknownBroker(*broker))?;
+            if present.contains(broker) {
+                continue;
+            }
+            match registered.standing() {
+                Standing::Fenced | Standing::Stopping => return Err(AssignmentProblem::Fenced(*broker)),
+                Standing::Draining => return Err(AssignmentProblem::Draining(*broker)),
+                Standing::Serving => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The replicas from before the move.
+fn original_replicas(partition: &PartitionImage) -> Vec<BrokerId> {
+    select(&partition.replicas, |broker| !partition.adding.contains(&broker))
+}

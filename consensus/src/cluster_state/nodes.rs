@@ -1,0 +1,53 @@
+//! Raft ids for disks that join after the founding. An id is the log index of the join, so no two disks ever share one.
+
+use streambus_protocol::ids::{BrokerId, DirectoryId};
+
+use super::{ClusterState, RowKey, Touched};
+use crate::image::NodeImage;
+use crate::limits::RAFT_NODES_MAX;
+use crate::outcome::{Counter, Limited, Outcome, RefusedReason};
+use crate::types::RaftId;
+
+impl ClusterState {
+    /// Idempotent by disk; where the disk is reached may have changed meanwhile.
+    pub(super) fn join_node(
+        &mut self,
+        index: u64,
+        broker: BrokerId,
+        directory: DirectoryId,
+        host: &str,
+        port: u16,
+        touched: &mut Touched,
+    ) -> Result<Outcome, RefusedReason> {
+        if directory.is_zero() {
+            return Err(RefusedReason::ZeroId);
+        }
+        let node = NodeImage { broker, directory, host: host.to_owned(), port };
+        let known = self.image.nodes.iter().find(|(_, node)| node.directory == directory);
+        let raft_id = match known {
+            Some((_, known)) if known.broker != broker => {
+                return Err(RefusedReason::DirectoryInUse { directory, owner: known.broker });
+            }
+            Some((raft_id, known)) if *known == node => return Ok(Outcome::NodeJoined { raft_id: *raft_id }),
+            Some((raft_id, _)) => *raft_id,
+            None if self.image.nodes.len() >= RAFT_NODES_MAX => {
+                return Err(RefusedReason::ClusterLimit { what: Limited::Nodes, max: RAFT_NODES_MAX as u64 });
+            }
+            None => {
+                let id = RaftId::JOINED_MIN.get().checked_add(index);
+                RaftId::new(id.ok_or(RefusedReason::Exhausted(Counter::RaftIds))?)
+            }
+        };
+        self.image.nodes.insert(raft_id, node);
+        touched.insert(RowKey::Node(raft_id));
+        Ok(Outcome::NodeJoined { raft_id })
+    }
+
+    pub(super) fn remove_node(&mut self, raft_id: RaftId, touched: &mut Touched) -> Outcome {
+        let changed = self.image.nodes.remove(&raft_id).is_some();
+        if changed {
+            touched.insert(RowKey::Node(raft_id));
+        }
+        Outcome::NodeRemoved { changed }
+    }
+}

@@ -1,0 +1,1 @@
+//! Answers: every one is read back, and nothing else is read.
