@@ -33,6 +33,14 @@ deps: ## Install what the build needs (Debian packages; nothing when it is all t
 build: deps ## Build the one binary, streambus
 	$(CARGO) build --release --locked -p streambus-cli
 
+# With an explicit target the flag reaches the binary only, not build scripts and macros. RocksDB is compiled once more.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+.PHONY: static
+static: deps ## Build streambus without any shared library, for containers and for machines with another glibc
+	$(CARGO) build --release --locked -p streambus-cli --target $(HOST) \
+		--config 'target.$(HOST).rustflags=["-C","target-feature=+crt-static"]'
+	@! ldd $(TARGET)/$(HOST)/release/streambus 2>/dev/null | grep '=>' || { echo 'error: the binary links shared libraries' >&2; exit 1; }
+
 .PHONY: run
 run: build ## Build and start a broker: data in ./data, clients on 9092, HTTP on 8080
 	exec $(STREAMBUS) server --data-dir $(DATA) --listen $(LISTEN) --http $(HTTP)
