@@ -321,3 +321,34 @@ async fn a_topic_that_was_out_of_sight_takes_records_under_a_newer_identity() {
     producer.send(Record::new("orders", "value 1")).await.expect("stored");
     assert_eq!(cluster.values("orders", 0), numbered(2));
 }
+
+/// Catches batches of a topic that was deleted and created anew under a running producer, sent to the new one under their
+/// old sequence numbers and out of order: a broker that does not know the producer takes any of them as its first.
+#[tokio::test(start_paused = true)]
+async fn a_topic_created_anew_takes_what_was_under_way_in_order() {
+    let long = |n: usize| format!("{n:0400}");
+    // Which request is refused decides whether the next one overtakes it.
+    for refused in 0..30 {
+        let (cluster, client) = cluster(1).await;
+        let producer = client.producer_with(ProducerConfig::new().batch_bytes(1024)).expect("valid");
+        producer.send(Record::new("orders", long(0))).await.expect("stored");
+        (0..refused).for_each(|_| cluster.fault(ApiKey::Produce, Fault::Delay(Duration::from_millis(1))));
+        cluster.fault(ApiKey::Produce, Fault::Refuse(ErrorCode::NotEnoughReplicas));
+        let mut deliveries = Vec::new();
+        for n in 1..40 {
+            if n == 10 {
+                cluster.delete("orders");
+                cluster.create("orders", 1);
+            }
+            deliveries.push(producer.enqueue(Record::new("orders", long(n))).await.expect("enqueued"));
+            tokio::task::yield_now().await;
+        }
+        for delivery in deliveries {
+            delivery.await.expect("stored in one or the other");
+        }
+        let values = cluster.values("orders", 0);
+        let first = 40 - values.len();
+        assert_eq!(values, (first..40).map(long).collect::<Vec<_>>(), "request {refused} was refused");
+        assert!(first <= 10, "what was enqueued after the deletion is in the new topic");
+    }
+}

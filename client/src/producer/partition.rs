@@ -96,13 +96,14 @@ impl Partition {
         self.queued.store(false, Ordering::Release);
     }
 
-    /// The next batch with where it goes, if there is one.
-    pub(crate) fn take(&self, now: Instant) -> Option<(Parcel, Home)> {
+    /// The next batch for `sink` with where it goes, if there is one and the leader is still there.
+    pub(crate) fn take(&self, sink: &Sink, now: Instant) -> Option<(Parcel, Home)> {
         let mut inner = self.state.lock();
-        let parcel = inner.machine.take(now)?;
         let home = inner.home.clone();
+        home.sink.as_ref().filter(|own| own.broker == sink.broker)?;
+        let parcel = inner.machine.take(now)?;
         drop(inner);
-        if parcel.first_attempt && self.sticky.load(Ordering::Relaxed) == self.at.partition {
+        if parcel.attempt == 1 && self.sticky.load(Ordering::Relaxed) == self.at.partition {
             // Somebody else may move it on at the same moment: then it moves two places, which harms nobody.
             self.sticky.fetch_add(1, Ordering::Relaxed);
         }
@@ -114,23 +115,23 @@ impl Partition {
         self.state.lock().machine.built(id, bytes);
     }
 
-    /// Batch `id` was stored, or needs no answer.
-    pub(crate) fn acknowledged(self: &Arc<Self>, id: u64, produced: Option<Produced>) {
-        let batch = self.state.lock().machine.acknowledged(id);
+    /// Batch `id` was stored by its attempt number `attempt`, or needs no answer.
+    pub(crate) fn acknowledged(self: &Arc<Self>, id: u64, attempt: u32, produced: Option<Produced>) {
+        let batch = self.state.lock().machine.acknowledged(id, attempt);
         if let Some(batch) = batch {
             self.settle(&batch, Ok(produced));
         }
         self.progress();
     }
 
-    /// An attempt to send batch `id` failed.
-    pub(crate) fn failed(self: &Arc<Self>, id: u64, error: Error) {
+    /// The attempt number `attempt` to send batch `id` failed.
+    pub(crate) fn failed(self: &Arc<Self>, id: u64, attempt: u32, error: Error) {
         if wants_new_metadata(&error) {
             self.shared.want_metadata();
         }
         tracing::debug!(at = %self.at, %error, "a batch was not acknowledged");
         let pause = |attempts| self.shared.engine.pause(attempts);
-        let ended = self.state.lock().machine.failed(id, error, Instant::now(), pause);
+        let ended = self.state.lock().machine.failed(id, attempt, error, Instant::now(), pause);
         self.end(ended);
         self.progress();
     }
@@ -157,9 +158,22 @@ impl Partition {
         }
     }
 
-    /// Moves to a new home: another leader, or a topic created anew under the same name.
+    /// Moves to a new home: another leader, or a topic created anew under the same name. News that are older than what is
+    /// known, from a broker that lags behind, change nothing.
     pub(crate) fn move_to(self: &Arc<Self>, home: Home) {
-        let old = std::mem::replace(&mut self.state.lock().home, home.clone());
+        let old = {
+            let mut inner = self.state.lock();
+            let recreated = home.topic != inner.home.topic;
+            if !recreated && home.leader_epoch < inner.home.leader_epoch {
+                return;
+            }
+            let place = |home: &Home| home.sink.as_ref().map(|sink| sink.broker);
+            let moved = home.leader_epoch != inner.home.leader_epoch || place(&home) != place(&inner.home);
+            if recreated || moved {
+                inner.machine.moved(Instant::now(), recreated);
+            }
+            std::mem::replace(&mut inner.home, home.clone())
+        };
         let same = match (&old.sink, &home.sink) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
             (None, None) => true,

@@ -13,6 +13,11 @@
 //! is reordered: what waits is sent only when nothing has to be sent again. When a sequence number was used and its batch
 //! is given up, the numbers have a gap: the partition then *renews*, that is, it settles what is in flight, takes a newer
 //! producer epoch, and starts again from zero.
+//!
+//! When the partition *moves* (another leader, another epoch of the same one, another topic under the same name), what
+//! was sent to the old place and has no answer is sent again to the new one, in order and one at a time until something
+//! is acknowledged: a leader that lost the producer's past would take any sequence number as its first. An answer to an
+//! attempt that was overtaken by a later one counts only if it says that the batch is stored.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -63,8 +68,8 @@ struct Flight {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Sent; an answer is awaited.
-    Sent,
+    /// Sent then; an answer is awaited.
+    Sent(Instant),
     /// To be sent again, not before this.
     Again(Instant),
 }
@@ -86,8 +91,8 @@ pub(crate) struct Parcel {
     pub(crate) id: u64,
     pub(crate) recipe: Recipe,
     pub(crate) deadline: Instant,
-    /// Sent for the first time.
-    pub(crate) first_attempt: bool,
+    /// How often it was sent, this time included.
+    pub(crate) attempt: u32,
 }
 
 /// Where a record went.
@@ -114,8 +119,8 @@ pub(crate) struct PartitionState {
     next_sequence: Sequence,
     in_flight: VecDeque<Flight>,
     waiting: VecDeque<Batch>,
-    /// The broker has acknowledged something of this identity. Before, one batch at a time: a broker that does not know
-    /// the identity takes any sequence number as its first, so a second batch could be stored before the first.
+    /// The present leader has acknowledged something of this identity. Before, one batch at a time: a broker that does not
+    /// know the identity takes any sequence number as its first, so a second batch could be stored before the first.
     established: bool,
     /// The sequence has a gap: nothing that waits is sent before a newer identity is adopted.
     renewing: bool,
@@ -207,6 +212,9 @@ impl PartitionState {
     /// Whether [`PartitionState::take`] would return a batch at `now`.
     pub(crate) fn sendable(&self, now: Instant) -> Sendable {
         if let Some(again) = self.first_again() {
+            if !self.established && self.in_flight.iter().any(Flight::is_sent) {
+                return Sendable::No;
+            }
             return if again <= now { Sendable::Now } else { Sendable::At(again) };
         }
         let Some(first) = self.waiting.front() else { return Sendable::No };
@@ -234,7 +242,7 @@ impl PartitionState {
     fn first_again(&self) -> Option<Instant> {
         self.in_flight.iter().find_map(|flight| match flight.progress {
             Progress::Again(at) => Some(at),
-            Progress::Sent => None,
+            Progress::Sent(_) => None,
         })
     }
 
@@ -243,13 +251,13 @@ impl PartitionState {
         if self.sendable(now) != Sendable::Now {
             return None;
         }
-        if let Some(flight) = self.in_flight.iter_mut().find(|flight| flight.progress != Progress::Sent) {
-            flight.progress = Progress::Sent;
+        if let Some(flight) = self.in_flight.iter_mut().find(|flight| !flight.is_sent()) {
+            flight.progress = Progress::Sent(now);
             flight.batch.attempts = flight.batch.attempts.saturating_add(1);
             flight.batch.completion.attempted();
+            let Batch { id, deadline, attempts: attempt, .. } = flight.batch;
             let Content::Built(bytes) = &flight.batch.content else { return None };
-            let recipe = Recipe::Ready(bytes.clone());
-            return Some(Parcel { id: flight.batch.id, recipe, deadline: flight.batch.deadline, first_attempt: false });
+            return Some(Parcel { id, recipe: Recipe::Ready(bytes.clone()), deadline, attempt });
         }
         let mut batch = self.waiting.pop_front()?;
         let stamp = self.stamp(batch.records);
@@ -266,9 +274,9 @@ impl PartitionState {
         };
         batch.attempts = batch.attempts.saturating_add(1);
         batch.completion.attempted();
-        let parcel = Parcel { id: batch.id, recipe, deadline: batch.deadline, first_attempt: true };
+        let parcel = Parcel { id: batch.id, recipe, deadline: batch.deadline, attempt: batch.attempts };
         debug_assert!(self.in_flight.back().is_none_or(|last| last.batch.id < batch.id), "order is kept");
-        self.in_flight.push_back(Flight { batch, progress: Progress::Sent });
+        self.in_flight.push_back(Flight { batch, progress: Progress::Sent(now) });
         debug_assert!(self.in_flight.len() <= self.rules.in_flight_max);
         Some(parcel)
     }
@@ -288,11 +296,11 @@ impl PartitionState {
         }
     }
 
-    /// Batch `id` was stored, or needs no answer. `None` when it has an outcome already.
-    pub(crate) fn acknowledged(&mut self, id: u64) -> Option<Batch> {
-        let batch = self.remove(id)?;
-        self.established = true;
-        Some(batch)
+    /// Batch `id` was stored by its attempt number `attempt`, or needs no answer. `None` when it has an outcome already.
+    pub(crate) fn acknowledged(&mut self, id: u64, attempt: u32) -> Option<Batch> {
+        // An attempt that was overtaken went to another leader, which tells nothing of what the present one knows.
+        self.established |= self.flight(id)?.awaits(attempt);
+        self.remove(id)
     }
 
     fn remove(&mut self, id: u64) -> Option<Batch> {
@@ -300,17 +308,18 @@ impl PartitionState {
         self.in_flight.remove(place).map(|flight| flight.batch)
     }
 
-    /// An attempt to send batch `id` failed at `now`; `pause` says how long to wait after so many attempts. Returns what
-    /// is given up for it.
+    /// The attempt number `attempt` to send batch `id` failed at `now`; `pause` says how long to wait after so many
+    /// attempts. Returns what is given up for it. An attempt that was overtaken by a later one changes nothing.
     pub(crate) fn failed(
         &mut self,
         id: u64,
+        attempt: u32,
         error: Error,
         now: Instant,
         pause: impl FnOnce(u32) -> Duration,
     ) -> Vec<Ended> {
         let (stamps, first) = (self.rules.stamps, self.in_flight.front().map(|flight| flight.batch.id));
-        let Some(flight) = self.flight(id) else { return Vec::new() };
+        let Some(flight) = self.flight(id).filter(|flight| flight.awaits(attempt)) else { return Vec::new() };
         let out_of_order = stamps && error.code() == Some(ErrorCode::OutOfOrderSequence);
         if out_of_order {
             // The broker looked at the sequence number and did not find it among those stored.
@@ -321,7 +330,9 @@ impl PartitionState {
         flight.batch.last_error = Some(error.clone());
         flight.batch.completion.attempt_failed(&error);
         let again = now + pause(flight.batch.attempts);
-        let retriable = out_of_order || error.is_retriable();
+        // A partition that this producer knows to exist is one that the broker has not heard of yet.
+        let unheard_of = error.code() == Some(ErrorCode::UnknownPartition);
+        let retriable = out_of_order || unheard_of || error.is_retriable();
         if retriable && again < flight.batch.deadline {
             flight.progress = Progress::Again(again);
             if out_of_order && first == Some(id) {
@@ -343,13 +354,25 @@ impl PartitionState {
         ended.into_iter().collect()
     }
 
+    /// Batches go elsewhere from `now` on; to a topic created anew if `recreated`, which knows nothing of this producer.
+    pub(crate) fn moved(&mut self, now: Instant, recreated: bool) {
+        self.established = false;
+        for flight in &mut self.in_flight {
+            // Its answer may never come, and the old leader may have stored it before it lost its leadership.
+            flight.batch.doubt |= flight.is_sent();
+            flight.progress = Progress::Again(now);
+        }
+        self.renewing |= recreated && self.rules.stamps;
+        self.step_back();
+    }
+
     /// Gives up what is past its time at `now`. A batch that is being sent is left: its answer, or the end of its
     /// request, is about to come.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Ended> {
         let mut ended = Vec::new();
         let in_flight = std::mem::take(&mut self.in_flight);
         for flight in in_flight {
-            if flight.progress != Progress::Sent && flight.batch.deadline <= now {
+            if !flight.is_sent() && flight.batch.deadline <= now {
                 let error = given_up(&flight.batch, now);
                 ended.push(Ended { batch: flight.batch, error });
                 self.renewing |= self.rules.stamps;
@@ -372,7 +395,7 @@ impl PartitionState {
     /// Gives up everything, because of `error`, which every later record gets too.
     pub(crate) fn abort(&mut self, error: &Error, now: Instant) -> Vec<Ended> {
         let flights = std::mem::take(&mut self.in_flight).into_iter().map(|flight| {
-            let unknown = flight.batch.doubt || flight.progress == Progress::Sent;
+            let unknown = flight.batch.doubt || flight.is_sent();
             let error = if unknown { with_unknown_outcome(&flight.batch, error, now) } else { error.clone() };
             Ended { batch: flight.batch, error }
         });
@@ -388,7 +411,7 @@ impl PartitionState {
             return;
         }
         while let Some(last) = self.in_flight.back()
-            && last.progress != Progress::Sent
+            && !last.is_sent()
             && !last.batch.doubt
             && let Some(Flight { mut batch, .. }) = self.in_flight.pop_back()
         {
@@ -435,6 +458,17 @@ impl PartitionState {
 
     fn flight(&mut self, id: u64) -> Option<&mut Flight> {
         self.in_flight.iter_mut().find(|flight| flight.batch.id == id)
+    }
+}
+
+impl Flight {
+    fn is_sent(&self) -> bool {
+        matches!(self.progress, Progress::Sent(_))
+    }
+
+    /// True when the answer to attempt number `attempt` is what it waits for.
+    fn awaits(&self, attempt: u32) -> bool {
+        self.is_sent() && self.batch.attempts == attempt
     }
 }
 

@@ -51,6 +51,7 @@ struct Sent {
     topic: TopicId,
     index: PartitionIndex,
     batch: u64,
+    attempt: u32,
 }
 
 /// The makings of a request.
@@ -159,12 +160,12 @@ impl Sink {
             let Some(partition) = self.pop() else { break };
             popped.push(Arc::clone(&partition));
             // None when it is not ripe yet, or somebody else was quicker.
-            let Some((parcel, home)) = partition.take(now) else { continue };
+            let Some((parcel, home)) = partition.take(self, now) else { continue };
             let batch = match parcel.recipe.cook(self.shared.config.compression) {
                 Ok(batch) => batch,
                 Err(error) => {
                     let error = Error::Invalid { what: format!("a batch cannot be built: {error}") };
-                    partition.failed(parcel.id, error);
+                    partition.failed(parcel.id, parcel.attempt, error);
                     continue;
                 }
             };
@@ -178,7 +179,8 @@ impl Sink {
                 leader_epoch: home.leader_epoch,
                 batch: UnverifiedBatch::from_shared(batch),
             });
-            gathered.sent.push(Sent { partition, topic: home.topic, index, batch: parcel.id });
+            let (batch, attempt) = (parcel.id, parcel.attempt);
+            gathered.sent.push(Sent { partition, topic: home.topic, index, batch, attempt });
         }
         for partition in popped {
             partition.dequeued();
@@ -204,27 +206,27 @@ impl Sink {
             Err(error) => return self.all_failed(sent, &error.into_error(&address(), true)),
         };
         let mut outcomes = response.partitions;
-        for Sent { partition, topic, index, batch } in sent {
+        for Sent { partition, topic, index, batch, attempt } in sent {
             // In the order of the request, says the protocol; so the first is almost always the one.
             let place = outcomes.iter().position(|o| o.topic == topic && o.partition == index);
             match place.map(|place| outcomes.remove(place).result) {
-                Some(Ok(produced)) => partition.acknowledged(batch, Some(produced)),
+                Some(Ok(produced)) => partition.acknowledged(batch, attempt, Some(produced)),
                 Some(Err(body)) => {
                     let error = Error::from_partition_body(body, (*partition.at).clone());
-                    partition.failed(batch, error);
+                    partition.failed(batch, attempt, error);
                 }
                 None => {
                     let reason = "a produce answer leaves out a partition".to_owned();
                     let error = Error::Protocol { addr: address(), reason, outcome: Applied::Unknown };
-                    partition.failed(batch, error);
+                    partition.failed(batch, attempt, error);
                 }
             }
         }
     }
 
     fn all_failed(&self, sent: Vec<Sent>, error: &Error) {
-        for Sent { partition, batch, .. } in sent {
-            partition.failed(batch, error.clone());
+        for Sent { partition, batch, attempt, .. } in sent {
+            partition.failed(batch, attempt, error.clone());
         }
     }
 
@@ -260,7 +262,7 @@ impl FrameSource for Sink {
         let acks = self.shared.config.acks;
         let request = ProduceRequest { acks, partitions };
         if acks == Acks::None {
-            sent.iter().for_each(|sent| sent.partition.acknowledged(sent.batch, None));
+            sent.iter().for_each(|sent| sent.partition.acknowledged(sent.batch, sent.attempt, None));
             return Some(Pulled { request, deadline, reply: None });
         }
         Some(Pulled { request, deadline, reply: Some(Callback::new(move |outcome| self.answered(sent, outcome))) })
