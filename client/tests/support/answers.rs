@@ -25,7 +25,7 @@ use streambus_protocol::timestamp::Timestamp;
 
 use super::log::Log;
 use super::session::{Manner, Session, refusal};
-use super::{Broker, Picture};
+use super::{Broker, Leadership, Picture};
 
 /// A batch that was taken: where it begins and ends, and under which leadership.
 struct Taken {
@@ -50,7 +50,7 @@ impl Session {
         let state = self.cluster.state.lock();
         let picture = state.lagging.get(&self.broker).cloned().unwrap_or_else(|| state.picture());
         let Picture { controller, topics: known } = picture;
-        let layout = |id: TopicId, leaders: &[(Option<u32>, u32)]| TopicLayout {
+        let layout = |id: TopicId, leaders: &[Leadership]| TopicLayout {
             id,
             partitions: (0u32..)
                 .zip(leaders)

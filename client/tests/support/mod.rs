@@ -62,8 +62,11 @@ pub enum Broker {
 #[derive(Clone)]
 struct Picture {
     controller: Option<u32>,
-    topics: BTreeMap<TopicName, (TopicId, Vec<(Option<u32>, u32)>)>,
+    topics: BTreeMap<TopicName, (TopicId, Vec<Leadership>)>,
 }
+
+/// A leader, if there is one, and the epoch.
+type Leadership = (Option<u32>, u32);
 
 struct State {
     brokers: BTreeMap<u32, Broker>,
