@@ -93,6 +93,12 @@ pub struct CheckpointsFound {
 }
 
 impl Checkpoint {
+    /// Every journal entry below this number was on stable storage when the checkpoint was written.
+    pub fn durable_below(&self) -> Lsn {
+        let applied = self.logs.iter().map(|log| log.applied.next()).max();
+        applied.unwrap_or_default().max(self.replay_lsn)
+    }
+
     /// The name of the file.
     pub fn file_name(sequence: u64) -> String {
         format!("{CHECKPOINT_PREFIX}{sequence:016x}")

@@ -208,6 +208,9 @@ pub enum DurabilityLost {
     /// The log was deleted before its commit.
     #[error("the log was deleted before the batch was on disk")]
     Deleted,
+    /// The log was cut below the batch before its commit: it is no part of the log any more.
+    #[error("the log was truncated below the batch before it was on disk")]
+    Truncated,
     /// The store was closed before its commit.
     #[error("the store was closed before the batch was on disk")]
     Closed,

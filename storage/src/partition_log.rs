@@ -169,7 +169,7 @@ impl PartitionLog {
         self.core.state.lock().synced_end
     }
 
-    /// Follows [`Self::durable_end`]. It goes back only when the log is truncated.
+    /// Follows [`Self::durable_end`]. It goes back only when the log is truncated, at once.
     pub fn watch_durable_end(&self) -> watch::Receiver<Offset> {
         self.core.watch()
     }

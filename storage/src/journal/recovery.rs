@@ -18,7 +18,7 @@ use streambus_protocol::ids::DirectoryId;
 
 use super::committer::{ActiveSegment, Committer, Step, active_entry, prepare_next_segment, write_header};
 use super::config::JournalConfig;
-use super::entry::{ChecksumSeed, ReplayDecision, ReplayedEntry};
+use super::entry::{ChecksumSeed, ENTRY_HEADER_BYTES, ReplayDecision, ReplayedEntry};
 use super::error::OpenError;
 use super::handle::{JournalObserver, JournalParts};
 use super::position::{CommitSequence, Lsn, SegmentId};
@@ -41,6 +41,9 @@ pub struct RecoverFrom {
     pub segment: Option<SegmentId>,
     /// Entries below this number are verified and not replayed.
     pub lsn: Lsn,
+    /// Everything below this number is known to have been synced: when it is not there, that is damage and never a torn
+    /// tail.
+    pub durable_below: Lsn,
 }
 
 /// A file of the replayed range with what its header says.
@@ -75,7 +78,7 @@ pub(super) fn open(
 
     let incarnation = expected.incarnation.next();
     let sequence = expected.sequence.unwrap_or_default();
-    let next_lsn = expected.lsn.unwrap_or_default().max(from.lsn);
+    let next_lsn = expected.lsn.unwrap_or_default().max(from.lsn).max(from.durable_below);
     report.incarnation = incarnation;
     report.next_lsn = next_lsn;
 
@@ -258,22 +261,24 @@ impl<'a> Recovery<'a> {
             tail = self.replay_segment(segment, is_last, stop.map(|next| next.first_sequence), replay)?;
         }
         // The caller knows that everything below its own number was durable.
-        let end = self.expected.lsn.unwrap_or_default();
-        if end < self.from.lsn {
+        let (end, durable_below) = (self.expected.lsn.unwrap_or_default(), self.from.durable_below.max(self.from.lsn));
+        if end < durable_below {
             let last = previous.unwrap_or(first);
             if self.report.damaged.last().is_none_or(|range| range.next_lsn.is_some()) {
-                self.report.damaged.push(missing(last, end, Some(self.from.lsn)));
+                self.report.damaged.push(missing(last, end, Some(durable_below)));
             }
+            self.expected.lsn = Some(durable_below);
+            self.skip_lost(self.headers.get(&last).map_or(0, |header| header.segment_bytes));
             tail = Tail::Roll { after: last.max(first) };
-            self.skip_sequence();
         }
         Ok(tail)
     }
 
-    /// Leaves a gap in the commits' numbers for commits that were lost at the end, so that later starts report the
-    /// damage too.
-    fn skip_sequence(&mut self) {
+    /// Leaves a gap in the numbers for what was lost in the last `bytes`, so that later starts report the damage too,
+    /// and so that entries which a flaky disk returns one day do not have the numbers of newer ones.
+    fn skip_lost(&mut self, bytes: u64) {
         self.expected.sequence = Some(self.expected.sequence.unwrap_or_default().next());
+        self.expected.lsn = Some(self.expected.lsn.unwrap_or_default().steps(bytes / ENTRY_HEADER_BYTES as u64));
     }
 
     fn open_segment(&mut self, id: SegmentId) -> Result<Opened, OpenError> {
@@ -351,7 +356,7 @@ impl<'a> Recovery<'a> {
             let before = cursor.expected;
             match cursor.next() {
                 Found::Commit { header, position, items, intact } => {
-                    let in_flight = is_last && header.first_lsn >= self.from.lsn;
+                    let in_flight = is_last && header.first_lsn >= self.from.durable_below.max(self.from.lsn);
                     if !intact && in_flight && cursor.unreadable_from(position).is_none() && !cursor.proof_follows() {
                         self.report.torn_tail_bytes = header.padded_bytes();
                         cursor.expected = before;
@@ -408,7 +413,7 @@ impl<'a> Recovery<'a> {
             // Torn writes can be read. What cannot is damage, and may have been the last commits.
             let length = bad.end - bad.start;
             self.report.damaged.push(DamagedRange { position: bad.start, length, ..rest });
-            self.skip_sequence();
+            self.skip_lost(length);
             return Tail::Roll { after: id };
         }
         if !header_valid || !bytes.is_multiple_of(BLOCK_BYTES as u64) || end > bytes {

@@ -43,7 +43,8 @@ impl PartitionLog {
     }
 
     /// Drops the whole log and goes on at `at`, above its end: the leader has nothing older (rule F6 of the
-    /// replication specification). Epochs and producers start anew. May read the index.
+    /// replication specification). Epochs and producers start anew. Until the restart is on stable storage the durable
+    /// end stays where it was, below the new start: a crash before brings the old log back. May read the index.
     ///
     /// # Errors
     /// [`StoreError::OutOfRange`] at or below the log end: trim or truncate is meant then.
@@ -62,7 +63,9 @@ impl PartitionLog {
     }
 
     /// Cuts the log at `to`, or at the start of the batch that holds `to`; returns the new end. An offset at or above
-    /// the end changes nothing. May read the disk.
+    /// the end changes nothing. The durable end falls at once, and a promise of a batch that was cut while it was on its
+    /// way to the disk breaks with [`DurabilityLost::Truncated`](crate::error::DurabilityLost::Truncated). May read the
+    /// disk.
     ///
     /// # Errors
     /// [`StoreError::OutOfRange`] below the log start; [`StoreError::Read`] when the batch boundary cannot be read.

@@ -30,13 +30,17 @@ impl Durable {
 
     /// The outcome when it is known already.
     pub fn now(&mut self) -> Option<Result<(), DurabilityLost>> {
-        match &mut self.0 {
+        if let Inner::Waiting(receiver) = &mut self.0 {
+            let outcome = match receiver.try_recv() {
+                Ok(outcome) => outcome,
+                Err(oneshot::error::TryRecvError::Empty) => return None,
+                Err(oneshot::error::TryRecvError::Closed) => Err(DurabilityLost::Closed),
+            };
+            self.0 = Inner::Known(outcome);
+        }
+        match &self.0 {
             Inner::Known(outcome) => Some(outcome.clone()),
-            Inner::Waiting(receiver) => match receiver.try_recv() {
-                Ok(outcome) => Some(outcome),
-                Err(oneshot::error::TryRecvError::Empty) => None,
-                Err(oneshot::error::TryRecvError::Closed) => Some(Err(DurabilityLost::Closed)),
-            },
+            Inner::Waiting(_) => None,
         }
     }
 }
@@ -83,6 +87,15 @@ impl Waiters {
         if self.queue.is_empty() {
             // An idle log keeps no buffer.
             self.queue = VecDeque::new();
+        }
+    }
+
+    /// Breaks the promise of the entry `lsn`, if it is open.
+    pub(crate) fn fail_one(&mut self, lsn: Lsn, reason: &DurabilityLost) {
+        if let Ok(at) = self.queue.binary_search_by_key(&lsn, |(waiting, _)| *waiting)
+            && let Some((_, sender)) = self.queue.remove(at)
+        {
+            let _ = sender.send(Err(reason.clone()));
         }
     }
 

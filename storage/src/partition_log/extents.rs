@@ -69,7 +69,10 @@ impl MemoryExtents {
             last.max_timestamp = last.max_timestamp.max(entry.max_timestamp);
             return false;
         }
-        debug_assert!(self.extents.last().is_none_or(|last| last.next <= entry.base));
+        assert!(
+            self.extents.last().is_none_or(|last| last.next <= entry.base),
+            "extents that overlap would serve truncated batches"
+        );
         self.sealed = false;
         self.extents.push(Extent {
             base: entry.base,
@@ -98,6 +101,13 @@ impl MemoryExtents {
         }
         self.seal();
         bytes
+    }
+
+    /// Cuts what lies at or above `end`, if anything does; else the last extent may go on growing.
+    pub(crate) fn cut_to(&mut self, end: Offset) {
+        if self.extents.last().is_some_and(|last| last.next > end) {
+            self.truncate(end);
+        }
     }
 
     /// Ends the last extent: the entries of cut batches lie behind it, and extending it over them would bring them back.

@@ -7,6 +7,8 @@
 //!      readable   readable, not
 //!      for ever   yet durable
 //! ```
+//! Only while a restart elsewhere is on its way to the disk, `synced_end` still lies in the old life, below `start`.
+//!
 //! The journal may report an entry as committed before the appender has returned to accept it; such entries wait in
 //! `early`. So every entry is accepted first and committed second, in the journal's order.
 
@@ -21,6 +23,7 @@ use streambus_protocol::topic_config::Durability;
 
 use crate::checkpoint::LogSnapshot;
 use crate::epoch_cache::EpochCache;
+use crate::error::DurabilityLost;
 use crate::journal::{CommittedEntry, EntryKind, LogId, Lsn};
 use crate::partition_log::damage::DamageMap;
 use crate::partition_log::durable::Waiters;
@@ -57,11 +60,21 @@ pub(crate) struct LogState {
     pub(crate) extents: MemoryExtents,
     /// Truncations accepted and not yet committed: batches committed before them count only below the new end.
     cuts: VecDeque<(Lsn, Offset)>,
+    /// Batches accepted, not yet committed and not given up.
+    in_flight: VecDeque<InFlight>,
     /// Grows with each truncation: a reader that saw another value reads again.
     pub(crate) generation: u32,
     pub(crate) deleted: bool,
     early: Vec<CommittedEntry>,
     pub(crate) waiters: Waiters,
+}
+
+/// A batch on its way to the disk.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    lsn: Lsn,
+    next: Offset,
+    bytes: u64,
 }
 
 /// What a committed entry changed.
@@ -91,6 +104,7 @@ impl LogState {
             damage: DamageMap::default(),
             extents: MemoryExtents::default(),
             cuts: VecDeque::new(),
+            in_flight: VecDeque::new(),
             generation: 0,
             deleted: false,
             early: Vec::new(),
@@ -115,13 +129,16 @@ impl LogState {
 
     /// The state for a checkpoint: everything accepted, which the caller waits to become durable.
     pub(crate) fn snapshot(&self, log: LogId, partition: PartitionId) -> LogSnapshot {
+        // Replay skips what the snapshot includes, so it includes its bytes.
+        let kept = self.in_flight.iter().filter(|batch| batch.next > self.start);
+        let in_flight_bytes: u64 = kept.map(|batch| batch.bytes).sum();
         LogSnapshot {
             log,
             partition,
             applied: self.accepted,
             start: self.start,
             end: self.end,
-            size_bytes: self.size_bytes,
+            size_bytes: self.size_bytes + in_flight_bytes,
             options: self.options,
             epochs: self.epochs.clone(),
             damaged: self.damage.ranges().to_vec(),
@@ -160,6 +177,7 @@ impl LogState {
             self.producers.accept(stamp, sequences, batch.base_offset(), now, limits.producers_max);
         }
         self.end = batch.next_offset();
+        self.in_flight.push_back(InFlight { lsn, next: self.end, bytes: batch.size_bytes() as u64 });
     }
 
     /// The log was cut at `end`, a batch boundary. `index_bytes` are the batch bytes it loses from the index.
@@ -192,15 +210,16 @@ impl LogState {
         self.damage.trim(self.start);
         if self.start > self.end {
             // Restart elsewhere (rule F6 of the replication specification): nothing of the old life stays.
+            // It is durable there once this entry is: a crash before brings the old life back.
             self.end = self.start;
-            self.synced_end = self.start;
+            self.give_up_in_flight(|_| true);
             self.epochs = EpochCache::new();
             self.producers = ProducerTable::new();
             self.generation = self.generation.wrapping_add(1);
         } else {
             self.epochs.trim(self.start);
         }
-        debug_assert!(self.start <= self.end && self.synced_end <= self.end);
+        assert!(self.start <= self.end && self.synced_end <= self.end, "the ends of a log are in order");
     }
 
     /// A leadership began at the log end.
@@ -228,6 +247,7 @@ impl LogState {
             EntryKind::Batch => effect.extent_added = self.commit_batch(entry, limits),
             EntryKind::Trim => {
                 self.durable_start = self.durable_start.max(entry.base).min(self.start);
+                self.synced_end = self.synced_end.max(self.durable_start);
                 effect.start_moved = true;
             }
             // Batches before it were committed after the cut was accepted: none behind it may join their extent.
@@ -240,8 +260,14 @@ impl LogState {
         if self.cuts.is_empty() {
             self.cuts = VecDeque::new();
         }
+        while self.in_flight.front().is_some_and(|batch| batch.lsn <= entry.lsn) {
+            self.in_flight.pop_front();
+        }
+        if self.in_flight.is_empty() {
+            self.in_flight = VecDeque::new();
+        }
         self.waiters.committed(entry.lsn);
-        debug_assert!(self.synced_end <= self.end);
+        assert!(self.synced_end <= self.end, "nothing is durable behind the log end");
         Some(effect)
     }
 
@@ -252,6 +278,8 @@ impl LogState {
 
     /// Remembers where a batch lies that the state has included already: replay fills the index again.
     pub(crate) fn rebuild_extent(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
+        // A truncation before it may be lost to damage.
+        self.extents.cut_to(entry.base);
         match entry.last.next() {
             Some(next) if next > self.start => self.extents.push(entry, next, limits.extent_bytes_max),
             _ => false,
@@ -267,6 +295,7 @@ impl LogState {
     pub(crate) fn heap_bytes(&self) -> usize {
         self.extents.heap_bytes()
             + self.producers.heap_bytes()
+            + self.in_flight.capacity() * size_of::<InFlight>()
             + self.waiters.heap_bytes()
             + size_of_val(self.epochs.starts())
             + size_of_val(self.damage.ranges())
@@ -280,7 +309,20 @@ impl LogState {
         self.epochs.truncate(end);
         self.producers.truncate(end);
         self.damage.truncate(end);
+        self.give_up_in_flight(|batch| batch.next > end);
         self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Nobody is told that these batches are durable: what the disk has of them is no part of the log any more.
+    fn give_up_in_flight(&mut self, given_up: impl Fn(&InFlight) -> bool) {
+        let waiters = &mut self.waiters;
+        self.in_flight.retain(|batch| {
+            let given_up = given_up(batch);
+            if given_up {
+                waiters.fail_one(batch.lsn, &DurabilityLost::Truncated);
+            }
+            !given_up
+        });
     }
 
     fn commit_batch(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
@@ -306,3 +348,6 @@ impl LogState {
         self.accepted = lsn;
     }
 }
+
+#[cfg(test)]
+mod tests;

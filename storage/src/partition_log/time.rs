@@ -75,7 +75,10 @@ impl PartitionLog {
 
     /// Looks through the batches that are accepted and not yet durable: they are in the cache and in no extent.
     fn cached_record_at(&self, at: Timestamp, below: Offset) -> Result<Option<(Offset, Timestamp)>, ReadError> {
-        let mut cursor = self.synced_end();
+        let mut cursor = {
+            let state = self.core.state.lock();
+            state.synced_end.max(state.start)
+        };
         while cursor < below {
             let Some((batches, next)) = self.store.cache.lock().read(self.core.id, cursor, below, 1) else { break };
             if next <= cursor {

@@ -46,11 +46,12 @@ pub(super) fn open(
         index.reset(directory)?;
     }
     let replay_from = found.newest.as_ref().map_or_else(Default::default, |checkpoint| checkpoint.replay_segment);
+    let durable_below = found.newest.as_ref().map_or_else(Default::default, Checkpoint::durable_below);
     let from = match &found.newest {
         Some(checkpoint) if !rebuild => {
-            RecoverFrom { segment: Some(checkpoint.replay_segment), lsn: checkpoint.replay_lsn }
+            RecoverFrom { segment: Some(checkpoint.replay_segment), lsn: checkpoint.replay_lsn, durable_below }
         }
-        _ => RecoverFrom::default(),
+        _ => RecoverFrom { durable_below, ..RecoverFrom::default() },
     };
 
     let metrics = Arc::new(StoreMetrics::default());

@@ -137,6 +137,9 @@ impl<'a> Replay<'a> {
             drop(state);
             return self.spill();
         }
+        // The checkpoint knows the end even where the truncation that made it is lost to damage.
+        let end = state.end;
+        state.extents.cut_to(end);
         match entry.kind {
             EntryKind::Batch => {
                 let Ok(batch) = PlacedBatch::verify_stored(payload) else {
@@ -238,6 +241,8 @@ impl<'a> Replay<'a> {
         let mut extents = 0;
         for core in self.sink.table.read().by_id.values() {
             let mut state = core.state.lock();
+            let end = state.end;
+            state.extents.cut_to(end);
             extents += state.extents.len();
             if !self.resized.contains(&core.id) {
                 continue;

@@ -10,4 +10,5 @@ mod logs;
 mod model;
 mod power;
 mod retention;
+mod truncation;
 mod world;

@@ -272,13 +272,69 @@ fn a_missing_segment_is_damage() {
     check_flip(&memory.snapshot(), &config, &told, &payloads, "a segment in the middle");
     let (memory, config, told, _) = small_journal();
     memory.remove(names.last().expect("exists")).expect("removes");
-    let from = RecoverFrom { segment: Some(SegmentId::new(1)), lsn: told.last().expect("exists").lsn.next() };
-    let latch = Arc::new(crate::latch::Latch::new(Arc::new(crate::clock::ManualClock::default())));
-    let opened = Journal::open(Arc::new(memory), config, from, latch, &mut |_| ReplayDecision::Continue);
-    let (_, report) = opened.expect("opens");
+    let end = told.last().expect("exists").lsn.next();
+    let from = RecoverFrom { segment: Some(SegmentId::new(1)), lsn: end, durable_below: end };
+    let report = recovered_from(memory, &config, from);
     assert_eq!(report.damaged.len(), 1, "the caller's own number shows that the end is gone: {report:?}");
     assert_eq!(report.damaged[0].next_lsn, Some(from.lsn));
-    assert_eq!(report.next_lsn, from.lsn, "lost numbers are not given out again");
+    assert!(report.next_lsn >= from.lsn, "lost numbers are not given out again");
+}
+
+fn recovered_from(memory: MemoryDisk, config: &JournalConfig, from: RecoverFrom) -> RecoveryReport {
+    let latch = Arc::new(crate::latch::Latch::new(Arc::new(crate::clock::ManualClock::default())));
+    let opened = Journal::open(Arc::new(memory), config.clone(), from, latch, &mut |_| ReplayDecision::Continue);
+    opened.expect("opens").1
+}
+
+/// Catches decay in the last commit taken for a torn write although the caller knows that it was synced.
+#[test]
+fn a_commit_that_the_caller_knows_to_be_durable_is_never_torn() {
+    let memory = disk();
+    let mut bench = Bench::open(Arc::new(memory.clone()), small_config());
+    bench.append(1, 500);
+    bench.step_until_idle();
+    bench.append(1, 600);
+    bench.step_until_idle();
+    let last = bench.observer.entries()[1];
+    drop(bench);
+    let name = segment::segment_file_name(last.location.segment);
+    let commit = u64::from(last.location.position) - 64;
+    for (what, position) in [("header", commit + 20), ("payload", commit + 200)] {
+        let copy = memory.snapshot();
+        copy.flip_bit(&name, position, 0).expect("flips");
+        let unknown = recovered_from(copy.snapshot(), &small_config(), RecoverFrom::default());
+        assert_eq!(unknown.damaged, [], "{what}: nothing else tells it from a torn write");
+        let from = RecoverFrom { durable_below: last.lsn.next(), ..RecoverFrom::default() };
+        let known = recovered_from(copy.clone(), &small_config(), from);
+        assert_eq!((known.damaged.len(), known.torn_tail_bytes), (1, 0), "{what}: {known:?}");
+        assert!(known.next_lsn > last.lsn, "{what}: its number is not given out again");
+        let again = recovered_from(copy, &small_config(), RecoverFrom::default());
+        assert_eq!(again.damaged.len(), 1, "{what}: every later start says the same");
+    }
+}
+
+/// Catches new entries with the numbers of old ones: of a tail that could not be read once and can be read again.
+#[test]
+fn a_tail_that_becomes_readable_again_collides_with_nothing() {
+    let memory = disk();
+    let mut bench = Bench::open(Arc::new(memory.clone()), small_config());
+    for _ in 0..3 {
+        bench.append(1, 500);
+    }
+    bench.step_until_idle();
+    let commit = bench.observer.entries()[0].location;
+    drop(bench);
+    let faulty = FaultyDisk::new(Arc::new(memory.clone()), 5);
+    let name = segment::segment_file_name(commit.segment);
+    faulty.plan(Fault::Unreadable { name, bytes: 4096..8192 });
+    let mut bench = Bench::open(Arc::new(faulty), small_config());
+    bench.append(1, 700);
+    bench.finish();
+    drop(bench);
+    let (entries, _) = recovered(&memory, &small_config());
+    let lsns: Vec<Lsn> = entries.iter().map(|entry| entry.entry.lsn).collect();
+    assert!(lsns.windows(2).all(|pair| pair[0] < pair[1]), "{lsns:?}");
+    assert!(lsns.len() >= 2, "the old commit is back and the new one is there: {lsns:?}");
 }
 
 /// Catches a panic, or an invented entry, on content nobody wrote.
