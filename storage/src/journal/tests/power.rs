@@ -326,7 +326,8 @@ fn a_tail_that_becomes_readable_again_collides_with_nothing() {
     drop(bench);
     let faulty = FaultyDisk::new(Arc::new(memory.clone()), 5);
     let name = segment::segment_file_name(commit.segment);
-    faulty.plan(Fault::Unreadable { name, bytes: 4096..8192 });
+    let start = u64::from(commit.position) - 64;
+    faulty.plan(Fault::Unreadable { name, bytes: start..start + 4096 });
     let mut bench = Bench::open(Arc::new(faulty), small_config());
     bench.append(1, 700);
     bench.finish();
