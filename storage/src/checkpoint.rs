@@ -10,9 +10,10 @@
 //!
 //! ```text
 //! magic "SBCP" | format u32 | crc32c u32 of all that follows | sequence u64 | directory 16 | replay segment u64
-//! | replay lsn u64 | next log id u64 | logs u32 x (log record)
+//! | replay lsn u64 | next log id u64 | logs u32 x (log record) | ranges u32 x (damaged range)
 //! ```
-//! Integers are little-endian; [`LogSnapshot`] has the fields of a log record in their order.
+//! A damaged range is one whose log is not known: segment u64, position u64, length u64, base lsn u64, next lsn u64 (all
+//! ones: not known), reason u8 (see [`DamageReason`]'s stored numbers). Format 1 ends before the ranges. Integers are little-endian; [`LogSnapshot`] has the fields of a log record in their order.
 
 use std::io;
 
@@ -23,7 +24,7 @@ use streambus_protocol::timestamp::Timestamp;
 
 use crate::disk::Disk;
 use crate::epoch_cache::{EpochCache, EpochStart};
-use crate::journal::{LogId, Lsn, SegmentId};
+use crate::journal::{DamageReason, DamagedRange, LogId, Lsn, SegmentId};
 use crate::partition_log::damage::DamagedOffsets;
 use crate::partition_log::options::LogOptions;
 use crate::producer_state::{BATCHES_REMEMBERED, ProducedBatch, ProducerEntry, ProducerTable};
@@ -31,8 +32,10 @@ use crate::stored::{Fields, stored_count};
 
 /// What checkpoint file names start with.
 pub const CHECKPOINT_PREFIX: &str = "checkpoint-";
-/// The format this version reads and writes.
-const CHECKPOINT_FORMAT: u32 = 1;
+/// The format this version writes.
+const CHECKPOINT_FORMAT: u32 = 2;
+/// The format without damaged ranges; read, not written.
+const CHECKPOINT_FORMAT_1: u32 = 1;
 const MAGIC: [u8; 4] = *b"SBCP";
 /// Generations kept.
 pub const GENERATIONS: usize = 2;
@@ -77,6 +80,8 @@ pub struct Checkpoint {
     pub next_log: LogId,
     /// The logs.
     pub logs: Vec<LogSnapshot>,
+    /// Damage of the journal whose log is not known.
+    pub unattributed: Vec<DamagedRange>,
 }
 
 /// What the checkpoint files of a directory say.
@@ -110,7 +115,12 @@ impl Checkpoint {
         for name in disk.list(CHECKPOINT_PREFIX)?.into_iter().rev() {
             let Some(sequence) = sequence_of(&name) else { continue };
             found.highest_sequence = found.highest_sequence.max(sequence);
-            match Self::decode(&disk.read_file(&name)?) {
+            let decoded = match disk.read_file(&name) {
+                Ok(bytes) => Self::decode(&bytes),
+                // The generation before it is there for this.
+                Err(error) => Err(format!("it cannot be read: {error}")),
+            };
+            match decoded {
                 Ok(checkpoint) if checkpoint.directory != directory => {
                     found.damaged.push((name, format!("it belongs to data directory {}", checkpoint.directory)));
                 }
@@ -151,6 +161,10 @@ impl Checkpoint {
         for log in &self.logs {
             log.encode(&mut body);
         }
+        body.extend_from_slice(&stored_count(self.unattributed.len()));
+        for range in &self.unattributed {
+            encode_damage(range, &mut body);
+        }
         let mut bytes = Vec::with_capacity(body.len() + 12);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&CHECKPOINT_FORMAT.to_le_bytes());
@@ -165,20 +179,20 @@ impl Checkpoint {
         if fields.array() != Some(MAGIC) {
             return Err("it does not start like a checkpoint".to_owned());
         }
-        match fields.u32() {
-            Some(CHECKPOINT_FORMAT) => {}
-            found => return Err(format!("it has format {found:?}, this version reads {CHECKPOINT_FORMAT}")),
-        }
+        let format = match fields.u32() {
+            Some(format @ (CHECKPOINT_FORMAT_1 | CHECKPOINT_FORMAT)) => format,
+            found => return Err(format!("it has format {found:?}, this version reads up to {CHECKPOINT_FORMAT}")),
+        };
         let crc = fields.u32();
         if crc != bytes.get(12..).map(crc32c::crc32c) {
             return Err("its checksum differs".to_owned());
         }
-        Self::decode_body(&mut fields)
+        Self::decode_body(&mut fields, format)
             .filter(|_| fields.is_empty())
             .ok_or_else(|| "its checksum is right and its content does not decode".to_owned())
     }
 
-    fn decode_body(fields: &mut Fields<'_>) -> Option<Self> {
+    fn decode_body(fields: &mut Fields<'_>, format: u32) -> Option<Self> {
         let sequence = fields.u64()?;
         let directory = DirectoryId::from_bytes(fields.array()?);
         let replay_segment = SegmentId::new(fields.u64()?);
@@ -186,7 +200,9 @@ impl Checkpoint {
         let next_log = LogId::new(fields.u64()?);
         let count = fields.count(64)?;
         let logs = (0..count).map(|_| LogSnapshot::decode(fields)).collect::<Option<_>>()?;
-        Some(Self { sequence, directory, replay_segment, replay_lsn, next_log, logs })
+        let ranges = if format == CHECKPOINT_FORMAT_1 { 0 } else { fields.count(41)? };
+        let unattributed = (0..ranges).map(|_| decode_damage(fields)).collect::<Option<_>>()?;
+        Some(Self { sequence, directory, replay_segment, replay_lsn, next_log, logs, unattributed })
     }
 }
 
@@ -270,6 +286,26 @@ impl LogSnapshot {
     }
 }
 
+fn encode_damage(range: &DamagedRange, out: &mut Vec<u8>) {
+    let next_lsn = range.next_lsn.map_or(u64::MAX, Lsn::get);
+    for number in [range.segment.get(), range.position, range.length, range.base_lsn.get(), next_lsn] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.push(range.reason.to_stored());
+}
+
+fn decode_damage(fields: &mut Fields<'_>) -> Option<DamagedRange> {
+    Some(DamagedRange {
+        segment: SegmentId::new(fields.u64()?),
+        position: fields.u64()?,
+        length: fields.u64()?,
+        base_lsn: Lsn::new(fields.u64()?),
+        next_lsn: Some(fields.u64()?).filter(|next| *next != u64::MAX).map(Lsn::new),
+        entry: None,
+        reason: fields.array().and_then(|[stored]| DamageReason::from_stored(stored))?,
+    })
+}
+
 /// Appends a partition's id, 20 bytes.
 pub(crate) fn encode_partition(partition: PartitionId, out: &mut Vec<u8>) {
     out.extend_from_slice(partition.topic.as_bytes());
@@ -296,6 +332,12 @@ mod tests {
         Offset::new(value).expect("small")
     }
 
+    fn damage(reason: DamageReason) -> DamagedRange {
+        let next_lsn = (reason != DamageReason::Missing).then_some(Lsn::new(9));
+        let (segment, base_lsn) = (SegmentId::new(3), Lsn::new(8));
+        DamagedRange { segment, position: 4096, length: 100, base_lsn, next_lsn, entry: None, reason }
+    }
+
     fn checkpoint(sequence: u64) -> Checkpoint {
         let batch = ProducedBatch { base_sequence: Sequence::new(4), record_count: 2, base_offset: offset(8) };
         let producer =
@@ -318,6 +360,7 @@ mod tests {
                 damaged: vec![DamagedOffsets { base: offset(5), next: offset(6) }],
                 producers: ProducerTable::from_entries([(ProducerId::new(9), producer)]),
             }],
+            unattributed: DamageReason::ALL.map(damage).to_vec(),
         }
     }
 
@@ -333,6 +376,18 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(Checkpoint::decode(&bytes[..length]).is_err(), "a file cut to {length} bytes was accepted");
         }
+    }
+
+    // Catches an upgrade that refuses what the version before wrote.
+    #[test]
+    fn the_format_before_is_read() {
+        let old = Checkpoint { unattributed: Vec::new(), ..checkpoint(1) };
+        let mut bytes = old.encode();
+        bytes.truncate(bytes.len() - 4);
+        bytes[4..8].copy_from_slice(&CHECKPOINT_FORMAT_1.to_le_bytes());
+        let crc = crc32c::crc32c(&bytes[12..]);
+        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Checkpoint::decode(&bytes), Ok(old));
     }
 
     // Catches a store that keeps one generation only: one flipped bit would cost every log.

@@ -37,7 +37,8 @@ pub enum OpenHow {
     Existing,
     /// Open for reading; `NotFound` when there is none. Writes fail with `PermissionDenied`.
     ReadOnly,
-    /// As [`OpenHow::ReadOnly`], for reading much once: reads into block-aligned memory bypass the page cache.
+    /// As [`OpenHow::ReadOnly`], for reading much once and to learn what the device has: reads into block-aligned memory
+    /// bypass the page cache; where they cannot, opening empties the cache of this file's written-back pages.
     Scan,
 }
 

@@ -32,8 +32,9 @@ pub enum OpenError {
     },
     /// No checkpoint can be read although there should be one.
     #[error(
-        "every checkpoint in the data directory is damaged ({found}): move this directory aside and let the broker \
-         refill an empty one from its peers, or restore it from a backup"
+        "no checkpoint in the data directory can be read ({found}) and the journal does not start at its first segment \
+         any more: move this directory aside and let the broker refill an empty one from its peers, or restore it from \
+         a backup"
     )]
     Checkpoint {
         /// The files and what is wrong with each.

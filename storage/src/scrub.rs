@@ -1,12 +1,13 @@
 //! Scrubbing: reading sealed segments in the background, a budget at a time, so that damage is found while another
 //! replica can still repair it.
 
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::error::{IndexError, ReadError};
 use crate::index::Extent;
-use crate::journal::{self, DamagedRange, LogId, SegmentId};
+use crate::journal::{self, DamageReason, DamagedRange, LogId, ScannedPart, SegmentId, SegmentInfo};
 use crate::partition_log::PartitionLog;
 use crate::partition_log::log_core::LogCore;
 use crate::store::Store;
@@ -37,7 +38,7 @@ impl Store {
     /// Blocking.
     ///
     /// # Errors
-    /// [`ReadError::Journal`] when a segment's file does not open; [`ReadError::Index`] when the index cannot tell whose
+    /// [`ReadError::Journal`] when a segment's file does not open, and the next step goes on behind it; [`ReadError::Index`] when the index cannot tell whose
     /// bytes are damaged, or is damaged itself.
     pub fn scrub_step(&self, budget_bytes: u64) -> Result<ScrubOutcome, ReadError> {
         let store = self.inner();
@@ -61,7 +62,14 @@ impl Store {
                     *cursor = ScrubCursor { segment: info.id.next(), position: 0 };
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(journal::ReadError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                    missing_segment(&info)
+                }
+                Err(error) => {
+                    // The rest of the journal must not wait for it.
+                    *cursor = ScrubCursor { segment: info.id.next(), position: 0 };
+                    return Err(error.into());
+                }
             };
             *cursor = match part.next_position {
                 Some(position) => ScrubCursor { segment: info.id, position },
@@ -103,6 +111,20 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// What a scan of a segment sees whose file is gone.
+fn missing_segment(info: &SegmentInfo) -> ScannedPart {
+    let range = DamagedRange {
+        segment: info.id,
+        position: 0,
+        length: info.bytes,
+        base_lsn: info.base_lsn.unwrap_or_default(),
+        next_lsn: None,
+        entry: None,
+        reason: DamageReason::Missing,
+    };
+    ScannedPart { bytes: 0, entries: 0, damaged: vec![range], next_position: None }
 }
 
 impl PartitionLog {

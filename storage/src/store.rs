@@ -15,7 +15,7 @@ use streambus_protocol::timestamp::Timestamp;
 use crate::clock::Clock;
 use crate::config::StoreConfig;
 use crate::disk::{Disk, WriteMode};
-use crate::error::{AppendError, OpenError, StoreError};
+use crate::error::{AppendError, IndexError, OpenError, StoreError};
 use crate::identity::{Claim, IDENTITY_FILE};
 use crate::index::IndexStore;
 use crate::journal::{self, EntryKind, NewEntry, Step};
@@ -98,6 +98,8 @@ pub struct DamagedExtent {
 pub struct StoreStatus {
     /// Why it takes no more writes, once durability was lost.
     pub read_only: Option<String>,
+    /// Background tasks that have panicked since the start: what they do may be left undone until a restart.
+    pub panicked: Vec<&'static str>,
     /// No further segment can be made: appends are refused once the current one is used up.
     pub full: bool,
     /// Bytes of the journal's files, spare ones included.
@@ -138,7 +140,11 @@ impl Store {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(env: StoreEnv, config: StoreConfig) -> Result<(Self, RecoveryReport), OpenError> {
-        let (inner, report) = open::open(env, config, None)?;
+        let mut env = env;
+        let (inner, report) = match open::open(&mut env, config.clone(), &mut None) {
+            Err(OpenError::Index(IndexError::Damaged(_))) => open::open(&mut env, config, &mut None)?,
+            opened => opened?,
+        };
         Ok((Self { inner }, report))
     }
 
@@ -234,8 +240,7 @@ impl Store {
         let claimed = identity.claimed_by(Claim { broker, cluster })?;
         if *identity != claimed {
             self.inner
-                .disk
-                .write_file_atomically(IDENTITY_FILE, &claimed.encode())
+                .change_names(IDENTITY_FILE, |disk| disk.write_file_atomically(IDENTITY_FILE, &claimed.encode()))
                 .map_err(|source| StoreError::Io { operation: "writing", file: IDENTITY_FILE.to_owned(), source })?;
             *identity = claimed;
         }
@@ -267,9 +272,10 @@ impl Store {
         };
         damaged.sort_unstable_by_key(|extent| (extent.partition, extent.base));
         let anywhere = DamagedExtent { partition: None, base: Offset::ZERO, next: Offset::MAX };
-        damaged.extend(store.unattributed.lock().iter().map(|_| anywhere));
+        damaged.extend(store.unattributed_damage().iter().map(|_| anywhere));
         StoreStatus {
             read_only: store.latch.reason().map(ToString::to_string),
+            panicked: store.panicked.lock().iter().copied().collect(),
             full: spare_bytes == 0 && free_bytes < wanted,
             used_bytes,
             free_bytes,

@@ -22,7 +22,8 @@ pub(crate) async fn run(store: Store, bytes_per_second: u64, stop: CancellationT
         }
         let store = store.clone();
         match tokio::task::spawn_blocking(move || store.scrub_step(bytes_per_second)).await {
-            Ok(outcome) => tracing::trace!(?outcome, "scrubbed"),
+            Ok(Ok(outcome)) => tracing::trace!(?outcome, "scrubbed"),
+            Ok(Err(error)) => tracing::error!(%error, "stored bytes could not be checked"),
             Err(error) => {
                 tracing::error!(%error, "the scrub stopped: it panicked");
                 return;

@@ -55,6 +55,12 @@ fn problem(store: &Store) -> Option<Problem> {
             true,
         );
     }
+    if !status.panicked.is_empty() {
+        return problem(
+            format!("{} panicked: restart the broker, and report the defect with its log", status.panicked.join(", ")),
+            false,
+        );
+    }
     if status.full {
         return problem(
             format!("{} bytes are free: writes are refused until retention or somebody makes room", status.free_bytes),

@@ -42,7 +42,7 @@ pub enum Fault {
     FailSync(u64),
     /// The nth allocation finds no space, once.
     FailAllocate(u64),
-    /// Reads that touch these bytes of this file fail, for ever.
+    /// Reads that touch these bytes of this file fail, for ever; so does reading it as a whole.
     Unreadable {
         /// The file.
         name: String,
@@ -419,7 +419,14 @@ impl Disk for FaultyDisk {
     }
 
     fn read_file(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.state.lock().check(None)?;
+        {
+            let state = self.state.lock();
+            state.check(None)?;
+            let bad = |fault: &Fault| matches!(fault, Fault::Unreadable { name: unreadable, .. } if unreadable == name);
+            if state.plan.iter().any(bad) {
+                return Err(device_error());
+            }
+        }
         self.inner.read_file(name)
     }
 

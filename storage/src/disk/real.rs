@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use super::{Disk, DiskFile, OpenHow, WriteMode, check_name, check_position};
@@ -101,6 +101,10 @@ impl Disk for RealDisk {
         let path = self.path_of(name)?;
         let writes = matches!(how, OpenHow::CreateNew | OpenHow::Existing);
         let buffered = OpenOptions::new().read(true).write(writes).create_new(how == OpenHow::CreateNew).open(&path)?;
+        if self.mode == WriteMode::BufferedThenSync && how == OpenHow::Scan {
+            // After a failed sync the page cache may show what never reached the device.
+            rustix::fs::fadvise(&buffered, 0, None, Advice::DontNeed)?;
+        }
         let direct = match (self.mode, how) {
             (WriteMode::BufferedThenSync, _) | (_, OpenHow::ReadOnly) => None,
             (WriteMode::Direct, OpenHow::Scan) => {
@@ -264,6 +268,42 @@ mod tests {
             assert_eq!(disk.write_mode(), WriteMode::BufferedThenSync);
             Arc::new(disk)
         });
+    }
+
+    /// True when `path` has its first block in the page cache; `None` when the file system cannot say.
+    fn is_cached(path: &Path) -> Option<bool> {
+        let file = File::open(path).expect("opens");
+        let mut block = [0; BLOCK_BYTES];
+        let mut buffers = [io::IoSliceMut::new(&mut block)];
+        match rustix::io::preadv2(&file, &mut buffers, 0, rustix::io::ReadWriteFlags::NOWAIT) {
+            Ok(_) => Some(true),
+            Err(Errno::AGAIN) => Some(false),
+            Err(_) => None,
+        }
+    }
+
+    /// Catches a recovery that reads back what a failed sync has left in memory only.
+    #[test]
+    fn a_scan_without_direct_reads_asks_the_device() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let disk = RealDisk::open_buffered(directory.path()).expect("opens");
+        let write = |name: &str| {
+            let file = disk.open(name, OpenHow::CreateNew).expect("creates");
+            file.write_at_durably(0, AlignedBuffer::zeroed(BLOCK_BYTES).blocks(BLOCK_BYTES)).expect("writes");
+            assert_ne!(is_cached(&directory.path().join(name)), Some(false), "a buffered write is cached");
+        };
+        write("control");
+        let control = File::open(directory.path().join("control")).expect("opens");
+        rustix::fs::fadvise(&control, 0, None, Advice::DontNeed).expect("advises");
+        if is_cached(&directory.path().join("control")) != Some(false) {
+            // The file system is memory itself, or does not say.
+            return;
+        }
+        write("scanned");
+        drop(disk.open("scanned", OpenHow::ReadOnly).expect("opens"));
+        assert_eq!(is_cached(&directory.path().join("scanned")), Some(true), "an ordinary reader uses the cache");
+        drop(disk.open("scanned", OpenHow::Scan).expect("opens"));
+        assert_eq!(is_cached(&directory.path().join("scanned")), Some(false));
     }
 
     /// Catches a probe that leaves its file behind or takes a missing directory for one without direct I/O.

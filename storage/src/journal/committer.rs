@@ -174,6 +174,10 @@ impl Committer {
         if let Err(error) = written {
             return self.fail(LatchedOperation::Write, &segment_file_name(self.active.id), &error);
         }
+        // Somebody else may have been told meanwhile that an earlier change of this directory is not durable.
+        if let Some(reason) = self.shared.latch.reason().cloned() {
+            return self.stop(&reason);
+        }
         self.committed.clear();
         self.group.committed(self.active.id, self.active.position, &mut self.committed);
         let stats = CommitStats {
@@ -214,8 +218,15 @@ impl Committer {
             segment_bytes: bytes,
         };
         write_header(&spare.file, &header).map_err(|error| (LatchedOperation::Write, spare.name.clone(), error))?;
-        self.shared.disk.rename(&spare.name, &name).map_err(|error| (LatchedOperation::Roll, name.clone(), error))?;
-        self.shared.disk.sync_dir().map_err(|error| (LatchedOperation::Sync, ".".to_owned(), error))?;
+        {
+            let _names = self.shared.names.lock();
+            if self.shared.latch.is_set() {
+                return Err((LatchedOperation::Roll, name, io::Error::other("durability was lost meanwhile")));
+            }
+            let renamed = self.shared.disk.rename(&spare.name, &name);
+            renamed.map_err(|error| (LatchedOperation::Roll, name.clone(), error))?;
+            self.shared.disk.sync_dir().map_err(|error| (LatchedOperation::Sync, ".".to_owned(), error))?;
+        }
         let sealed = self.active.id;
         {
             let mut catalog = self.shared.catalog.write();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::committer::{ActiveSegment, Committer};
 use super::config::JournalConfig;
@@ -184,6 +184,7 @@ impl Journal {
             catalog.remove(&segment).ok_or(RecycleError::NoSegment(segment))?;
         }
         let recycled = {
+            let _names = self.shared.names.lock();
             let mut supply = self.shared.supply.lock();
             let name = supply.next_name();
             let disk = &self.shared.disk;
@@ -198,6 +199,12 @@ impl Journal {
         };
         self.shared.refresh_next_segment();
         recycled.map_err(|source| RecycleError::Io { segment, source })
+    }
+
+    /// Keeps the journal from changing names of the directory: for whoever else syncs it, until a failure of that has set
+    /// the latch.
+    pub(crate) fn hold_names(&self) -> MutexGuard<'_, ()> {
+        self.shared.names.lock()
     }
 
     /// Stops taking entries, commits what waits, proves it, and ends the commit thread. Later calls do nothing.

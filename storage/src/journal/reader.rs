@@ -18,7 +18,7 @@ use super::report::{DamageReason, DamagedRange};
 use super::scan::{Expected, Found, Item, SegmentCursor};
 use super::segment::segment_file_name;
 use super::state::{SegmentEntry, Shared};
-use crate::aligned::BLOCK_BYTES;
+use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::{DiskFile, OpenHow};
 
 /// One segment as seen from outside.
@@ -89,6 +89,39 @@ impl JournalReader {
         let read = file.read_at(position, &mut buffer);
         self.still_there(segment)?;
         read.map_err(|source| ReadError::Io { segment, source })?;
+        Ok(buffer.freeze())
+    }
+
+    /// As [`JournalReader::read_range`] after that failed with [`ReadError::Io`]: reads block by block, and what the
+    /// device refuses comes back as zeros, which prove nothing.
+    ///
+    /// # Errors
+    /// [`ReadError::Io`] when the device returns none of the blocks and not the segment's first one either: then it is
+    /// the device that is in trouble, and nothing is known about these bytes.
+    pub fn salvage_range(&self, segment: SegmentId, position: u64, length: u64) -> Result<Bytes, ReadError> {
+        let (_, file) = self.open(segment, OpenHow::Scan)?;
+        let mut buffer = BytesMut::zeroed(usize::try_from(length).unwrap_or(0));
+        let (mut at, mut rest, mut returned, mut failure) = (position, buffer.as_mut(), false, None);
+        while !rest.is_empty() {
+            let to_block = BLOCK_BYTES - usize::try_from(at % BLOCK_BYTES as u64).unwrap_or(0);
+            let (block, behind) = rest.split_at_mut(to_block.min(rest.len()));
+            match file.read_at(at, block) {
+                Ok(()) => returned = true,
+                Err(source) => {
+                    block.fill(0);
+                    failure = Some(source);
+                }
+            }
+            at += block.len() as u64;
+            rest = behind;
+        }
+        self.still_there(segment)?;
+        if let Some(source) = failure.filter(|_| !returned) {
+            let mut first = AlignedBuffer::zeroed(BLOCK_BYTES);
+            if file.read_at(0, first.as_mut_slice()).is_err() {
+                return Err(ReadError::Io { segment, source });
+            }
+        }
         Ok(buffer.freeze())
     }
 

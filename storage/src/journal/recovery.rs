@@ -143,6 +143,7 @@ pub(super) fn open(
         wake: Condvar::new(),
         catalog: RwLock::new(catalog),
         supply: Mutex::new(supply),
+        names: Mutex::new(()),
         durable_lsn: AtomicU64::new(next_lsn.get()),
     });
     let parts = prove(JournalParts { shared, active, sequence, incarnation });

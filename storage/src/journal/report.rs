@@ -65,17 +65,34 @@ pub struct DamagedEntry {
 
 /// What is wrong with damaged bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum DamageReason {
     /// The segment's header block. Its commits are read all the same.
-    SegmentHeader,
+    SegmentHeader = 1,
     /// A commit's header, or everything between two commits.
-    Commit,
+    Commit = 2,
     /// An entry's header: what it held is not known beyond its sequence number.
-    EntryHeader,
+    EntryHeader = 3,
     /// An entry's payload.
-    Payload,
+    Payload = 4,
     /// The disk does not return the bytes.
-    Unreadable,
+    Unreadable = 5,
     /// The file is gone, or shorter than it was.
-    Missing,
+    Missing = 6,
+}
+
+impl DamageReason {
+    /// Every reason, in numeric order.
+    pub const ALL: [Self; 6] =
+        [Self::SegmentHeader, Self::Commit, Self::EntryHeader, Self::Payload, Self::Unreadable, Self::Missing];
+
+    /// The reason of a stored number, or `None` when this version knows none.
+    pub fn from_stored(value: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.to_stored() == value)
+    }
+
+    /// The number on disk.
+    pub const fn to_stored(self) -> u8 {
+        self as u8
+    }
 }

@@ -1,7 +1,7 @@
 //! What appenders, the commit loop and readers share: the intake, the catalog of segments, the spare files.
 //!
-//! Lock order: intake, then supply; the catalog's lock is innermost. No lock is held over a write to the disk, except
-//! the supply's, which only making and recycling spare files takes.
+//! Lock order: names, intake, then supply; the catalog's lock is innermost. No lock is held over a write to the disk,
+//! except names, and the supply's, which only making and recycling spare files takes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -132,6 +132,9 @@ pub(crate) struct Shared {
     pub(crate) wake: Condvar,
     pub(crate) catalog: RwLock<BTreeMap<SegmentId, Arc<SegmentEntry>>>,
     pub(crate) supply: Mutex<Supply>,
+    /// Held from a change of names until its directory sync is known to have worked, or the latch is set: the kernel
+    /// reports a failed sync once, and whoever is told must speak for all.
+    pub(crate) names: Mutex<()>,
     /// Every entry below this number is on stable storage.
     pub(crate) durable_lsn: AtomicU64,
 }

@@ -8,6 +8,7 @@ use crate::disk::faulty::{Fault, FaultyDisk};
 use crate::disk::memory::MemoryDisk;
 
 mod model;
+mod names;
 mod power;
 mod running;
 

@@ -7,6 +7,8 @@
 //!
 //! A hole that none of these explains is damage: it is remembered and reported, and reading can go on behind it.
 
+use std::io::ErrorKind;
+
 use bytes::Bytes;
 use streambus_protocol::offset::Offset;
 
@@ -195,6 +197,11 @@ impl PartitionLog {
             Err(error @ (journal::ReadError::NoSegment(_) | journal::ReadError::OutOfSegment { .. })) => {
                 return self.explain_missing(extent, error);
             }
+            // Only what the device refuses is lost; what cannot be proven is remembered and not asked for again.
+            Err(journal::ReadError::Io { source, .. }) if source.kind() != ErrorKind::NotFound => {
+                reader.salvage_range(segment, position, length)?
+            }
+            Err(error @ journal::ReadError::Io { .. }) => return self.explain_missing(extent, error),
             Err(error) => return Err(error.into()),
         };
         self.store.metrics.disk_read_bytes.add(length);

@@ -13,6 +13,7 @@ use crate::config::StoreConfig;
 use crate::disk::real::RealDisk;
 use crate::error::{IndexError, OpenError};
 use crate::identity::{IDENTITY_FILE, IdentityError};
+use crate::index::memory::MemoryIndex;
 use crate::index::rocks::{RocksIndex, RocksSizes};
 
 /// The directory of the index within a data directory.
@@ -44,8 +45,17 @@ pub(super) fn open(
     })?;
     let disk = RealDisk::open(path).map_err(|error| refused(&shown, "opened", error))?;
     let index = open_index(path, &config)?;
-    let env = StoreEnv { disk: Arc::new(disk), index, clock, random: Box::new(random_u128), drive: Drive::Threads };
-    let (inner, report) = open::open(env, config, Some(lock))?;
+    let mut env = StoreEnv { disk: Arc::new(disk), index, clock, random: Box::new(random_u128), drive: Drive::Threads };
+    let mut lock = Some(lock);
+    let (inner, report) = match open::open(&mut env, config.clone(), &mut lock) {
+        Err(OpenError::Index(IndexError::Damaged(_))) => {
+            // RocksDB lets go of its files when the last handle goes; then they can be removed.
+            env.index = Arc::new(MemoryIndex::new());
+            env.index = open_index(path, &config)?;
+            open::open(&mut env, config, &mut lock)?
+        }
+        opened => opened?,
+    };
     Ok((Store { inner }, report))
 }
 

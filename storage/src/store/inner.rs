@@ -1,5 +1,7 @@
 //! Everything one open data directory shares.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -15,7 +17,7 @@ use crate::error::{AppendError, IndexError};
 use crate::identity::Identity;
 use crate::index::Index;
 use crate::journal::{Committer, DamagedRange, Journal, JournalReader};
-use crate::latch::Latch;
+use crate::latch::{Latch, LatchedOperation};
 use crate::metrics::StoreMetrics;
 use crate::scrub::ScrubCursor;
 use crate::tail_cache::TailCache;
@@ -45,6 +47,8 @@ pub(crate) struct StoreInner {
     pub(crate) scrub: Mutex<ScrubCursor>,
     /// Damage whose log is not known: every log's tail may be affected.
     pub(crate) unattributed: Mutex<Vec<DamagedRange>>,
+    /// Background tasks that have panicked.
+    pub(crate) panicked: Mutex<BTreeSet<&'static str>>,
     /// Free bytes to keep, for the status; the journal enforces it.
     pub(crate) reserve_bytes: u64,
     /// The commit loop of a store that is stepped; `None` when a thread has it.
@@ -83,12 +87,38 @@ impl StoreInner {
         Err(AppendError::Full(format!("{held} index entries wait in memory because the index takes none").into()))
     }
 
+    /// Changes small files, in turn with the journal's own changes of names. A failure other than a full disk sets the
+    /// latch: nothing this directory says can be relied upon any more.
+    pub(crate) fn change_names(&self, file: &str, change: impl FnOnce(&dyn Disk) -> io::Result<()>) -> io::Result<()> {
+        let _names = self.journal.hold_names();
+        change(&*self.disk).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::StorageFull {
+                self.latch.trip(LatchedOperation::Sync, file, error);
+            }
+        })
+    }
+
+    /// Notes that background work panicked; the status says so from now on.
+    pub(crate) fn task_panicked(&self, task: &'static str) {
+        self.panicked.lock().insert(task);
+        tracing::error!(task, "a task of the store panicked: report this as a defect, with the log before this line");
+    }
+
+    /// Damage whose log is not known and whose segment is still part of the journal.
+    pub(crate) fn unattributed_damage(&self) -> Vec<DamagedRange> {
+        let oldest = self.journal.segments().first().map_or_else(Default::default, |info| info.id);
+        let mut unattributed = self.unattributed.lock();
+        unattributed.retain(|range| range.segment >= oldest);
+        unattributed.clone()
+    }
+
     /// Notes that the index cannot be trusted, so that the next start rebuilds it.
     pub(crate) fn index_failed(&self, error: &IndexError) {
         match error {
             IndexError::Damaged(problem) => {
                 tracing::error!(problem, "the index is damaged: restart the broker to rebuild it from the journal");
-                if let Err(error) = self.disk.write_file_atomically(INDEX_DAMAGED_FILE, problem.as_bytes()) {
+                let note = |disk: &dyn Disk| disk.write_file_atomically(INDEX_DAMAGED_FILE, problem.as_bytes());
+                if let Err(error) = self.change_names(INDEX_DAMAGED_FILE, note) {
                     tracing::warn!(%error, "could not note that the index needs rebuilding");
                 }
             }

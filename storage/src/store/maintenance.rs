@@ -7,6 +7,7 @@
 //! so nothing cuts or trims it; its readers go on, because an extent is in the index before it leaves memory.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use streambus_protocol::offset::Offset;
@@ -59,11 +60,22 @@ pub(crate) enum Movable {
 
 impl StoreInner {
     /// Does what there is to do. Failures leave everything as it was and are repeated at the next call.
+    ///
+    /// A panic in it may have left extents in no place at all, so it counts as lost durability: the next start replays.
     pub(crate) fn maintain(&self) {
-        let mut maintenance = self.maintenance.lock();
         if self.latch.is_set() {
             return;
         }
+        if catch_unwind(AssertUnwindSafe(|| self.maintain_unguarded())).is_err() {
+            self.metrics.maintenance_failures.increment();
+            let error = io::Error::other("storage maintenance panicked");
+            let reason = self.latch.trip(LatchedOperation::Index, "index", &error);
+            tracing::error!(%reason, "durability was lost");
+        }
+    }
+
+    fn maintain_unguarded(&self) {
+        let mut maintenance = self.maintenance.lock();
         let Err(error) = self.try_maintain(&mut maintenance) else { return };
         self.metrics.maintenance_failures.increment();
         match error {
@@ -72,9 +84,7 @@ impl StoreInner {
                 tracing::warn!(%error, "no space for a checkpoint; the next start replays more");
             }
             MaintenanceError::Checkpoint(error) => {
-                // A failed write or sync: nothing this directory says can be relied upon any more.
-                let reason = self.latch.trip(LatchedOperation::Sync, "checkpoint", &error);
-                tracing::error!(%reason, "durability was lost");
+                tracing::error!(%error, "durability was lost: a checkpoint could not be written");
             }
         }
     }
@@ -109,7 +119,7 @@ impl StoreInner {
             self.sink.await_durable(end);
             return Ok(());
         }
-        if let Err(error) = checkpoint.store(&*self.disk) {
+        if let Err(error) = self.change_names("checkpoint", |disk| checkpoint.store(disk)) {
             maintenance.pending = Some((checkpoint, end));
             return Err(error.into());
         }
@@ -145,6 +155,7 @@ impl StoreInner {
             replay_lsn: base_lsn.unwrap_or_default(),
             next_log,
             logs,
+            unattributed: self.unattributed_damage(),
         }
     }
 

@@ -19,25 +19,48 @@ use crate::disk::Disk;
 use crate::error::{IndexError, OpenError};
 use crate::identity::{IDENTITY_FILE, Identity, IdentityError};
 use crate::index::{Index, IndexState};
-use crate::journal::segment::{HeaderBlock, SEGMENT_PREFIX, SegmentHeader, segment_of_file_name};
-use crate::journal::{DamageReason, Journal, Lsn, RecoverFrom};
+use crate::journal::segment::{SEGMENT_PREFIX, segment_of_file_name};
+use crate::journal::{DamageReason, DamagedRange, Journal, RecoverFrom, SegmentId};
 use crate::latch::Latch;
 use crate::metrics::StoreMetrics;
 use crate::partition_log::state::LogLimits;
 use crate::tail_cache::TailCache;
 
-/// Opens what `env` describes.
+/// Damaged ranges remembered whose log is not known.
+const UNATTRIBUTED_MAX: usize = 256;
+
+/// Opens what `env` describes, and takes the lock when that works.
+///
+/// An index that turns out to be damaged on the way is marked, so that the next try rebuilds it from the journal; the
+/// caller tries again once, with an index that can be emptied.
 pub(super) fn open(
-    env: StoreEnv,
+    env: &mut StoreEnv,
     config: StoreConfig,
-    lock: Option<DirectoryLock>,
+    lock: &mut Option<DirectoryLock>,
+) -> Result<(Arc<StoreInner>, RecoveryReport), OpenError> {
+    let disk = env.disk.clone();
+    let opened = try_open(env, config, lock);
+    if let Err(OpenError::Index(IndexError::Damaged(problem))) = &opened {
+        tracing::error!(problem, "the index is damaged; it is rebuilt from the journal");
+        let marked = disk.write_file_atomically(INDEX_DAMAGED_FILE, problem.as_bytes());
+        marked.map_err(io("writing", INDEX_DAMAGED_FILE))?;
+    }
+    opened
+}
+
+fn try_open(
+    env: &mut StoreEnv,
+    config: StoreConfig,
+    lock: &mut Option<DirectoryLock>,
 ) -> Result<(Arc<StoreInner>, RecoveryReport), OpenError> {
     config.validate()?;
-    let StoreEnv { disk, index, clock, mut random, drive } = env;
+    let StoreEnv { disk, index, clock, random, drive } = env;
+    let (disk, index, clock, drive) = (disk.clone(), index.clone(), clock.clone(), *drive);
     let started = clock.monotonic();
-    let identity = load_or_format(&*disk, &mut *random)?;
+    let identity = load_or_format(&*disk, &mut **random)?;
     let directory = identity.directory;
-    let found = load_checkpoints(&*disk, directory)?;
+    let mut found = load_checkpoints(&*disk, directory)?;
+    let known_damage = found.newest.as_mut().map(|newest| std::mem::take(&mut newest.unattributed)).unwrap_or_default();
 
     let index = Index::new(index);
     let sequence = found.newest.as_ref().map_or(0, |checkpoint| checkpoint.sequence);
@@ -61,13 +84,16 @@ pub(super) fn open(
     let reserve_bytes = reserve_bytes(&*disk, &config)?;
     let journal_config = config.journal(directory, reserve_bytes)?;
     let mut replay = Replay::new(&sink, &index, config.extents_in_memory_max, clock.now(), found.newest);
-    let (parts, mut journal_report) =
-        Journal::open(disk.clone(), journal_config, from, latch.clone(), &mut |entry| replay.apply(entry))?;
+    let replayed = Journal::open(disk.clone(), journal_config, from, latch.clone(), &mut |entry| replay.apply(entry));
+    if let Some(error) = replay.index_failure.take() {
+        return Err(error.into());
+    }
+    let (parts, mut journal_report) = replayed?;
     if rebuild {
         // Segments before the checkpoint may have been recycled, in any order: a gap there is no damage.
         journal_report.damaged.retain(|range| range.reason != DamageReason::Missing || range.segment >= replay_from);
     }
-    let unattributed = replay.attribute(&journal_report.damaged);
+    let unattributed = merged_damage(known_damage, replay.attribute(&journal_report.damaged));
     replay.finish()?;
     let orphans = replay.orphans;
     report_damage(&journal_report.damaged, orphans);
@@ -115,10 +141,11 @@ pub(super) fn open(
         maintenance: Mutex::new(maintenance),
         scrub: Mutex::default(),
         unattributed: Mutex::new(unattributed),
+        panicked: Mutex::default(),
         reserve_bytes,
         committer: Mutex::new(committer),
         thread: Mutex::new(None),
-        _lock: lock,
+        _lock: lock.take(),
     });
     if drive == Drive::Threads {
         *inner.thread.lock() = Some(maintenance_thread::start(&inner).map_err(io)?);
@@ -148,9 +175,10 @@ fn load_or_format(disk: &dyn Disk, random: &mut dyn FnMut() -> u128) -> Result<I
 /// Reads the checkpoints. Damaged ones are moved aside, so that they do not count as a generation.
 fn load_checkpoints(disk: &dyn Disk, directory: DirectoryId) -> Result<CheckpointsFound, OpenError> {
     let found = Checkpoint::load_all(disk, directory).map_err(io("reading", "checkpoints"))?;
-    if found.newest.is_none() && !found.damaged.is_empty() && !is_journal_complete(disk) {
+    if found.newest.is_none() && !is_journal_complete(disk)? {
         let texts: Vec<_> = found.damaged.iter().map(|(name, problem)| format!("'{name}': {problem}")).collect();
-        return Err(OpenError::Checkpoint { found: texts.join("; ") });
+        let found = if texts.is_empty() { "there is no such file".to_owned() } else { texts.join("; ") };
+        return Err(OpenError::Checkpoint { found });
     }
     for (name, problem) in &found.damaged {
         tracing::error!(file = name, problem, "a checkpoint is damaged; an older one and a longer replay replace it");
@@ -159,20 +187,14 @@ fn load_checkpoints(disk: &dyn Disk, directory: DirectoryId) -> Result<Checkpoin
     Ok(found)
 }
 
-/// True when the journal still has everything since the directory was formatted: then no checkpoint is needed.
-fn is_journal_complete(disk: &dyn Disk) -> bool {
-    let Ok(names) = disk.list(SEGMENT_PREFIX) else { return false };
+/// True when the journal still has everything since the directory was formatted: then no checkpoint is needed. The first
+/// segment has the first number, and recycling takes it away for good.
+fn is_journal_complete(disk: &dyn Disk) -> Result<bool, OpenError> {
+    let names = disk.list(SEGMENT_PREFIX).map_err(io("listing", "segments"))?;
     let mut ids: Vec<_> = names.iter().filter_map(|name| segment_of_file_name(name)).collect();
     ids.sort_unstable();
     let contiguous = ids.windows(2).all(|pair| matches!(pair, [a, b] if a.next() == *b));
-    let first = ids.first().map(|id| crate::journal::segment::segment_file_name(*id));
-    let header = first.and_then(|name| {
-        let file = disk.open(&name, crate::disk::OpenHow::ReadOnly).ok()?;
-        let mut block = crate::aligned::AlignedBuffer::zeroed(crate::aligned::BLOCK_BYTES);
-        file.read_at(0, block.as_mut_slice()).ok()?;
-        Some(SegmentHeader::decode(block.as_slice()))
-    });
-    contiguous && matches!(header, Some(HeaderBlock::Valid(header)) if header.base_lsn == Lsn::ZERO)
+    Ok(contiguous && ids.first().is_none_or(|first| *first == SegmentId::ZERO.next()))
 }
 
 fn is_index_usable(disk: &dyn Disk, index: &Index, directory: DirectoryId, sequence: u64) -> Result<bool, OpenError> {
@@ -189,8 +211,20 @@ fn is_index_usable(disk: &dyn Disk, index: &Index, directory: DirectoryId, seque
     }
 }
 
+/// What the checkpoint knew and what was found now: replay starts behind most of the journal. One range is enough for
+/// the status to say so, hence the bound loses nothing.
+fn merged_damage(mut known: Vec<DamagedRange>, found: Vec<DamagedRange>) -> Vec<DamagedRange> {
+    for range in found {
+        if !known.iter().any(|old| (old.segment, old.position) == (range.segment, range.position)) {
+            known.push(range);
+        }
+    }
+    known.truncate(UNATTRIBUTED_MAX);
+    known
+}
+
 /// Forgets what the index says about segments that are gone: a crash may have come between the two.
-fn forget_recycled(index: &Index, oldest: crate::journal::SegmentId) -> Result<(), IndexError> {
+fn forget_recycled(index: &Index, oldest: SegmentId) -> Result<(), IndexError> {
     for segment in index.segments_below(oldest)? {
         let mut changes = crate::index::IndexChanges::default();
         changes.remove_shares(segment);
@@ -208,7 +242,7 @@ fn reserve_bytes(disk: &dyn Disk, config: &StoreConfig) -> Result<u64, OpenError
     Ok(if config.disk_reserve_bytes == 0 { share } else { config.disk_reserve_bytes.max(share) })
 }
 
-fn report_damage(damaged: &[crate::journal::DamagedRange], orphans: u64) {
+fn report_damage(damaged: &[DamagedRange], orphans: u64) {
     for range in damaged {
         tracing::error!(
             segment = %range.segment, position = range.position, length = range.length, reason = ?range.reason,

@@ -4,6 +4,7 @@
 //! older of the two checkpoints, so that recovery needs it in no case.
 
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use streambus_protocol::offset::Offset;
@@ -36,7 +37,16 @@ pub struct RetentionOutcome {
 impl Store {
     /// Applies every log's retention as of `now`, forgets silent producers and recycles dead segments. Blocking: reads
     /// the index. Works on a full disk; does nothing once durability was lost.
+    ///
+    /// A panic in it is noted in the status and counts as a failure; the next pass tries again.
     pub fn apply_retention(&self, now: Timestamp) -> RetentionOutcome {
+        catch_unwind(AssertUnwindSafe(|| self.apply_retention_unguarded(now))).unwrap_or_else(|_| {
+            self.inner.task_panicked("retention");
+            RetentionOutcome { failures: 1, ..RetentionOutcome::default() }
+        })
+    }
+
+    fn apply_retention_unguarded(&self, now: Timestamp) -> RetentionOutcome {
         let store = &self.inner;
         let mut outcome = RetentionOutcome::default();
         if store.latch.is_set() {

@@ -53,6 +53,8 @@ pub(crate) struct Replay<'a> {
     resized: BTreeSet<LogId>,
     /// Entries of logs whose creation was lost to damage.
     pub(crate) orphans: u64,
+    /// Why replay was stopped, when it was the index.
+    pub(crate) index_failure: Option<IndexError>,
 }
 
 impl<'a> Replay<'a> {
@@ -74,7 +76,7 @@ impl<'a> Replay<'a> {
                 table.insert(Arc::new(LogCore::new(log, partition, LogState::restore(snapshot))));
             }
         }
-        Self { sink, index, extents_max, now, known_logs, resized: BTreeSet::new(), orphans: 0 }
+        Self { sink, index, extents_max, now, known_logs, resized: BTreeSet::new(), orphans: 0, index_failure: None }
     }
 
     /// Applies one entry.
@@ -206,10 +208,14 @@ impl<'a> Replay<'a> {
         state.gap_for_replay(next);
     }
 
-    fn spill(&self) -> ReplayDecision {
+    fn spill(&mut self) -> ReplayDecision {
         match spill_extents(self.sink, self.index, self.extents_max) {
             Ok(()) => ReplayDecision::Continue,
-            Err(error) => ReplayDecision::Stop(error.to_string()),
+            Err(error) => {
+                let problem = error.to_string();
+                self.index_failure = Some(error);
+                ReplayDecision::Stop(problem)
+            }
         }
     }
 

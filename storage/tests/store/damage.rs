@@ -4,13 +4,15 @@ use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use streambus_protocol::offset::Offset;
+use streambus_protocol::timestamp::Timestamp;
 use streambus_storage::disk::Disk;
+use streambus_storage::disk::faulty::Fault;
 use streambus_storage::error::{OpenError, ReadError};
 use streambus_storage::identity::{IDENTITY_FILE, IdentityError};
 use streambus_storage::partition_log::{PartitionLog, ReadLimit};
 use streambus_storage::store::Store;
 
-use crate::world::{Spec, World, append, create, fill, offset, partition, read, read_all, settle};
+use crate::world::{Spec, World, append, batch, create, fill, offset, partition, read, read_all, settle};
 
 /// Two logs with some sealed segments, and what is in them.
 fn filled(world: &World) -> (Store, Vec<Vec<Bytes>>) {
@@ -260,4 +262,137 @@ fn decay_in_the_last_commit_below_a_checkpoint_is_damage() {
     assert_eq!(log.log_end(), offset(count));
     let lost = read(&log, offset(count - 1), ReadLimit { bytes_max: 4_000, below: Offset::MAX });
     assert!(matches!(lost, Err(ReadError::Damaged { .. })), "{lost:?}");
+}
+
+// Catches a directory opened as if it were new although its state was lost with the checkpoints, and one read error that
+// costs a whole start.
+#[test]
+fn checkpoints_that_are_gone_or_unreadable_are_not_taken_for_none() {
+    let world = World::new(8);
+    let (store, content) = filled(&world);
+    drop(store);
+    let newest = world.memory.list("checkpoint-").expect("list").pop().expect("there are checkpoints");
+    world.disk.plan(Fault::Unreadable { name: newest.clone(), bytes: 0..1 });
+    let store = world.open();
+    assert_eq!(read_all(&store.log(partition(0)).expect("the log")).expect("readable"), content[0]);
+    assert!(world.memory.exists(&format!("damaged-{newest}")).expect("listed"), "it is moved aside");
+    for p in 0..2 {
+        let log = store.log(partition(p)).expect("the log");
+        fill(&store, &log, 200, 900);
+        log.trim(log.log_end()).expect("trimmed");
+    }
+    settle(&store);
+    assert!(store.apply_retention(Timestamp::from_millis(0)).segments_recycled > 0);
+    drop(store);
+    for name in world.memory.list("checkpoint-").expect("list") {
+        world.memory.remove(&name).expect("removed");
+    }
+    let refused = world.try_open().expect_err("the state of the logs is nowhere");
+    assert!(matches!(refused, OpenError::Checkpoint { .. }), "{refused}");
+}
+
+// Catches one bad sector that costs the whole extent around it, an error that is never remembered, and a device in
+// trouble that is taken for damage.
+#[test]
+fn an_unreadable_block_costs_the_batch_in_it_and_a_silent_device_none() {
+    let world = World::new(9);
+    let (store, content) = filled(&world);
+    let name = world.memory.list("journal-").expect("list").remove(0);
+    let len = world.memory.read_file(&name).expect("read").len() as u64;
+    world.disk.plan(Fault::Unreadable { name: name.clone(), bytes: 40_960..45_056 });
+    let log = store.log(partition(0)).expect("the log");
+    let lost: usize =
+        (0..2).map(|p| content[p].len() - served(&store.log(partition(p as u32)).expect("the log"), &content[p])).sum();
+    assert_eq!(lost, 1, "each batch has a block of its own here");
+    assert_eq!(store.status().damaged.len(), 1);
+    store.scrub_step(u64::MAX).expect("the scrub runs");
+    assert_eq!(store.status().damaged.len(), 1, "and the scrub finds no more");
+
+    world.disk.plan(Fault::Unreadable { name, bytes: 0..len });
+    let error = read(&log, offset(0), ReadLimit { bytes_max: 4_000, below: Offset::MAX }).expect_err("unreadable");
+    assert!(matches!(error, ReadError::Journal(_)), "{error}");
+    assert_eq!(store.status().damaged.len(), 1, "nothing is known about what a silent device holds");
+}
+
+// Catches a scrub that stops at a lost file for ever.
+#[test]
+fn the_scrub_goes_on_behind_a_lost_segment() {
+    let world = World::new(10);
+    let (store, content) = filled(&world);
+    let names = world.memory.list("journal-").expect("list");
+    world.memory.remove(&names[0]).expect("removed");
+    let outcome = store.scrub_step(u64::MAX).expect("the scrub runs");
+    assert!(outcome.pass_finished && outcome.damaged.len() == 1);
+    assert!(outcome.entries > 10, "the other segments were read");
+    assert!(store.status().damaged.len() >= 2, "both logs had something there");
+    for (p, written) in content.iter().enumerate() {
+        assert!(served(&store.log(partition(p as u32)).expect("the log"), written) < written.len());
+    }
+}
+
+// Catches damage of nobody in particular that a checkpoint and a restart forget.
+#[test]
+fn damage_without_a_log_stays_known_until_its_segment_goes() {
+    let world = World::new(11);
+    let store = world.open();
+    let log = create(&store, 0);
+    fill(&store, &log, 5, 900);
+    store.step_idle();
+    drop((log, store));
+    let (name, position) = last_entry(&world, 1);
+    world.memory.flip_bit(&name, position + 30, 3).expect("flipped");
+    for round in 0..3 {
+        world.disk.restart();
+        let (store, report) = world.try_open().expect("opens");
+        let anywhere = store.status().damaged.iter().filter(|extent| extent.partition.is_none()).count();
+        assert_eq!(anywhere, 1, "round {round}");
+        if round == 2 {
+            assert_eq!(report.journal.damaged, [], "recovery itself does not see it any more");
+        }
+        let log = store.log(partition(0)).expect("the log");
+        fill(&store, &log, 100, 900);
+        store.step_idle();
+        if round == 2 {
+            log.trim(log.log_end()).expect("trimmed");
+            settle(&store);
+            store.apply_retention(Timestamp::from_millis(0));
+            assert!(store.metrics().segments_recycled.get() > 0);
+            assert_eq!(store.status().damaged, [], "it went with its segment");
+        }
+    }
+}
+
+// Catches a new log under the number of one whose creation is damaged: a rebuild would give it that one's records.
+#[test]
+fn the_number_of_an_orphan_stays_taken() {
+    let world = World::new(12);
+    let store = world.open();
+    let log = create(&store, 0);
+    append(&log, &Spec::default());
+    let orphan = create(&store, 1);
+    append(&orphan, &Spec::default());
+    settle(&store);
+    store.step_idle();
+    let taken = orphan.id();
+    drop((log, orphan, store));
+    let (name, position) = last_entry(&world, 5);
+    world.memory.flip_bit(&name, position + 30, 3).expect("flipped");
+    let mine = Spec { salt: 77, ..Spec::default() };
+    for again in [false, true] {
+        world.disk.restart();
+        world.index.wipe();
+        for name in world.memory.list("checkpoint-").expect("list") {
+            world.memory.remove(&name).expect("removed");
+        }
+        let (store, report) = world.try_open().expect("opens");
+        assert_eq!(report.orphans, 1);
+        let log = create(&store, 7);
+        assert!(log.id() > taken, "{}", log.id());
+        if !again {
+            append(&log, &mine);
+        }
+        settle(&store);
+        store.step_idle();
+        assert_eq!(read_all(&log).expect("readable"), [batch(offset(0), &mine).into_bytes()]);
+    }
 }

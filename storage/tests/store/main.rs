@@ -6,6 +6,8 @@ mod damage;
 mod directory;
 mod footprint;
 mod full;
+mod hooked_index;
+mod index_trouble;
 mod logs;
 mod model;
 mod power;

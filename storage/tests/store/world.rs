@@ -14,6 +14,7 @@ use streambus_storage::config::StoreConfig;
 use streambus_storage::disk::faulty::FaultyDisk;
 use streambus_storage::disk::memory::MemoryDisk;
 use streambus_storage::error::{OpenError, ReadError};
+use streambus_storage::index::IndexStore;
 use streambus_storage::index::memory::MemoryIndex;
 use streambus_storage::partition_log::{Appended, LogOptions, PartitionLog, Read, ReadLimit};
 use streambus_storage::store::{Drive, RecoveryReport, Store, StoreEnv};
@@ -39,9 +40,14 @@ impl World {
     }
 
     pub fn try_open(&self) -> Result<(Store, RecoveryReport), OpenError> {
+        self.open_with(self.index.clone())
+    }
+
+    /// Opens with an index of the test's own.
+    pub fn open_with(&self, index: Arc<dyn IndexStore>) -> Result<(Store, RecoveryReport), OpenError> {
         let env = StoreEnv {
             disk: Arc::new(self.disk.clone()),
-            index: self.index.clone(),
+            index,
             clock: self.clock.clone(),
             random: Box::new(|| 0x1234_5678_9abc_def0),
             drive: Drive::Stepped,
