@@ -9,12 +9,14 @@
 pub mod cluster_state;
 pub mod command;
 pub mod config;
+pub mod controller;
 pub mod database;
 mod deleted_topics;
 pub mod delta;
 pub mod election;
 pub mod encoding;
 pub mod error;
+pub mod explore;
 mod fields;
 mod flusher;
 pub mod identity;
