@@ -15,9 +15,11 @@
 mod running;
 mod scrape;
 mod start;
+mod store_source;
 
 pub use crate::error::{StartError, StopError};
 pub use running::RunningServer;
+pub use store_source::StoreSource;
 
 use std::sync::Arc;
 
@@ -34,12 +36,18 @@ pub struct BrokerEnv {
     pub clock: Arc<dyn Clock>,
     /// Identities and placement.
     pub random: Arc<Random>,
+    /// Where the records are kept.
+    pub store: StoreSource,
 }
 
 impl BrokerEnv {
     /// The machine's clock and randomness.
     pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock::new()), random: Arc::new(Random::from_os()) }
+        Self {
+            clock: Arc::new(SystemClock::new()),
+            random: Arc::new(Random::from_os()),
+            store: StoreSource::directory(),
+        }
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Appended {
     pub next: Offset,
     /// Resolves when it is on stable storage; at once for a log whose durability is `async`.
     pub durable: Durable,
+    /// Which of the two `durable` is: the log's setting may change before anybody asks.
+    pub promise: Durability,
 }
 
 /// How much to read.
@@ -140,12 +142,13 @@ impl PartitionLog {
         let mut state = self.core.state.lock();
         state.accept_batch(lsn, &batch, now, self.store.sink.limits);
         assert!(state.end == next, "the log ends behind the accepted batch");
-        let durable = match state.options.durability {
+        let promise = state.options.durability;
+        let durable = match promise {
             Durability::Sync => self.promise(&mut state, lsn),
             Durability::Async => Durable::at_once(),
         };
         self.settle(&mut state);
-        Ok(Appended { base, next, durable })
+        Ok(Appended { base, next, durable, promise })
     }
 
     /// The first offset that can be read.

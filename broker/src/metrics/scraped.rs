@@ -167,6 +167,26 @@ fn storage(into: &mut Families, now: &StorageSnapshot) {
         "Time of a group commit from its write to stable storage.",
         &now.commit_seconds,
     );
+    into.counter(
+        "streambus_storage_appends_refused_total",
+        "Appends refused: read-only, full, busy or out of order.",
+        number(now.appends_refused),
+    );
+    into.counter(
+        "streambus_storage_damaged_reads_total",
+        "Reads refused because what they asked for is damaged.",
+        number(now.damaged_reads),
+    );
+    into.counter(
+        "streambus_storage_maintenance_failures_total",
+        "Attempts to write the index or a checkpoint that failed and are repeated.",
+        number(now.maintenance_failures),
+    );
+    into.counter(
+        "streambus_storage_segments_recycled_total",
+        "Segments whose records have all gone and whose space is used again.",
+        number(now.segments_recycled),
+    );
     into.counter("streambus_storage_scrubbed_bytes_total", "Bytes the scrub has verified.", number(now.scrubbed_bytes));
 }
 

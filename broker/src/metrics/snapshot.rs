@@ -67,6 +67,14 @@ pub struct StorageSnapshot {
     pub committed_bytes: u64,
     /// How long group commits took, from the write to stable storage.
     pub commit_seconds: Buckets,
+    /// Appends refused: read-only, full, busy or out of order.
+    pub appends_refused: u64,
+    /// Reads refused because what they asked for is damaged.
+    pub damaged_reads: u64,
+    /// Attempts to write the index or a checkpoint that failed and are repeated.
+    pub maintenance_failures: u64,
+    /// Segments whose records have all gone and whose space is used again.
+    pub segments_recycled: u64,
     /// Bytes the scrub has verified.
     pub scrubbed_bytes: u64,
 }

@@ -45,6 +45,10 @@ fn full() -> BrokerMetrics {
     metrics.attach_clients(|| ClientsSnapshot { inflight_bytes: 5, inflight_bytes_max: 10 });
     metrics.attach_storage(|| StorageSnapshot {
         used_bytes: 1 << 40,
+        appends_refused: 11,
+        damaged_reads: 12,
+        maintenance_failures: 13,
+        segments_recycled: 14,
         commit_seconds: Buckets { buckets: vec![(0.001, 3), (0.01, 2)], beyond: 1, sum_seconds: 1.5 },
         ..StorageSnapshot::default()
     });
@@ -80,6 +84,10 @@ fn everything_renders_as_families_with_our_names_and_units() {
         ("streambus_storage_commit_seconds_bucket{le=\"0.001\"}", 3.0),
         ("streambus_storage_commit_seconds_bucket{le=\"0.01\"}", 5.0),
         ("streambus_storage_commit_seconds_bucket{le=\"+Inf\"}", 6.0),
+        ("streambus_storage_appends_refused_total", 11.0),
+        ("streambus_storage_damaged_reads_total", 12.0),
+        ("streambus_storage_maintenance_failures_total", 13.0),
+        ("streambus_storage_segments_recycled_total", 14.0),
         ("streambus_storage_commit_seconds_sum", 1.5),
         ("streambus_topics", 2.0),
         ("streambus_controller", 1.0),

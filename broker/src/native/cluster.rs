@@ -13,7 +13,7 @@ use crate::net::writer::Reply;
 
 pub(super) fn metadata(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {
     let (request, call) = call.decode::<MetadataRequest>(frame)?;
-    Ok(call.answer(&session.door.services().cluster.metadata(&request)).into())
+    Ok(call.finish(session.door.services().cluster.metadata(&request)).into())
 }
 
 pub(super) fn describe(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {

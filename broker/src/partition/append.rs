@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use streambus_protocol::api::produce::Acks;
+use streambus_protocol::api::produce::{Acks, Receipt};
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::batch::RecordBatch;
 use streambus_protocol::epoch::LeaderEpoch;
@@ -17,6 +17,7 @@ use streambus_storage::producer_state::SequenceVerdict;
 
 use crate::partition::Partition;
 use crate::partition::fetch_wait;
+use crate::partition::role::Role;
 use crate::service::refusal;
 
 /// A batch that has its place in the log.
@@ -27,11 +28,22 @@ pub struct Appended {
     pub base: Offset,
     /// Offset after its last record.
     pub next: Offset,
-    /// Replicas that will have it on disk when it is acknowledged.
-    pub durable_replicas: u8,
+    /// Whether it was appended now or by an earlier request.
+    pub placing: Placing,
     /// Replicas that will hold it, in memory at least, when it is acknowledged.
-    pub replicas: u8,
+    replicas: u8,
+    /// What the log promised when it took the batch. The topic's setting may be another by now.
+    promise: Durability,
     wait: CommitWait,
+}
+
+/// When a batch got its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placing {
+    /// By this append.
+    New,
+    /// By an earlier one that an idempotent producer repeats: what was written then stays, its times included.
+    Repeated,
 }
 
 #[derive(Debug)]
@@ -43,19 +55,31 @@ enum CommitWait {
 }
 
 impl Appended {
-    /// Completes when the acknowledgement's promise holds. Dropping it does not take the append back.
+    /// Completes when the acknowledgement's promise holds, and says how safe the batch is then. Dropping it does not
+    /// take the append back.
     ///
     /// # Errors
     /// `STORAGE_FAILED` when the sync failed: the outcome is then unknown.
-    pub async fn committed(self) -> Result<(), ErrorBody> {
-        match self.wait {
-            CommitWait::Local(durable) => durable.await.map_err(refusal::durability_lost),
-            CommitWait::Watermark(partition) => {
-                let Some(last) = self.next.get().checked_sub(1).and_then(Offset::new) else { return Ok(()) };
-                fetch_wait::committed_above(partition, last).await;
-                Ok(())
+    pub async fn committed(self) -> Result<Receipt, ErrorBody> {
+        let Self { next, replicas, promise, wait, .. } = self;
+        let is_synced = match wait {
+            CommitWait::Local(durable) => {
+                durable.await.map_err(refusal::durability_lost)?;
+                true
             }
-        }
+            CommitWait::Watermark(partition) => {
+                if let Some(last) = next.get().checked_sub(1).and_then(Offset::new) {
+                    fetch_wait::committed_above(Arc::clone(&partition), last).await;
+                }
+                // A change to `async` moves the watermark ahead of the disk: only the disk itself proves the promise.
+                partition.log.synced_end() >= next
+            }
+        };
+        let durable = match promise {
+            Durability::Sync if is_synced => replicas,
+            Durability::Sync | Durability::Async => 0,
+        };
+        Ok(Receipt { replicas, durable })
     }
 }
 
@@ -91,7 +115,14 @@ impl Partition {
                     let next =
                         base.checked_add(u64::from(record_count)).ok_or_else(|| refusal::offsets_exhausted(self))?;
                     // Acknowledged only once the original is committed, whatever level the repeat asks for.
-                    return Ok(self.ticket(&role, base, next, CommitWait::Watermark(Arc::clone(self))));
+                    return Ok(Appended {
+                        base,
+                        next,
+                        placing: Placing::Repeated,
+                        replicas: in_sync_count(&role),
+                        promise: self.log.options().durability,
+                        wait: CommitWait::Watermark(Arc::clone(self)),
+                    });
                 }
                 refused => return Err(refusal::sequence(stamp, &refused)),
             }
@@ -104,23 +135,18 @@ impl Partition {
         let appended = self.log.append(placed).map_err(|error| refusal::append(&error))?;
         drop(append_guard);
         debug_assert_eq!((appended.base, appended.next), (base, next));
-        let wait = if acks == Acks::All && role.in_sync.len() > 1 {
-            CommitWait::Watermark(Arc::clone(self))
+        let (replicas, wait) = if acks == Acks::All && role.in_sync.len() > 1 {
+            (in_sync_count(&role), CommitWait::Watermark(Arc::clone(self)))
         } else {
-            CommitWait::Local(appended.durable)
+            (1, CommitWait::Local(appended.durable))
         };
-        Ok(self.ticket(&role, base, next, wait))
-    }
-
-    fn ticket(&self, role: &super::role::Role, base: Offset, next: Offset, wait: CommitWait) -> Appended {
-        let replicas = match &wait {
-            CommitWait::Local(_) => 1,
-            CommitWait::Watermark(_) => u8::try_from(role.in_sync.len()).unwrap_or(u8::MAX).max(1),
-        };
-        let durable_replicas = match role.settings.durability {
-            Durability::Sync => replicas,
-            Durability::Async => 0,
-        };
-        Appended { base, next, durable_replicas, replicas, wait }
+        Ok(Appended { base, next, placing: Placing::New, replicas, promise: appended.promise, wait })
     }
 }
+
+fn in_sync_count(role: &Role) -> u8 {
+    u8::try_from(role.in_sync.len()).unwrap_or(u8::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests;

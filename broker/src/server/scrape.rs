@@ -42,6 +42,10 @@ fn storage(store: &Store) -> StorageSnapshot {
         committed_entries: metrics.commit_entries.get(),
         committed_bytes: metrics.commit_disk_bytes.get(),
         commit_seconds: commit_seconds(metrics),
+        appends_refused: metrics.appends_refused.get(),
+        damaged_reads: metrics.damaged_reads.get(),
+        maintenance_failures: metrics.maintenance_failures.get(),
+        segments_recycled: metrics.segments_recycled.get(),
         scrubbed_bytes: metrics.scrubbed_bytes.get(),
     }
 }

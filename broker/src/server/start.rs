@@ -135,11 +135,11 @@ impl Parts {
     async fn open_store(&self) -> Result<Store, StartError> {
         let directory = self.config.storage.data_dir.clone();
         let store_config = self.config.storage.store_config();
-        let clock = Arc::clone(&self.env.clock);
+        let (source, clock) = (self.env.store.clone(), Arc::clone(&self.env.clock));
         let opening = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&directory)
                 .map_err(|source| StartError::DataDirectory { path: directory.display().to_string(), source })?;
-            Ok::<_, StartError>(Store::open_dir(&directory, store_config, clock)?)
+            Ok::<_, StartError>(source.open(&directory, store_config, clock)?)
         });
         let started = self.env.clock.monotonic();
         let (store, report) = opening.await.map_err(|_| StartError::Interrupted("the store was opened"))??;

@@ -8,6 +8,7 @@ use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, Topic
 use streambus_protocol::api::session::{ErrorBody, HealthResponse};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, ClusterId, TopicName};
+use streambus_protocol::limits::FRAME_BODY_BYTES_MAX;
 use streambus_storage::store::Store;
 
 use crate::lifecycle::{Lifecycle, State};
@@ -50,10 +51,13 @@ impl ClusterService {
     }
 
     /// Where topics and their leaders are.
-    pub fn metadata(&self, request: &MetadataRequest) -> MetadataResponse {
+    ///
+    /// # Errors
+    /// `REQUEST_TOO_LARGE` when the answer would not fit a frame.
+    pub fn metadata(&self, request: &MetadataRequest) -> Result<MetadataResponse, ErrorBody> {
         let image = self.directory.image();
         let topics = match &request.topics {
-            None => image.topics_by_name().map(|topic| described(topic)).collect(),
+            None => collect_within(FRAME_BODY_BYTES_MAX, image.topics_by_name().map(|topic| described(topic)))?,
             // Each name once, and a suggestion only for one that was asked for alone: both cost per name and per topic.
             Some(names) => {
                 let mut seen = HashSet::new();
@@ -68,15 +72,15 @@ impl ClusterService {
                         TopicMetadata { name: name.clone(), outcome: Err(error) }
                     }
                 };
-                once.map(look_up).collect()
+                collect_within(FRAME_BODY_BYTES_MAX, once.map(look_up))?
             }
         };
-        MetadataResponse {
+        Ok(MetadataResponse {
             cluster_id: image.cluster_id,
             controller: self.directory.metadata().status().leader,
             brokers: image.brokers.values().filter(|broker| !broker.fenced).map(|b| b.endpoint.clone()).collect(),
             topics,
-        }
+        })
     }
 
     /// The cluster at a glance.
@@ -156,6 +160,43 @@ fn described(topic: &TopicImage) -> TopicMetadata {
     TopicMetadata { name: topic.name.clone(), outcome: Ok(TopicLayout { id: topic.id, partitions }) }
 }
 
+/// Collects `topics` as long as they can fit `bytes_max` on the wire: an answer that would be refused when it is encoded
+/// is not built first, which for a large cluster takes many times its bytes.
+fn collect_within(
+    bytes_max: usize,
+    topics: impl Iterator<Item = TopicMetadata>,
+) -> Result<Vec<TopicMetadata>, ErrorBody> {
+    let mut bytes: usize = 0;
+    let mut collected = Vec::new();
+    for topic in topics {
+        bytes = bytes.saturating_add(wire_bytes_min(&topic));
+        if bytes > bytes_max {
+            return Err(ErrorBody::new(
+                ErrorCode::RequestTooLarge,
+                format!("the layout of so many topics is larger than {bytes_max} bytes: ask for fewer topics by name"),
+            ));
+        }
+        collected.push(topic);
+    }
+    Ok(collected)
+}
+
+/// What a topic takes in the answer, without the lengths of its strings and lists: never more than it really takes.
+fn wire_bytes_min(topic: &TopicMetadata) -> usize {
+    const TOPIC_ID_BYTES: usize = 16;
+    // Index, both epochs, and whether there is a leader.
+    const PARTITION_BYTES: usize = 4 + 4 + 4 + 1;
+    const BROKER_BYTES: usize = 4;
+    let outcome = match &topic.outcome {
+        Ok(layout) => {
+            let brokers: usize = layout.partitions.iter().map(|p| p.replicas.len() + p.isr.len()).sum();
+            TOPIC_ID_BYTES + layout.partitions.len() * PARTITION_BYTES + brokers * BROKER_BYTES
+        }
+        Err(error) => error.message.len(),
+    };
+    topic.name.as_str().len() + outcome
+}
+
 fn tally(image: &ClusterImage) -> Tally {
     let mut tally = Tally::default();
     for topic in image.topics() {
@@ -174,4 +215,56 @@ fn tally(image: &ClusterImage) -> Tally {
         }
     }
     tally
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use streambus_protocol::api::encode_response;
+    use streambus_protocol::api::metadata::PartitionLayout;
+    use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
+    use streambus_protocol::ids::{CorrelationId, PartitionIndex, TopicId};
+
+    use super::*;
+
+    fn topic(number: u32, partitions: u32) -> TopicMetadata {
+        let partition = |index| PartitionLayout {
+            index: PartitionIndex::new(index),
+            leader: None,
+            leader_epoch: LeaderEpoch::new(1),
+            partition_epoch: PartitionEpoch::ZERO,
+            replicas: vec![BrokerId::new(1)],
+            isr: vec![BrokerId::new(1)],
+        };
+        let layout =
+            TopicLayout { id: TopicId::from_bytes([1; 16]), partitions: (0..partitions).map(partition).collect() };
+        TopicMetadata { name: TopicName::new(&format!("topic-{number}")).expect("a name"), outcome: Ok(layout) }
+    }
+
+    // Catches an answer that is built in full, at many times its bytes, only to be refused for its size.
+    #[test]
+    fn building_stops_where_the_answer_no_longer_fits() {
+        let built = Cell::new(0_u32);
+        let endless = (0..1_000_000).map(|number| {
+            built.set(built.get() + 1);
+            topic(number, 100)
+        });
+        let refused = collect_within(10_000, endless).expect_err("too large");
+        assert_eq!(refused.code, ErrorCode::RequestTooLarge);
+        assert!(built.get() <= 5, "{} topics were built for an answer of 10,000 bytes", built.get());
+    }
+
+    // Catches an estimate above the truth: answers that fit would be refused.
+    #[test]
+    fn the_estimate_is_never_more_than_the_wire_takes() {
+        let topics: Vec<_> = (0..50).map(|number| topic(number, number)).collect();
+        let estimated: usize = topics.iter().map(wire_bytes_min).sum();
+        let cluster_id = ClusterId::from_bytes([1; 16]);
+        let response = MetadataResponse { cluster_id, controller: None, brokers: Vec::new(), topics: topics.clone() };
+        let encoded: usize =
+            encode_response(&response, CorrelationId::new(0)).into_chunks().map(|chunk| chunk.len()).sum();
+        assert!(estimated <= encoded && estimated * 2 > encoded, "{estimated} for {encoded}");
+        assert_eq!(collect_within(estimated, topics.clone().into_iter()).expect("fits"), topics);
+    }
 }

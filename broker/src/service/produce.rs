@@ -15,7 +15,7 @@ use streambus_storage::clock::Clock;
 
 use crate::clock::Deadline;
 use crate::metrics::BrokerMetrics;
-use crate::partition::append::Appended;
+use crate::partition::append::{Appended, Placing};
 use crate::service::directory::Directory;
 use crate::service::refusal;
 
@@ -141,14 +141,16 @@ impl PlacedProduce {
 async fn committed(placed: PlacedBatch, acks: Acks, deadline: Deadline) -> Result<Produced, ErrorBody> {
     let PlacedBatch { appended, append_time } = placed;
     let base_offset = appended.base;
-    let receipt = match acks {
-        Acks::None => {
-            return Ok(Produced { base_offset, timestamp: append_time, receipt: Receipt { replicas: 0, durable: 0 } });
-        }
-        Acks::Leader | Acks::All => Receipt { replicas: appended.replicas, durable: appended.durable_replicas },
+    // The stored records of a repeated batch keep their first time, which is not known here.
+    let timestamp = match appended.placing {
+        Placing::New => append_time,
+        Placing::Repeated => Timestamp::NONE,
     };
+    if acks == Acks::None {
+        return Ok(Produced { base_offset, timestamp, receipt: Receipt { replicas: 0, durable: 0 } });
+    }
     match deadline.limit(appended.committed()).await {
-        Some(result) => result.map(|()| Produced { base_offset, timestamp: append_time, receipt }),
+        Some(result) => result.map(|receipt| Produced { base_offset, timestamp, receipt }),
         None => Err(ErrorBody::new(
             ErrorCode::Timeout,
             format!("the deadline passed before offset {base_offset} was on disk everywhere it must be: it may yet be"),

@@ -14,8 +14,9 @@ use streambus_protocol::api::topics::{
     ListTopicsRequest, TrimLogRequest,
 };
 use streambus_protocol::api::{ApiKey, Listener};
+use streambus_protocol::batch::ProducerStamp;
 use streambus_protocol::error_code::ErrorCode;
-use streambus_protocol::ids::{BrokerId, PartitionIndex, ProducerEpoch};
+use streambus_protocol::ids::{BrokerId, PartitionIndex, ProducerEpoch, Sequence};
 use streambus_protocol::timestamp::Timestamp;
 
 #[tokio::test]
@@ -170,6 +171,39 @@ async fn a_log_is_trimmed_and_says_where_it_starts() {
     broker.stop().await.expect("an orderly stop");
 }
 
+// Catches a fetch that brings a partition's first batch as often as the partition is named: the byte limit would mean
+// nothing.
+#[tokio::test]
+async fn a_fetch_that_repeats_a_partition_is_refused() {
+    let broker = TestBroker::start().await;
+    let mut client = broker.client().await;
+    let topic = client.create_topic("t", 2).await;
+    client.produce(topic, 0, &["a"]).await.expect("written");
+    let partitions = [0, 1, 0].map(|partition| fetch_partition(topic, partition, 0)).to_vec();
+    let request = FetchRequest { wait_ms: 0, bytes_min: 1, bytes_max: 1 << 20, partitions };
+    let response = client.fetch(&request).await;
+    assert_eq!(response.partitions.iter().map(|outcome| outcome.partition.get()).collect::<Vec<_>>(), [0, 1, 0]);
+    for outcome in response.partitions {
+        assert_eq!(code(outcome.result), ErrorCode::InvalidRequest);
+    }
+    let once = FetchRequest { partitions: request.partitions[..2].to_vec(), ..request };
+    assert!(client.fetch(&once).await.partitions.iter().all(|outcome| outcome.result.is_ok()));
+    broker.stop().await.expect("an orderly stop");
+}
+
+// Catches an answer that grows with the repeats of a short request.
+#[tokio::test]
+async fn metadata_answers_each_name_once_at_its_first_place() {
+    let broker = TestBroker::start().await;
+    let mut client = broker.client().await;
+    client.create_topic("orders", 1).await;
+    let asked = ["none", "orders", "none", "orders", "orders"].map(name).to_vec();
+    let answer = client.call(&MetadataRequest { topics: Some(asked) }).await.expect("metadata");
+    let told: Vec<_> = answer.topics.iter().map(|topic| (topic.name.as_str(), topic.outcome.is_ok())).collect();
+    assert_eq!(told, [("none", false), ("orders", true)]);
+    broker.stop().await.expect("an orderly stop");
+}
+
 // Catches a fetch that stops at its first partition, or answers in another order than it was asked.
 #[tokio::test]
 async fn one_fetch_reads_many_partitions_within_its_budget() {
@@ -228,6 +262,15 @@ async fn an_append_time_topic_gives_the_brokers_time() {
     let response = client.fetch(&crate::harness::fetch_request(topic, 0, 0, 0)).await;
     let placed = crate::harness::placed(&response.partitions[0]);
     assert_eq!(placed[0].max_timestamp(), produced.timestamp);
+
+    // Catches a repetition that is answered with the time of now: its records have the time of their first life.
+    let me = client.call(&InitProducerRequest { producer: None }).await.expect("an identity");
+    let stamp = Some(ProducerStamp { id: me.id, epoch: me.epoch, base_sequence: Sequence::new(0) });
+    let first = client.produce_batch(topic, 0, batch_at(&["b"], stamp, 5)).await.expect("written");
+    let again = client.produce_batch(topic, 0, batch_at(&["b"], stamp, 5)).await.expect("known");
+    assert_eq!(again.base_offset, first.base_offset);
+    assert_ne!(first.timestamp, Timestamp::NONE);
+    assert_eq!(again.timestamp, Timestamp::NONE);
     broker.stop().await.expect("an orderly stop");
 }
 

@@ -7,4 +7,5 @@ mod apis;
 mod hostile;
 mod limits;
 mod produce_fetch;
+mod storage_faults;
 mod subscribe;

@@ -11,7 +11,7 @@ use streambus_protocol::api::produce::{Acks, ProducePartition, ProduceRequest, P
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::batch::UnverifiedBatch;
 use streambus_protocol::epoch::LeaderEpoch;
-use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::error_code::{Applied, ErrorCode};
 use streambus_protocol::ids::{PartitionIndex, TopicName};
 use streambus_protocol::timestamp::Timestamp;
 
@@ -62,7 +62,7 @@ pub(super) async fn produce(
 
 /// Where the topic's partitions are; an unknown topic's refusal has a "did you mean".
 pub(super) fn layout(services: &Services, topic: &TopicName) -> Result<TopicLayout, Problem> {
-    let metadata = services.cluster.metadata(&MetadataRequest { topics: Some(vec![topic.clone()]) });
+    let metadata = services.cluster.metadata(&MetadataRequest { topics: Some(vec![topic.clone()]) })?;
     let found = metadata.topics.into_iter().find(|found| found.name == *topic).map(|found| found.outcome);
     match found {
         Some(outcome) => Ok(outcome?),
@@ -172,13 +172,13 @@ fn answer(outcomes: Vec<Result<Appended, Refusal>>) -> Result<Response<Answer>, 
     let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
     let produced = outcomes.len() - failed;
     if produced == 0
-        && let Some(Err(first)) = outcomes.first()
+        && let Some(worst) = headline(&outcomes)
     {
         let detail = match failed {
-            1 => first.detail.clone(),
-            _ => format!("none of {failed} records was acknowledged; the first: {}", first.detail),
+            1 => worst.detail.clone(),
+            _ => format!("none of {failed} records was acknowledged; one of them: {}", worst.detail),
         };
-        let mut problem = Problem::new(first.code, detail);
+        let mut problem = Problem::new(worst.code, detail);
         problem.errors = outcomes.iter().enumerate().filter_map(part).collect();
         return Err(problem);
     }
@@ -188,6 +188,14 @@ fn answer(outcomes: Vec<Result<Appended, Refusal>>) -> Result<Response<Answer>, 
         Err(refusal) => Outcome::Refused { error: RefusedRecord::from(refusal) },
     });
     Ok(json(status, &Report { records: records.collect(), produced, failed }))
+}
+
+/// The refusal that speaks for all: one whose outcome is unknown before one that certainly changed nothing. A client
+/// that repeats the request on the word of the headline would otherwise append those records twice.
+fn headline(outcomes: &[Result<Appended, Refusal>]) -> Option<&Refusal> {
+    let mut refusals = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+    let first = refusals.clone().next();
+    refusals.find(|refusal| refusal.code.applied() == Applied::Unknown).or(first)
 }
 
 fn part((position, outcome): (usize, &Result<Appended, Refusal>)) -> Option<PartError> {
@@ -231,7 +239,6 @@ struct RefusedRecord {
 
 impl From<Refusal> for RefusedRecord {
     fn from(refusal: Refusal) -> Self {
-        use streambus_protocol::error_code::Applied;
         Self {
             code: refusal.code.as_str(),
             detail: refusal.detail,
@@ -286,5 +293,18 @@ mod tests {
         let none = answer(vec![refused(), refused()]).expect_err("none");
         assert_eq!((none.code.as_str(), none.errors.len()), ("STORAGE_FULL", 2));
         assert_eq!(none.errors[1].pointer, "/1");
+    }
+
+    // Catches a headline that says "nothing happened" for records of which some may be appended.
+    #[test]
+    fn an_unknown_outcome_is_the_headline_wherever_it_stands() {
+        let refused = |code: ErrorCode| Err(Refusal { code, detail: code.as_str().to_owned() });
+        let (no, unknown) = (ErrorCode::CorruptBatch, ErrorCode::Timeout);
+        assert_eq!((no.applied(), unknown.applied()), (Applied::No, Applied::Unknown));
+        for outcomes in [vec![refused(no), refused(unknown)], vec![refused(unknown), refused(no)]] {
+            let problem = answer(outcomes).expect_err("none");
+            assert_eq!((problem.code.as_str(), problem.errors.len()), ("TIMEOUT", 2));
+            assert!(problem.detail.contains("TIMEOUT"), "{}", problem.detail);
+        }
     }
 }
