@@ -2,6 +2,8 @@
 
 pub mod append;
 pub mod fetch_wait;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod read;
 pub mod reconcile;
 pub mod registry;

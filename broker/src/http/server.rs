@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::HttpState;
 use super::exchange;
 use super::stall::StallLimit;
+use crate::clock::Deadline;
 
 /// The head of a request and everything hyper buffers for a connection.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -27,10 +28,12 @@ const WRITE_STALL: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `listener` until `shutdown` is cancelled; then takes no new connection, answers what has begun, closes what
-/// idles, and returns. The time that takes is bounded by the request timeout.
+/// idles, and returns. What is still there after the request timeout is cut: a peer that reads slowly does not stall, and
+/// could make a stop wait for ever.
 pub async fn serve(listener: TcpListener, state: Arc<HttpState>, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(usize::try_from(state.config.connections).unwrap_or(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
+    let abort = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -40,7 +43,14 @@ pub async fn serve(listener: TcpListener, state: Arc<HttpState>, shutdown: Cance
             Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
                     let connection = connection(stream, place, Arc::clone(&state), shutdown.clone());
-                    connections.spawn(connection);
+                    let abort = abort.clone();
+                    connections.spawn(async move {
+                        tokio::select! {
+                            biased;
+                            () = abort.cancelled() => {}
+                            () = connection => {}
+                        }
+                    });
                 }
                 Err(_) => tracing::debug!(%peer, "refused an HTTP connection: `http.connections` are open"),
             },
@@ -56,7 +66,11 @@ pub async fn serve(listener: TcpListener, state: Arc<HttpState>, shutdown: Cance
     }
     drop(listener);
     connections.close();
-    connections.wait().await;
+    if Deadline::after(state.config.request_timeout).limit(connections.wait()).await.is_none() {
+        tracing::warn!(connections = connections.len(), "cutting off HTTP clients that are still there");
+        abort.cancel();
+        connections.wait().await;
+    }
 }
 
 fn is_about_the_peer(error: &io::Error) -> bool {

@@ -172,6 +172,10 @@ impl Reader {
     /// Receives at least one byte; `frame_bytes` is the size of the open frame, 0 when it is not known.
     async fn fill(&mut self, frame_bytes: usize) -> Result<(), ReadEnd> {
         loop {
+            // Looked at before every receive: a peer that sends without a pause would never let the reader wait.
+            if self.closing.is_cancelled() {
+                return Err(ReadEnd::Closing);
+            }
             let room = self.make_room(frame_bytes);
             match self.socket.try_read_buf(&mut (&mut self.buffer).limit(room)) {
                 Ok(0) if self.buffer.is_empty() => return Err(ReadEnd::Closed),

@@ -170,7 +170,12 @@ impl Writer {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let progress = progress.get_or_insert_with(|| Progress::start(Instant::now(), &self.limits));
+                    let progress = progress.get_or_insert_with(|| {
+                        let mut started = Progress::start(Instant::now(), &self.limits);
+                        // The answers hold budgets until they are written.
+                        started.expect(total);
+                        started
+                    });
                     match timeout_at(progress.deadline(), self.socket.writable()).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => return Err(WriteEnd::Failed(error)),
@@ -187,5 +192,38 @@ impl Writer {
             self.outbound.release();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use streambus_protocol::payload::Payload;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    // Catches a slow reader that holds the budget of a large answer for hours, at the minimum rate.
+    #[tokio::test]
+    async fn a_large_answer_must_be_taken_within_its_time() {
+        const ANSWER_BYTES: usize = 32 << 20;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let mut peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let (stream, _) = listener.accept().await.expect("accepts");
+        let (_reading, writing) = stream.into_split();
+        let limits = NetLimits { progress_grace: Duration::from_millis(200), ..NetLimits::default() };
+        let (sender, work) = mpsc::unbounded_channel();
+        let frame = EncodedFrame { head: Bytes::from(vec![0; ANSWER_BYTES]), payload: Payload::None };
+        assert!(sender.send(Work::Reply(Reply { frame, permit: None })).is_ok());
+        let writing = Writer::new(writing, limits, Arc::new(BrokerMetrics::new()), work).run();
+        // At the minimum rate this much would earn the peer a quarter of an hour.
+        let mut taken = vec![0; 1 << 20];
+        let both = futures::future::join(writing, peer.read_exact(&mut taken));
+        let (ended, read) = tokio::time::timeout(Duration::from_secs(30), both).await.expect("it is cut");
+        assert_eq!(read.expect("the first part"), taken.len());
+        assert!(matches!(ended.0, WriteEnd::TooSlow), "{:?}", ended.0);
     }
 }

@@ -17,7 +17,7 @@ use crate::metrics::BrokerMetrics;
 use crate::partition::Partition;
 use crate::partition::fetch_wait::WaitSet;
 use crate::service::directory::Directory;
-use crate::service::reader::{Got, ReadBudget, Wanted, read_all};
+use crate::service::reader::{Got, Patience, ReadBudget, Wanted, read_all};
 
 /// Reads committed batches.
 #[derive(Debug)]
@@ -78,7 +78,8 @@ impl FetchService {
         loop {
             drop(changes.borrow_and_update());
             let targets: Vec<Target> = request.partitions.iter().map(|wanted| self.target(wanted)).collect();
-            let outcome = self.read(&request.partitions, &targets, bytes_max).await;
+            let patience = Patience { deadline: Some(deadline), closing };
+            let outcome = self.read(&request.partitions, &targets, bytes_max, patience).await;
             let enough = outcome.failed || outcome.bytes >= bytes_min || closing.is_cancelled();
             let Some(until) = until.filter(|until| !enough && !until.has_passed()) else {
                 self.metrics.fetched(outcome.bytes);
@@ -90,6 +91,8 @@ impl FetchService {
                     waits.add(place, partition, seen);
                 }
             }
+            // What was read is read again after the wait: a parked fetch must not hold the budget of others.
+            drop(outcome);
             tokio::select! {
                 biased;
                 _ = until.limit(waits.next()) => {}
@@ -106,7 +109,13 @@ impl FetchService {
         Ok(partition)
     }
 
-    async fn read(&self, asked: &[FetchPartition], targets: &[Target], bytes_max: usize) -> Outcome {
+    async fn read(
+        &self,
+        asked: &[FetchPartition],
+        targets: &[Target],
+        bytes_max: usize,
+        patience: Patience<'_>,
+    ) -> Outcome {
         let mut outcome = Outcome { got: Vec::with_capacity(asked.len()), bytes: 0, failed: false };
         outcome.got.resize_with(asked.len(), || None);
         let start = self.rotation.fetch_add(1, Ordering::Relaxed) % asked.len().max(1);
@@ -123,7 +132,7 @@ impl FetchService {
                 Err(error) => outcome.add(Got { place, result: Err(error.clone()) }),
             }
         }
-        for got in read_all(&self.budget, wanted, bytes_max).await {
+        for got in read_all(&self.budget, wanted, bytes_max, patience).await {
             outcome.add(got);
         }
         outcome

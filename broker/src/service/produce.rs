@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use streambus_protocol::api::produce::{
     Acks, ProduceOutcome, ProducePartition, ProduceRequest, ProduceResponse, Produced, Receipt,
 };
 use streambus_protocol::api::session::ErrorBody;
-use streambus_protocol::batch::TimestampType;
+use streambus_protocol::batch::{TimestampType, UnverifiedBatch};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{PartitionIndex, TopicId};
 use streambus_protocol::timestamp::Timestamp;
@@ -67,6 +68,7 @@ impl ProduceService {
         // A producer's sequence could not be checked against a batch of the same request.
         let mut seen = HashSet::new();
         let many = request.partitions.len() > 1;
+        let payload_bytes: usize = request.partitions.iter().map(|wanted| wanted.batch.len()).sum();
         let partitions = request
             .partitions
             .into_iter()
@@ -78,7 +80,7 @@ impl ProduceService {
                         format!("partition {partition} is named twice: a request has one batch for a partition"),
                     ))
                 } else {
-                    self.place_one(wanted, acks)
+                    self.place_one(detach(wanted, payload_bytes), acks)
                 };
                 PlacedPartition { topic, partition, result }
             })
@@ -138,6 +140,16 @@ impl PlacedProduce {
     }
 }
 
+/// Copies a batch that is less than half of its request's payload. All batches of a request share the buffer in which
+/// they arrived, and the tail cache keeps a batch long after the request: with the others refused, it would keep many
+/// times its size.
+fn detach(mut wanted: ProducePartition, payload_bytes: usize) -> ProducePartition {
+    if wanted.batch.len() < payload_bytes / 2 {
+        wanted.batch = UnverifiedBatch::new(BytesMut::from(wanted.batch.as_bytes()));
+    }
+    wanted
+}
+
 async fn committed(placed: PlacedBatch, acks: Acks, deadline: Deadline) -> Result<Produced, ErrorBody> {
     let PlacedBatch { appended, append_time } = placed;
     let base_offset = appended.base;
@@ -155,5 +167,30 @@ async fn committed(placed: PlacedBatch, acks: Acks, deadline: Deadline) -> Resul
             ErrorCode::Timeout,
             format!("the deadline passed before offset {base_offset} was on disk everywhere it must be: it may yet be"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streambus_protocol::epoch::LeaderEpoch;
+
+    use super::*;
+
+    // Catches a small batch that keeps the large buffer in which it arrived.
+    #[test]
+    fn a_batch_that_is_less_than_half_of_its_request_gets_its_own_buffer() {
+        let mut payload = BytesMut::from(&[7; 1_000][..]);
+        let small = payload.split_to(100);
+        let wanted = |bytes| ProducePartition {
+            topic: TopicId::from_bytes([1; 16]),
+            partition: PartitionIndex::new(0),
+            leader_epoch: LeaderEpoch::UNKNOWN,
+            batch: UnverifiedBatch::new(bytes),
+        };
+        let (small_at, large_at) = (small.as_ptr(), payload.as_ptr());
+        let small = detach(wanted(small), 1_000).batch;
+        assert_eq!(small.as_bytes(), [7; 100]);
+        assert_ne!(small.as_bytes().as_ptr(), small_at);
+        assert_eq!(detach(wanted(payload), 1_000).batch.as_bytes().as_ptr(), large_at, "not copied");
     }
 }

@@ -25,7 +25,7 @@ use crate::partition::Partition;
 use crate::partition::fetch_wait::WaitSet;
 use crate::partition::read::Found;
 use crate::service::directory::Directory;
-use crate::service::reader::{Got, ReadBudget, Wanted, read_all};
+use crate::service::reader::{Got, Patience, ReadBudget, Wanted, read_all};
 
 /// Record bytes of one push, one batch apart.
 const PUSH_BYTES_MAX: usize = 512 * 1024;
@@ -226,7 +226,8 @@ impl Subscription {
         }
         let mut partitions = Vec::new();
         let mut bytes = 0;
-        for Got { place, result } in read_all(&self.service.budget, wanted, bytes_max).await {
+        let patience = Patience { deadline: None, closing: &self.closing };
+        for Got { place, result } in read_all(&self.service.budget, wanted, bytes_max, patience).await {
             let Some(slot) = self.streams.get_mut(place) else { continue };
             let Some(stream) = slot else { continue };
             let outcome =

@@ -85,6 +85,33 @@ async fn a_drain_cuts_who_does_not_leave_and_says_so() {
     drop((slow, directory));
 }
 
+// Catches a parked fetch that keeps what it has read from disk: a handful of them would take the memory that all reads
+// from disk share, and nobody else could read.
+#[tokio::test]
+async fn parked_fetches_hold_no_memory_of_disk_reads() {
+    let broker = TestBroker::start_with(|config| config.storage.tail_cache_bytes = 0).await;
+    let mut client = broker.client().await;
+    let topic = client.create_topic("large", 1).await;
+    let value = "x".repeat((1 << 20) - 200);
+    for _ in 0..3 {
+        client.produce(topic, 0, &[&value]).await.expect("written");
+    }
+    let mut parked = fetch_request(topic, 0, 0, 60_000);
+    parked.bytes_min = 4 << 20;
+    parked.bytes_max = 4 << 20;
+    parked.partitions[0].bytes_max = 4 << 20;
+    // All wait for more than there is; together they have read more than the budget.
+    for _ in 0..8 {
+        client.send_with_timeout(&parked, 60_000).await;
+    }
+    let mut other = broker.client().await;
+    for _ in 0..8 {
+        assert_eq!(other.values(topic, 0, 2).await.len(), 1);
+    }
+    drop((client, other));
+    broker.stop().await.expect("an orderly stop");
+}
+
 // Catches ports, directories or state that two brokers of one process would share.
 #[tokio::test]
 async fn several_brokers_run_in_one_process() {

@@ -143,7 +143,7 @@ async fn broker_on(disk: &GatedDisk) -> TestBroker {
         Store::open(env, config)
     });
     let mut config = config(directory.path());
-    config.storage.segment_bytes = 32 << 20;
+    config.storage.segment_bytes = 64 << 20;
     let server = Server::start(config, BrokerEnv { store, ..BrokerEnv::system() }).await.expect("a broker");
     TestBroker { server, directory }
 }

@@ -21,6 +21,9 @@ use super::rfc3339;
 /// What a compressed batch may grow to.
 const EXPANDED_BYTES_MAX: usize = BATCH_BYTES_MAX * DECOMPRESSED_FACTOR_MAX;
 
+/// What the records of all partitions may take before they are merged, in pages: with single records above their share.
+const HELD_FACTOR_MAX: usize = 2;
+
 /// Where a first page starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum From {
@@ -121,6 +124,9 @@ pub(super) struct PagePartition {
 
 /// Takes up to `limit` records of together about `bytes_max` bytes of keys and values; the first fits always.
 ///
+/// One batch is expanded at a time and only what the page may take of it is kept: each partition gets its share of
+/// `bytes_max`, at least one record. The page ends before a partition that has more than its share could be overtaken.
+///
 /// # Errors
 /// A batch that does not decode, with its partition.
 pub(super) fn page(
@@ -129,12 +135,21 @@ pub(super) fn page(
     bytes_max: usize,
 ) -> Result<Page, (PartitionIndex, BatchError)> {
     let mut queues = Vec::with_capacity(fetched.len());
+    let share = bytes_max / fetched.len().max(1);
+    let mut held: usize = 0;
     for partition in &fetched {
-        queues.push(Queue::read(partition, limit).map_err(|error| (partition.asked.partition, error))?);
+        // Single records above their share: what is full already leaves the other partitions to the next page.
+        let queue = if held > bytes_max.saturating_mul(HELD_FACTOR_MAX) {
+            Queue::unread(partition)
+        } else {
+            Queue::read(partition, limit, share).map_err(|error| (partition.asked.partition, error))?
+        };
+        held = held.saturating_add(queue.bytes);
+        queues.push(queue);
     }
     let mut records = Vec::new();
     let mut bytes: usize = 0;
-    while records.len() < limit {
+    while records.len() < limit && !queues.iter().any(Queue::is_cut_off) {
         // The partition whose next record is the oldest; ties go to the lower partition.
         let earliest = queues.iter_mut().filter(|queue| !queue.records.is_empty()).min_by_key(|queue| queue.time());
         let Some((queue, record)) = earliest.and_then(|queue| queue.records.pop().map(|record| (queue, record))) else {
@@ -164,12 +179,18 @@ struct Queue {
     records: Vec<StoredRecord>,
     /// The offset behind all of them.
     end: Offset,
+    /// Bytes of the records read.
+    bytes: usize,
+    /// There are more in what was fetched, and they were not read.
+    has_more: bool,
 }
 
 impl Queue {
-    fn read(fetched: &FetchedPartition, limit: usize) -> Result<Self, BatchError> {
+    /// Reads up to `limit` records of together up to `bytes_max` bytes, but one in any case.
+    fn read(fetched: &FetchedPartition, limit: usize, bytes_max: usize) -> Result<Self, BatchError> {
         let mut records = Vec::new();
         let mut end = fetched.asked.offset;
+        let (mut bytes, mut has_more) = (0_usize, false);
         'chunks: for chunk in &fetched.batches {
             for batch in batches(chunk.clone()) {
                 let batch = batch?;
@@ -182,19 +203,33 @@ impl Queue {
                         if record.offset < end {
                             continue;
                         }
-                        if records.len() == limit {
+                        let size = record_bytes(&record);
+                        if records.len() == limit || (!records.is_empty() && bytes.saturating_add(size) > bytes_max) {
                             // `end` is this record's offset, or in a gap before it: the next page finds it.
+                            has_more = true;
                             break 'chunks;
                         }
+                        bytes = bytes.saturating_add(size);
                         end = record.offset.next().unwrap_or(Offset::MAX);
-                        records.push(record);
+                        records.push(detached(record));
                     }
                 }
                 end = batch.next_offset();
             }
         }
         records.reverse();
-        Ok(Self { partition: fetched.asked.partition, records, end })
+        Ok(Self { partition: fetched.asked.partition, records, end, bytes, has_more })
+    }
+
+    /// A partition that the page leaves where it is.
+    fn unread(fetched: &FetchedPartition) -> Self {
+        let asked = fetched.asked;
+        Self { partition: asked.partition, records: Vec::new(), end: asked.offset, bytes: 0, has_more: false }
+    }
+
+    /// Its next record is not here to be compared with the others'.
+    fn is_cut_off(&self) -> bool {
+        self.has_more && self.records.is_empty()
     }
 
     fn time(&self) -> Timestamp {
@@ -205,6 +240,21 @@ impl Queue {
         let offset = self.records.last().map_or(self.end, |record| record.offset);
         Position { partition: self.partition, offset }
     }
+}
+
+/// The record with bytes of its own: a slice would keep the whole expanded batch.
+fn detached(mut stored: StoredRecord) -> StoredRecord {
+    let own = |bytes: &mut Option<Bytes>| {
+        if let Some(bytes) = bytes {
+            *bytes = Bytes::copy_from_slice(bytes);
+        }
+    };
+    own(&mut stored.record.key);
+    own(&mut stored.record.value);
+    for header in &mut stored.record.headers {
+        own(&mut header.value);
+    }
+    stored
 }
 
 fn record_bytes(stored: &StoredRecord) -> usize {
@@ -287,6 +337,32 @@ mod tests {
         assert_eq!((offsets(&first).len(), cursor(&first.next).as_str()), (2, "0:2"));
         let tiny = page(vec![fetched(0, 2, chunks)], 100, 1).expect("decodes");
         assert_eq!(offsets(&tiny), [(0, 2)]);
+    }
+
+    /// Catches a page that holds everything it was given before it looks at its limit, and records that keep the batch
+    /// they were expanded from.
+    #[test]
+    fn a_page_holds_only_what_it_may_take() {
+        let big = "x".repeat(1_000);
+        let read = Queue::read(&fetched(0, 0, vec![batch(0, &[1; 50], &big)]), 1_000, 3_500).expect("decodes");
+        assert_eq!((read.records.len(), read.bytes, read.end, read.has_more), (3, 3_000, offset(3), true));
+        let chunk = batch(0, &[1], &big);
+        let read = Queue::read(&fetched(0, 0, vec![chunk.clone()]), 10, 10_000).expect("decodes");
+        let value = read.records[0].record.value.as_ref().expect("a value").as_ptr();
+        assert!(!chunk.as_ptr_range().contains(&value), "a slice of the batch");
+        let huge: Vec<_> = (0..8).map(|p| fetched(p, 0, vec![batch(0, &[1], &big)])).collect();
+        let first = page(huge, 100, 500).expect("decodes");
+        assert_eq!(offsets(&first), [(0, 0)]);
+        assert_eq!(cursor(&first.next), "0:1,1:0,2:0,3:0,4:0,5:0,6:0,7:0");
+    }
+
+    /// Catches a merge that goes on with the other partitions' later records once one has used up its share.
+    #[test]
+    fn a_page_ends_where_a_partition_has_more_than_its_share() {
+        let big = "x".repeat(1_000);
+        let chunks = || vec![fetched(0, 0, vec![batch(0, &[1, 2, 3], &big)]), fetched(1, 0, vec![batch(0, &[9], "b")])];
+        let first = page(chunks(), 100, 2_400).expect("decodes");
+        assert_eq!((offsets(&first), cursor(&first.next).as_str()), (vec![(0, 0)], "0:1,1:0"));
     }
 
     #[test]

@@ -1,55 +1,19 @@
 //! Receipts over a store whose disk is asked by hand: nothing is durable before the test says so.
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
 use futures::FutureExt;
-use streambus_protocol::batch::{BatchBuilder, BatchOptions, ProducerStamp, UnverifiedBatch};
-use streambus_protocol::epoch::PartitionEpoch;
-use streambus_protocol::ids::{
-    BrokerId, PartitionId, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId, TopicName,
-};
-use streambus_protocol::record::Record;
-use streambus_protocol::timestamp::Timestamp;
-use streambus_protocol::topic_config::TopicConfig;
-use streambus_storage::clock::ManualClock;
+use streambus_protocol::batch::ProducerStamp;
+use streambus_protocol::ids::{ProducerEpoch, ProducerId, Sequence};
 use streambus_storage::config::StoreConfig;
-use streambus_storage::disk::memory::MemoryDisk;
-use streambus_storage::index::memory::MemoryIndex;
 use streambus_storage::partition_log::LogOptions;
-use streambus_storage::store::{Drive, Store, StoreEnv};
+use streambus_storage::store::Store;
 
 use super::*;
-use crate::partition::role::Leadership;
+use crate::partition::fixture;
 
-fn settings(durability: Durability) -> TopicConfig {
-    TopicConfig { durability, ..TopicConfig::parse(&BTreeMap::new()).expect("the defaults") }
-}
-
-/// A store in memory and a partition of it that this broker leads alone.
 fn partition(durability: Durability) -> (Store, Arc<Partition>) {
-    let env = StoreEnv {
-        disk: Arc::new(MemoryDisk::new()),
-        index: Arc::new(MemoryIndex::new()),
-        clock: Arc::new(ManualClock::new(Timestamp::from_millis(1))),
-        random: Box::new(|| 7),
-        drive: Drive::Stepped,
-    };
-    let (store, _) = Store::open(env, StoreConfig::tiny()).expect("a store");
-    let id = PartitionId { topic: TopicId::from_bytes([1; 16]), partition: PartitionIndex::new(0) };
-    let settings = settings(durability);
-    let log = store.create_log(id, LogOptions::from(&settings)).expect("a log");
-    let role = Role {
-        leadership: Leadership::Here,
-        leader_epoch: LeaderEpoch::new(1),
-        partition_epoch: PartitionEpoch::ZERO,
-        replicas: vec![BrokerId::new(1)],
-        in_sync: vec![BrokerId::new(1)],
-        eligible: Vec::new(),
-        settings,
-    };
-    while store.step() {}
-    (store, Arc::new(Partition::new(id, TopicName::new("t").expect("a name"), log, role)))
+    let store = fixture::store(StoreConfig::tiny());
+    let partition = fixture::partition(&store, 0, durability);
+    (store, partition)
 }
 
 fn append(partition: &Arc<Partition>, sequence: i32) -> Appended {
@@ -58,14 +22,12 @@ fn append(partition: &Arc<Partition>, sequence: i32) -> Appended {
         epoch: ProducerEpoch::new(0),
         base_sequence: Sequence::new(sequence),
     });
-    let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
-    builder.push(&Record::new(Bytes::from_static(b"v"), Timestamp::from_millis(1))).expect("room");
-    let batch = UnverifiedBatch::new(builder.build().expect("a batch")).verify(1 << 20).expect("a sound batch");
+    let batch = fixture::batch(b"v", producer);
     partition.append(batch, LeaderEpoch::UNKNOWN, Acks::All).expect("appended")
 }
 
 fn options(durability: Durability) -> LogOptions {
-    LogOptions::from(&settings(durability))
+    LogOptions::from(&fixture::settings(durability))
 }
 
 // Catches a receipt made of the topic's setting: the log had given another promise in the moment of its change.

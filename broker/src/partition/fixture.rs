@@ -1,0 +1,63 @@
+//! A partition over a store in memory that a test drives by hand: nothing is durable before it says so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use streambus_protocol::batch::{BatchBuilder, BatchOptions, ProducerStamp, RecordBatch, UnverifiedBatch};
+use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
+use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
+use streambus_protocol::record::Record;
+use streambus_protocol::timestamp::Timestamp;
+use streambus_protocol::topic_config::{Durability, TopicConfig};
+use streambus_storage::clock::ManualClock;
+use streambus_storage::config::StoreConfig;
+use streambus_storage::disk::memory::MemoryDisk;
+use streambus_storage::index::memory::MemoryIndex;
+use streambus_storage::partition_log::LogOptions;
+use streambus_storage::store::{Drive, Store, StoreEnv};
+
+use crate::partition::Partition;
+use crate::partition::role::{Leadership, Role};
+
+/// A store that does nothing by itself.
+pub(crate) fn store(config: StoreConfig) -> Store {
+    let env = StoreEnv {
+        disk: Arc::new(MemoryDisk::new()),
+        index: Arc::new(MemoryIndex::new()),
+        clock: Arc::new(ManualClock::new(Timestamp::from_millis(1))),
+        random: Box::new(|| 7),
+        drive: Drive::Stepped,
+    };
+    Store::open(env, config).expect("a store").0
+}
+
+/// The default settings with this durability.
+pub(crate) fn settings(durability: Durability) -> TopicConfig {
+    TopicConfig { durability, ..TopicConfig::parse(&BTreeMap::new()).expect("the defaults") }
+}
+
+/// Partition `index` of a topic, which this broker leads alone.
+pub(crate) fn partition(store: &Store, index: u32, durability: Durability) -> Arc<Partition> {
+    let id = PartitionId { topic: TopicId::from_bytes([1; 16]), partition: PartitionIndex::new(index) };
+    let settings = settings(durability);
+    let log = store.create_log(id, LogOptions::from(&settings)).expect("a log");
+    let role = Role {
+        leadership: Leadership::Here,
+        leader_epoch: LeaderEpoch::new(1),
+        partition_epoch: PartitionEpoch::ZERO,
+        replicas: vec![BrokerId::new(1)],
+        in_sync: vec![BrokerId::new(1)],
+        eligible: Vec::new(),
+        settings,
+    };
+    while store.step() {}
+    Arc::new(Partition::new(id, TopicName::new("t").expect("a name"), log, role))
+}
+
+/// A batch of one record.
+pub(crate) fn batch(value: &[u8], producer: Option<ProducerStamp>) -> RecordBatch {
+    let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
+    builder.push(&Record::new(Bytes::copy_from_slice(value), Timestamp::from_millis(1))).expect("room");
+    UnverifiedBatch::new(builder.build().expect("a batch")).verify(1 << 20).expect("a sound batch")
+}
