@@ -19,6 +19,7 @@ DATA ?= ./data
 LISTEN ?= 127.0.0.1:9092
 HTTP ?= 127.0.0.1:8080
 CYCLES ?= 500
+MINUTES ?= 30
 SEED ?= $(shell date +%s)
 
 .PHONY: help
@@ -63,10 +64,18 @@ lint: deps ## Check formatting, lints and documentation
 .PHONY: verify
 verify: lint test ## The one gate: everything a change must pass
 
+.PHONY: cluster
+cluster: build ## Build and start three brokers on this machine, data in ./data/cluster; prints what to try
+	exec scripts/cluster.sh $(STREAMBUS) $(DATA)/cluster
+
+.PHONY: demo
+demo: build ## A story in the terminal: three brokers, kill -9 of a leader under load, the verdict
+	$(CARGO) build --release --locked -p streambus-tests --bin streambus-demo
+	$(TARGET)/release/streambus-demo
+
 .PHONY: soak
-soak: build ## kill -9 of the real broker and simulated power cuts, CYCLES of each (500), and a random seed
-	STREAMBUS_POWER_CUTS=$(CYCLES) $(CARGO) test --release --locked -p streambus-storage --test store power -- --nocapture
-	STREAMBUS_KILL_CYCLES=$(CYCLES) STREAMBUS_SEED=$(SEED) $(CARGO) test --release --locked -p streambus-tests --test kill_nine -- --nocapture
+soak: build ## Faults with seed after seed for MINUTES (30), CYCLES (500) kills and power cuts; appends to the ledger
+	scripts/soak.sh $(MINUTES) $(CYCLES) $(SEED)
 
 .PHONY: bench
 bench: deps ## Run every benchmark row beside the machine's own limits

@@ -5,6 +5,7 @@
 //! ever skipped in silence.
 
 mod links;
+mod namespaces;
 mod node;
 mod origin;
 
@@ -22,6 +23,7 @@ use crate::patience::wait_for;
 use crate::process::get_within;
 use crate::recorder::Recorder;
 use links::Links;
+use namespaces::{CLIENTS, Namespaces};
 use node::{Addresses, Node};
 
 /// How long brokers may take to become ready, or to stop, before a test fails.
@@ -35,8 +37,29 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 pub enum Network {
     /// Straight, as in production.
     Direct,
-    /// Through proxies that can cut, delay and reset each direction of each link.
+    /// Through proxies that can cut, delay and reset each direction of each link. Works everywhere.
     Proxied,
+    /// Each broker in a network namespace, packets dropped by the kernel: can cut, also clients off. Needs root.
+    Namespaces,
+}
+
+impl Network {
+    /// A network that can be cut: `STREAMBUS_NETWORK`, `proxied` when it is not set, or `namespaces`.
+    pub fn that_can_be_cut() -> Self {
+        match std::env::var("STREAMBUS_NETWORK").as_deref() {
+            Err(_) | Ok("proxied") => Self::Proxied,
+            Ok("namespaces") => Self::Namespaces,
+            Ok(other) => panic!("STREAMBUS_NETWORK={other}: say proxied or namespaces"),
+        }
+    }
+}
+
+/// The network as it was built.
+#[derive(Debug)]
+enum Wiring {
+    Direct,
+    Proxied(Links),
+    Namespaces(Namespaces),
 }
 
 /// What a cluster is like.
@@ -62,7 +85,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// The arguments that all brokers of a cluster share, besides their own addresses.
     peers: Vec<(u32, SocketAddr)>,
-    links: Option<Links>,
+    wiring: Wiring,
     settings: Vec<String>,
     recorder: Recorder,
     folder: Option<TempDir>,
@@ -86,26 +109,35 @@ impl Cluster {
     pub fn prepare(options: &Options) -> Self {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::Builder::new().prefix("streambus-cluster-").tempdir().expect("a folder");
-        let host = own_network();
-        let nodes: Vec<Node> = (1..=options.brokers)
+        let running = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        let host = own_network(running);
+        let ids: Vec<u32> = (1..=options.brokers).collect();
+        let namespaces = (options.network == Network::Namespaces).then(|| Namespaces::new(running, &ids));
+        let nodes: Vec<Node> = ids
+            .iter()
             .map(|id| {
                 let data = folder.path().join(format!("broker-{id}"));
                 let log = folder.path().join(format!("broker-{id}.log"));
-                Node::new(id, Addresses::on(host(id)), data, log)
+                let addresses = match &namespaces {
+                    Some(namespaces) => Addresses::of(namespaces.address(*id)),
+                    None => Addresses::on(host(*id)),
+                };
+                Node::new(*id, addresses, data, log)
             })
             .collect();
-        let (links, peers) = match options.network {
-            Network::Direct => (None, nodes.iter().map(|node| (node.id, node.addresses.cluster)).collect()),
-            Network::Proxied => {
-                let doors: Vec<_> = nodes
-                    .iter()
-                    .map(|node| (node.id, Addresses::on(host(100 + node.id)).cluster, node.addresses.cluster))
-                    .collect();
-                (Some(Links::new(&doors)), doors.iter().map(|(id, door, _)| (*id, *door)).collect())
+        let mut peers: Vec<_> = nodes.iter().map(|node| (node.id, node.addresses.cluster)).collect();
+        let wiring = match (options.network, namespaces) {
+            (Network::Direct, _) => Wiring::Direct,
+            (Network::Proxied, _) => {
+                let doors: Vec<_> =
+                    peers.iter().map(|(id, target)| (*id, Addresses::on(host(100 + id)).cluster, *target)).collect();
+                peers = doors.iter().map(|(id, door, _)| (*id, *door)).collect();
+                Wiring::Proxied(Links::new(&doors))
             }
+            (Network::Namespaces, namespaces) => Wiring::Namespaces(namespaces.expect("just built")),
         };
         let recorder = Recorder::new();
-        Self { nodes, peers, links, settings: options.settings.clone(), recorder, folder: Some(folder), _turn: turn }
+        Self { nodes, peers, wiring, settings: options.settings.clone(), recorder, folder: Some(folder), _turn: turn }
     }
 
     /// The numbers of all brokers.
@@ -167,21 +199,25 @@ impl Cluster {
     pub fn start_broker(&mut self, id: u32) {
         let arguments = self.arguments(id);
         self.recorder.record(What::Started { broker: id });
-        let pid = self.node_mut(id).start(&arguments);
-        if let Some(links) = &mut self.links {
+        let entry = match &self.wiring {
+            Wiring::Namespaces(namespaces) => namespaces.entry(id).to_vec(),
+            Wiring::Direct | Wiring::Proxied(_) => Vec::new(),
+        };
+        let pid = self.node_mut(id).start(&entry, &arguments);
+        if let Wiring::Proxied(links) = &mut self.wiring {
             links.started(id, pid);
         }
     }
 
     /// Starts one more process that claims to be broker `id` of this cluster, on `data` and addresses of its own.
     pub fn start_impostor(&self, id: u32, data: &Path) -> Impostor {
-        let addresses = Addresses::on(own_network()(1));
+        let addresses = Addresses::on(own_network(CLUSTERS.fetch_add(1, Ordering::Relaxed))(1));
         let log = self.folder().join(format!("impostor-{id}.log"));
         let mut node = Node::new(id, addresses, data.to_owned(), log);
         let mut arguments = vec!["--cluster-listen".to_owned(), addresses.cluster.to_string()];
         arguments.extend(["--peers".to_owned(), self.peers()]);
         self.recorder.fault(format!("another process claims to be broker {id}"));
-        node.start(&arguments);
+        node.start(&[], &arguments);
         Impostor { node }
     }
 
@@ -211,7 +247,7 @@ impl Cluster {
     pub fn kill_nine(&mut self, id: u32) -> u64 {
         let at_us = self.recorder.fault(format!("kill -9 of broker {id}"));
         self.node_mut(id).kill_nine();
-        if let Some(links) = &mut self.links {
+        if let Wiring::Proxied(links) = &mut self.wiring {
             links.stopped(id);
         }
         at_us
@@ -244,7 +280,7 @@ impl Cluster {
     pub fn wait_exit(&mut self, id: u32) -> ExitStatus {
         let status = self.node_mut(id).wait_exit(PATIENCE);
         let status = status.unwrap_or_else(|| panic!("broker {id} does not end; its log ends\n{}", self.log_end(id)));
-        if let Some(links) = &mut self.links {
+        if let Wiring::Proxied(links) = &mut self.wiring {
             links.stopped(id);
         }
         status
@@ -273,15 +309,15 @@ impl Cluster {
 
     /// Cuts one direction: `to` hears nothing more of `from`.
     pub fn cut(&self, from: u32, to: u32) -> u64 {
-        self.links().set_open(from, to, false);
+        self.set_open(from, to, false);
         self.recorder.fault(format!("broker {to} no longer hears broker {from}"))
     }
 
     /// Cuts a broker off from all others, both ways. Clients still reach it.
     pub fn isolate(&self, id: u32) -> u64 {
         for other in self.others(id) {
-            self.links().set_open(id, other, false);
-            self.links().set_open(other, id, false);
+            self.set_open(id, other, false);
+            self.set_open(other, id, false);
         }
         self.recorder.fault(format!("broker {id} is cut off, both ways"))
     }
@@ -289,7 +325,7 @@ impl Cluster {
     /// A broker hears nobody, but all hear it.
     pub fn deafen(&self, id: u32) -> u64 {
         for other in self.others(id) {
-            self.links().set_open(other, id, false);
+            self.set_open(other, id, false);
         }
         self.recorder.fault(format!("broker {id} hears nobody and is heard"))
     }
@@ -297,9 +333,19 @@ impl Cluster {
     /// Nobody hears a broker, but it hears all.
     pub fn mute(&self, id: u32) -> u64 {
         for other in self.others(id) {
-            self.links().set_open(id, other, false);
+            self.set_open(id, other, false);
         }
         self.recorder.fault(format!("nobody hears broker {id}, which hears all"))
+    }
+
+    /// Cuts a broker off from the clients, both ways; the other brokers reach it. Needs [`Network::Namespaces`].
+    pub fn hide_from_clients(&self, id: u32) -> u64 {
+        let Wiring::Namespaces(namespaces) = &self.wiring else {
+            panic!("clients can be cut off only with Network::Namespaces")
+        };
+        namespaces.set_open(id, CLIENTS, false);
+        namespaces.set_open(CLIENTS, id, false);
+        self.recorder.fault(format!("clients no longer reach broker {id}"))
     }
 
     /// Delays everything between a broker and all others.
@@ -321,8 +367,10 @@ impl Cluster {
 
     /// Makes the network whole.
     pub fn heal(&self) -> u64 {
-        if let Some(links) = &self.links {
-            links.heal();
+        match &self.wiring {
+            Wiring::Direct => {}
+            Wiring::Proxied(links) => links.heal(),
+            Wiring::Namespaces(namespaces) => namespaces.heal(),
         }
         self.recorder.fault("the network is whole")
     }
@@ -334,8 +382,19 @@ impl Cluster {
         lines[lines.len().saturating_sub(LOG_END_LINES)..].join("\n")
     }
 
+    fn set_open(&self, from: u32, to: u32, open: bool) {
+        match &self.wiring {
+            Wiring::Direct => panic!("a direct network cannot be cut"),
+            Wiring::Proxied(links) => links.set_open(from, to, open),
+            Wiring::Namespaces(namespaces) => namespaces.set_open(from, to, open),
+        }
+    }
+
     fn links(&self) -> &Links {
-        self.links.as_ref().expect("faults of the network need Network::Proxied")
+        match &self.wiring {
+            Wiring::Proxied(links) => links,
+            Wiring::Direct | Wiring::Namespaces(_) => panic!("this fault of the network needs Network::Proxied"),
+        }
     }
 
     fn others(&self, id: u32) -> Vec<u32> {
@@ -349,7 +408,7 @@ impl Cluster {
             let listen = self.node(id).addresses.cluster.to_string();
             arguments.extend(["--cluster-listen".to_owned(), listen, "--peers".to_owned(), self.peers()]);
             if let Some((_, door)) = self.peers.iter().find(|(peer, _)| *peer == id)
-                && self.links.is_some()
+                && matches!(self.wiring, Wiring::Proxied(_))
             {
                 arguments.extend(["--set".to_owned(), format!("cluster.advertise={door}")]);
             }
@@ -416,11 +475,12 @@ impl Drop for Cluster {
     }
 }
 
+/// Counts the clusters and impostors of this process.
+static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
 /// Loopback addresses that no other process of this machine is likely to use: all of 127/8 is this machine. From the
 /// process id and a running number; the last byte is the host.
-fn own_network() -> impl Fn(u32) -> Ipv4Addr {
-    static CLUSTERS: AtomicU32 = AtomicU32::new(0);
-    let running = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+fn own_network(running: u32) -> impl Fn(u32) -> Ipv4Addr {
     let mixed = (std::process::id().wrapping_mul(0x9E37_79B1) ^ running.wrapping_mul(0x85EB_CA6B)).to_be_bytes();
     move |host| {
         let last = u8::try_from(host).expect("few hosts");
@@ -435,7 +495,7 @@ mod tests {
 
     #[test]
     fn every_cluster_has_a_network_of_its_own() {
-        let (one, other) = (own_network(), own_network());
+        let (one, other) = (own_network(1), own_network(2));
         assert_ne!(one(1), other(1));
         assert!(one(1).is_loopback() && one(3).is_loopback());
         assert_ne!(one(1), one(2));

@@ -9,17 +9,19 @@ use std::time::Duration;
 /// How long a broker may take until it is ready, or to stop, before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary under test: `STREAMBUS_BIN`, else the one that was built beside this test.
+/// The binary under test: `STREAMBUS_BIN`, else the one that was built beside this program or this test.
 ///
 /// Panics with the command that builds it when it is not there.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("STREAMBUS_BIN") {
         return path.into();
     }
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let beside = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").join("streambus");
-    assert!(beside.exists(), "{} is missing: run `cargo build --release -p streambus-cli` first", beside.display());
-    beside
+    let this = std::env::current_exe().expect("a program knows its own path");
+    // A program lies in target/PROFILE, a test in target/PROFILE/deps.
+    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join("streambus")).find(|path| path.is_file());
+    beside.unwrap_or_else(|| {
+        panic!("no streambus beside {}: run `cargo build --release -p streambus-cli` first", this.display())
+    })
 }
 
 /// A running broker process. Killed when dropped.

@@ -16,7 +16,7 @@ use streambus_protocol::offset::Offset;
 use streambus_tests::checker::{ReadBack, check};
 use streambus_tests::history::{History, Outcome, Value};
 use streambus_tests::process::{Broker, binary};
-use streambus_tests::setting;
+use streambus_tests::{ledger, setting};
 use tokio::sync::watch;
 
 const PRODUCERS: u32 = 3;
@@ -129,6 +129,7 @@ fn nothing_acknowledged_is_lost_when_the_broker_is_killed_under_load() {
         read.len(),
         violations.len()
     );
+    ledger::append("kill -9 of one broker", &history, usize::try_from(cycles).unwrap_or(usize::MAX), violations.len());
     assert!(history.acked() as u64 > cycles, "the run acknowledged too little to prove anything");
     assert!(violations.is_empty(), "{:#?}", &violations[..violations.len().min(20)]);
     assert!(broker.terminate(), "the drain ends with exit code 0");

@@ -26,6 +26,12 @@ impl Addresses {
         let at = |index: usize| held[index].local_addr().expect("a bound socket has an address");
         Self { clients: at(0), cluster: at(1), http: at(2) }
     }
+
+    /// The usual ports on `host`, which nobody else can have.
+    pub(super) fn of(host: Ipv4Addr) -> Self {
+        let at = |port| SocketAddr::from((host, port));
+        Self { clients: at(9092), cluster: at(9192), http: at(8080) }
+    }
 }
 
 /// A broker of a cluster, running or not.
@@ -43,11 +49,13 @@ impl Node {
         Self { id, addresses, data, log, child: None }
     }
 
-    /// Starts the process; returns its id. It is not ready yet.
-    pub(super) fn start(&mut self, arguments: &[String]) -> u32 {
+    /// Starts the process, with `entry` in front of the program; returns its id. It is not ready yet.
+    pub(super) fn start(&mut self, entry: &[String], arguments: &[String]) -> u32 {
         assert!(self.child.is_none(), "broker {} runs already", self.id);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
-        let mut command = Command::new(binary());
+        let mut words = entry.iter().map(Into::into).chain([binary().into_os_string()]);
+        let mut command = Command::new(words.next().expect("the program at least"));
+        command.args(words);
         // A variable of whoever runs the tests must not change what they see.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STREAMBUS__")) {
             command.env_remove(name);
