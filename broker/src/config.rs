@@ -8,6 +8,7 @@
 pub mod address;
 pub mod error;
 pub mod origin;
+pub mod peers;
 pub mod reference;
 pub mod setting;
 pub mod suggestion;
@@ -30,6 +31,7 @@ use streambus_protocol::limits::FRAME_BYTES_MAX;
 use address::HostPort;
 use error::ConfigErrors;
 use origin::Origin;
+use peers::Peers;
 use setting::Setting;
 
 /// Everything a broker is told from outside. `Default` is what runs when nothing is configured: one broker for this
@@ -40,6 +42,10 @@ pub struct BrokerConfig {
     pub broker: IdentityConfig,
     /// The listener for clients.
     pub client: ClientConfig,
+    /// Other brokers.
+    pub cluster: ClusterConfig,
+    /// Copying records between brokers.
+    pub replication: ReplicationConfig,
     /// The listener for probes, metrics and the REST API.
     pub http: HttpConfig,
     /// The data directory and what is kept in it.
@@ -91,6 +97,67 @@ impl ClientConfig {
 impl Default for ClientConfig {
     fn default() -> Self {
         Self { listen: HostPort::loopback(9092), advertise: None }
+    }
+}
+
+/// Section `cluster`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Where to listen for other brokers. Not opened without `peers`.
+    pub listen: HostPort,
+    /// What other brokers are told to connect to; `None` = this broker's entry in `peers`, or the listen address.
+    pub advertise: Option<HostPort>,
+    /// The brokers that found the cluster; empty for a broker on its own.
+    pub peers: Peers,
+    /// A broker that is not heard of for this long takes no part any more.
+    pub session_timeout: Duration,
+    /// How often this broker is heard of.
+    pub heartbeat_interval: Duration,
+}
+
+impl ClusterConfig {
+    /// What other brokers are told to connect to, given the port that was really bound.
+    pub fn advertised(&self, me: BrokerId, bound_port: u16) -> HostPort {
+        match self.advertise.as_ref().or_else(|| self.peers.get(me)) {
+            Some(address) => address.clone(),
+            None => HostPort { host: self.listen.host.clone(), port: bound_port },
+        }
+    }
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            listen: HostPort::loopback(9094),
+            advertise: None,
+            peers: Peers::default(),
+            session_timeout: Duration::from_secs(3),
+            heartbeat_interval: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Section `replication`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicationConfig {
+    /// Record bytes of one answer to a follower.
+    pub fetch_bytes: u64,
+    /// How long a follower's fetch waits for news.
+    pub fetch_wait: Duration,
+    /// A follower that is behind for this long is out of sync.
+    pub lag_time_max: Duration,
+    /// How fast replicas that are not in sync may catch up from this broker, in bytes per second; 0 = no bound.
+    pub catch_up_rate: u64,
+}
+
+impl Default for ReplicationConfig {
+    fn default() -> Self {
+        Self {
+            fetch_bytes: 2 * MIB,
+            fetch_wait: Duration::from_millis(500),
+            lag_time_max: Duration::from_secs(10),
+            catch_up_rate: 0,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! (`streambus_consensus` does).
 
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod http;

@@ -1,18 +1,19 @@
 //! The native protocol's door: frames to service calls and back. No rule lives here.
 
-mod call;
+pub(crate) mod call;
 mod cluster;
 mod dispatch;
 mod fetch;
 mod offsets;
 mod produce;
-pub(crate) mod session;
+mod session;
 mod subscribe;
 mod topics;
 
 use std::sync::Arc;
 
 use crate::metrics::BrokerMetrics;
+use crate::net::door::{Door, FrameHandler, Opened};
 use crate::net::limits::NetLimits;
 use crate::service::Services;
 
@@ -37,11 +38,21 @@ impl NativeDoor {
         &self.services
     }
 
-    pub(crate) fn metrics(&self) -> &Arc<BrokerMetrics> {
+    pub(crate) fn limits(&self) -> &NetLimits {
+        &self.limits
+    }
+}
+
+impl Door for NativeDoor {
+    fn metrics(&self) -> &Arc<BrokerMetrics> {
         &self.metrics
     }
 
-    pub(crate) fn limits(&self) -> &NetLimits {
-        &self.limits
+    fn is_for_clients(&self) -> bool {
+        true
+    }
+
+    fn open(self: Arc<Self>, connection: Opened) -> Box<dyn FrameHandler> {
+        Box::new(session::Session::new(self, connection))
     }
 }

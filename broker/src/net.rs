@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod connection;
+pub(crate) mod door;
 pub mod kafka_door;
 pub mod limits;
 pub mod listener;

@@ -144,6 +144,8 @@ error_codes! {
     NoReassignment = 72, "NO_REASSIGNMENT";
     /// The leader does not know the fetch session, or expected another sequence: start a new one.
     UnknownReplicaSession = 73, "UNKNOWN_REPLICA_SESSION";
+    /// Appended, but leadership moved before it was committed: it may or may not survive.
+    LeadershipLost = 74, "LEADERSHIP_LOST";
 }
 
 impl ErrorCode {
@@ -173,7 +175,8 @@ impl ErrorCode {
             | Self::NoController
             | Self::MetadataOutcomeUnknown
             | Self::IneligibleReplica
-            | Self::UnknownReplicaSession => true,
+            | Self::UnknownReplicaSession
+            | Self::LeadershipLost => true,
             Self::Internal
             | Self::MalformedRequest
             | Self::UnsupportedApi
@@ -215,6 +218,7 @@ impl ErrorCode {
             | Self::Timeout
             | Self::NotEnoughReplicasAfterAppend
             | Self::StorageFailed
+            | Self::LeadershipLost
             | Self::MetadataOutcomeUnknown => Applied::Unknown,
             // An old duplicate was applied once, long ago: the retry itself changed nothing.
             Self::MalformedRequest
@@ -267,7 +271,7 @@ impl ErrorCode {
 
     /// True when an error of this code carries who leads instead, if that is known.
     pub const fn names_leader(self) -> bool {
-        matches!(self, Self::NotLeader | Self::FencedLeaderEpoch)
+        matches!(self, Self::NotLeader | Self::FencedLeaderEpoch | Self::LeadershipLost)
     }
 
     /// The HTTP status that says the same.
@@ -289,7 +293,10 @@ impl ErrorCode {
             | Self::InvalidAssignment
             | Self::InvalidSubscription => 400,
             Self::UnknownTopic | Self::UnknownTopicId | Self::UnknownPartition | Self::UnknownBroker => 404,
-            Self::Timeout | Self::MetadataOutcomeUnknown | Self::NotEnoughReplicasAfterAppend => 504,
+            Self::Timeout
+            | Self::MetadataOutcomeUnknown
+            | Self::NotEnoughReplicasAfterAppend
+            | Self::LeadershipLost => 504,
             Self::TopicExists
             | Self::OutOfOrderSequence
             | Self::FencedProducer

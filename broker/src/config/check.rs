@@ -21,6 +21,39 @@ pub(super) fn conflicts(config: &BrokerConfig, origins: &[Origin], problems: &mu
             .map_or(Origin::Default, |(_, origin)| origin.clone());
         problems.push(ConfigError::new(Some(key), Problem::Conflict { message, help }, origin));
     };
+    let cluster = &config.cluster;
+    if cluster.heartbeat_interval * 3 > cluster.session_timeout {
+        conflict(
+            "cluster.heartbeat_interval",
+            format!(
+                "`cluster.heartbeat_interval` ({}) is more than a third of `cluster.session_timeout` ({})",
+                show_duration(cluster.heartbeat_interval),
+                show_duration(cluster.session_timeout)
+            ),
+            "one lost heartbeat would cost the broker what it leads".to_owned(),
+        );
+    }
+    if !cluster.peers.is_empty() {
+        if cluster.advertised(config.broker.id, cluster.listen.port).is_unspecified() {
+            conflict(
+                "cluster.listen",
+                format!("`cluster.listen` is {}, where nobody can connect to", cluster.listen),
+                format!(
+                    "broker {} is not in `cluster.peers`: say with `cluster.advertise` where the others reach it",
+                    config.broker.id
+                ),
+            );
+        }
+        for (key, listen) in [("client.listen", &config.client.listen), ("http.listen", &config.http.listen)] {
+            if cluster.listen.collides_with(listen) {
+                conflict(
+                    "cluster.listen",
+                    format!("`cluster.listen` ({}) and `{key}` ({listen}) are the same address", cluster.listen),
+                    "give each listener its own port".to_owned(),
+                );
+            }
+        }
+    }
     let limits = &config.limits;
     if limits.connections_per_ip > limits.connections {
         conflict(
@@ -135,6 +168,12 @@ pub(super) fn warnings(config: &BrokerConfig) -> Vec<String> {
                  authentication yet"
             ));
         }
+    }
+    if !config.cluster.peers.is_empty() && config.cluster.peers.len().is_multiple_of(2) {
+        warnings.push(format!(
+            "`cluster.peers` has {} brokers: an even number survives no more failures than one broker less",
+            config.cluster.peers.len()
+        ));
     }
     if config.client.advertise.is_none() && config.client.listen.is_unspecified() {
         warnings.push(format!(

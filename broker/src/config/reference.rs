@@ -84,6 +84,7 @@ fn unit_text(kind: &Kind) -> &'static str {
         Kind::Count { .. } | Kind::Broker { .. } => "number",
         Kind::Percent { .. } => "percent",
         Kind::Address { .. } | Kind::OptionalAddress { .. } => "address",
+        Kind::Peers { .. } => "list",
         Kind::Path { .. } => "path",
         Kind::Text { .. } => "text",
         Kind::Choice { .. } => "one of",

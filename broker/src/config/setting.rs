@@ -8,6 +8,7 @@ use streambus_protocol::ids::BrokerId;
 use super::BrokerConfig;
 use super::address::HostPort;
 use super::error::Problem;
+use super::peers::{PEERS_MAX, Peers};
 use super::suggestion::nearest;
 use super::unit::{self, UnitError};
 
@@ -57,6 +58,8 @@ pub enum Kind {
     Address { slot: Slot<HostPort> },
     /// Where to connect; empty = none.
     OptionalAddress { slot: Slot<Option<HostPort>> },
+    /// Brokers and their addresses; empty = none.
+    Peers { slot: Slot<Peers> },
     /// A directory.
     Path { slot: Slot<PathBuf> },
     /// Text of at most `max` bytes that passes `check`; `check` answers what it expects instead.
@@ -116,11 +119,14 @@ impl Kind {
                 *slot(config) = self.ranged(percent, 0, *max)?;
             }
             Self::Count { min, max, slot } => *slot(config) = self.ranged(self.number(raw)?, *min, *max)?,
-            Self::Broker { slot } => *slot(config) = BrokerId::new(self.number(raw)?),
+            Self::Broker { slot } => *slot(config) = BrokerId::new(self.ranged(self.number(raw)?, 0, BROKER_MAX)?),
             Self::Address { slot } => *slot(config) = address(text(raw, ADDRESS)?)?,
             Self::OptionalAddress { slot } => {
                 let text = text(raw, ADDRESS)?;
                 *slot(config) = if text.is_empty() { None } else { Some(address(text)?) };
+            }
+            Self::Peers { slot } => {
+                *slot(config) = text(raw, PEERS)?.parse().map_err(|_| Problem::Malformed { expected: PEERS })?;
             }
             Self::Path { slot } => {
                 let text = text(raw, "a directory, such as \"./data\"")?;
@@ -164,6 +170,7 @@ impl Kind {
             Self::Broker { slot } => slot(config).to_string(),
             Self::Address { slot } => slot(config).to_string(),
             Self::OptionalAddress { slot } => slot(config).as_ref().map(ToString::to_string).unwrap_or_default(),
+            Self::Peers { slot } => slot(config).to_string(),
             Self::Path { slot } => slot(config).display().to_string(),
             Self::Text { slot, .. } => slot(config).clone(),
             Self::Choice { get, .. } => get(config).to_owned(),
@@ -186,9 +193,10 @@ impl Kind {
             Self::Time { min, max, .. } => format!("{} to {}", unit::show_duration(*min), unit::show_duration(*max)),
             Self::Count { min, max, .. } => format!("{min} to {max}"),
             Self::Percent { max, .. } => format!("0% to {max}%"),
-            Self::Broker { .. } => format!("0 to {}", u32::MAX),
+            Self::Broker { .. } => format!("0 to {BROKER_MAX}"),
             Self::Address { .. } => "host:port".to_owned(),
             Self::OptionalAddress { .. } => "host:port, or empty".to_owned(),
+            Self::Peers { .. } => format!("up to {PEERS_MAX} of id@host:port, or empty"),
             Self::Path { .. } => "a directory".to_owned(),
             Self::Text { max, .. } => format!("text of up to {max} bytes"),
             Self::Choice { words, .. } => words.join(" or "),
@@ -221,6 +229,9 @@ impl Kind {
     }
 }
 
+/// The largest number means "no broker" on the wire.
+const BROKER_MAX: u32 = u32::MAX - 1;
+const PEERS: &str = "distinct brokers and addresses, such as \"1@a:9094,2@b:9094,3@c:9094\"";
 const ADDRESS: &str = "a host and a port, such as \"127.0.0.1:9092\" or \"[::1]:9092\"";
 
 fn address(text: &str) -> Result<HostPort, Problem> {

@@ -47,6 +47,89 @@ pub(super) static SETTINGS: &[Setting] = &[
               `0.0.0.0` or `[::]`, which only serves clients on the same machine.",
     },
     Setting {
+        key: "cluster.listen",
+        kind: Kind::Address { slot: |c| &mut c.cluster.listen },
+        flag: Some("cluster-listen"),
+        reload: Reload::Restart,
+        doc: "Where other brokers connect. Opened only with `cluster.peers`. Keep it off public networks: brokers do not \
+              authenticate one another yet.",
+    },
+    Setting {
+        key: "cluster.advertise",
+        kind: Kind::OptionalAddress { slot: |c| &mut c.cluster.advertise },
+        flag: Some("cluster-advertise"),
+        reload: Reload::Restart,
+        doc: "What other brokers are told to connect to. Empty = this broker's entry in `cluster.peers`, or else \
+              `cluster.listen`.",
+    },
+    Setting {
+        key: "cluster.peers",
+        kind: Kind::Peers { slot: |c| &mut c.cluster.peers },
+        flag: Some("peers"),
+        reload: Reload::Restart,
+        doc: "The brokers that found the cluster and where they listen for one another, the same list on every broker. A \
+              broker that is not on it joins through them. It is looked at again only by a broker with an empty data \
+              directory, and to find the others. Empty = a broker on its own.",
+    },
+    Setting {
+        key: "cluster.session_timeout",
+        kind: Kind::Time {
+            min: Duration::from_millis(500),
+            max: Duration::from_secs(600),
+            slot: |c| &mut c.cluster.session_timeout,
+        },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "A broker that is not heard of for this long loses what it leads. Shorter means quicker failover when a \
+              machine is cut off, and more of it when one is merely slow; a process that died is noticed at once \
+              either way.",
+    },
+    Setting {
+        key: "cluster.heartbeat_interval",
+        kind: Kind::Time { min: Duration::from_millis(50), max: SECOND, slot: |c| &mut c.cluster.heartbeat_interval },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "How often this broker says that it is there. At most a third of `cluster.session_timeout`.",
+    },
+    Setting {
+        key: "replication.fetch_bytes",
+        kind: Kind::Bytes { min: 64 * KIB, max: 4 * MIB, slot: |c| &mut c.replication.fetch_bytes },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "Record bytes of one answer to a follower, one batch apart.",
+    },
+    Setting {
+        key: "replication.fetch_wait",
+        kind: Kind::Time {
+            min: Duration::from_millis(10),
+            max: Duration::from_secs(60),
+            slot: |c| &mut c.replication.fetch_wait,
+        },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "How long a follower's fetch waits at its leader when there is nothing new.",
+    },
+    Setting {
+        key: "replication.lag_time_max",
+        kind: Kind::Time {
+            min: Duration::from_millis(500),
+            max: Duration::from_secs(3_600),
+            slot: |c| &mut c.replication.lag_time_max,
+        },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "A follower that has not had everything for this long is out of sync: acknowledgements no longer wait for \
+              it.",
+    },
+    Setting {
+        key: "replication.catch_up_rate",
+        kind: Kind::Rate { min: 0, max: 10 * GIB, slot: |c| &mut c.replication.catch_up_rate },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "How fast all replicas together that are out of sync may copy from this broker, so that moving partitions \
+              does not slow clients down. `0B/s` sets no bound.",
+    },
+    Setting {
         key: "http.listen",
         kind: Kind::Address { slot: |c| &mut c.http.listen },
         flag: Some("http"),

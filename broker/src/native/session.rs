@@ -13,10 +13,10 @@ use streambus_protocol::ids::CorrelationId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::BrokerMetrics;
 use crate::native::call::Call;
 use crate::native::{NativeDoor, SOFTWARE_VERSION, dispatch};
 use crate::net::admission::{Activity, RequestPermit};
+use crate::net::door::{After, Door as _, FrameHandler, Opened};
 use crate::net::writer::{Reply, Work};
 use crate::service::subscribe::SubscriptionControl;
 
@@ -40,18 +40,6 @@ enum Greeting {
     Done,
 }
 
-/// What the reading half does after a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub(crate) enum After {
-    /// Reads on.
-    Read,
-    /// Lifts the limits of the handshake and reads on.
-    HandshakeCompleted,
-    /// Reads no more.
-    Stop,
-}
-
 /// What a handler made of a request.
 pub(crate) enum Handled {
     /// The answer.
@@ -71,22 +59,12 @@ impl From<Reply> for Handled {
 }
 
 impl Session {
-    pub(crate) fn new(
-        door: Arc<NativeDoor>,
-        closing: CancellationToken,
-        work: mpsc::UnboundedSender<Work>,
-        activity: Activity,
-        peer: SocketAddr,
-    ) -> Self {
+    pub(super) fn new(door: Arc<NativeDoor>, opened: Opened) -> Self {
+        let Opened { peer, closing, work, activity } = opened;
         Self { door, closing, activity, subscriptions: HashMap::new(), work, greeting: Greeting::Awaited, peer }
     }
 
-    pub(crate) fn metrics(&self) -> &Arc<BrokerMetrics> {
-        self.door.metrics()
-    }
-
-    /// Handles one frame. What can be done at once is done here, in the order of arrival.
-    pub(crate) fn handle(&mut self, frame: Frame, permit: RequestPermit) -> After {
+    fn take(&mut self, frame: Frame, permit: RequestPermit) -> After {
         let header = frame.header;
         if header.flags != Flags::REQUEST {
             let error = ErrorBody::new(ErrorCode::MalformedRequest, "only requests go from a client to a broker");
@@ -132,17 +110,6 @@ impl Session {
                 self.stop_after(call.refuse(&error))
             }
         }
-    }
-
-    /// Answers bytes that are no frame; the connection cannot go on, because nobody knows where the next one starts.
-    pub(crate) fn refuse_broken_frame(&mut self, error: &FrameError) {
-        let code = match error {
-            FrameError::TooLarge { .. } | FrameError::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
-            _ => ErrorCode::MalformedRequest,
-        };
-        let body = ErrorBody::new(code, error.to_string());
-        // Neither the API nor the correlation of a broken frame can be trusted.
-        let _stops_anyway = self.refuse_frame(0, CorrelationId::new(0), &body, None);
     }
 
     /// Hands an answer, or what will become one, to the writing half.
@@ -212,6 +179,22 @@ impl Session {
             After::Read => After::HandshakeCompleted,
             after => after,
         }
+    }
+}
+
+impl FrameHandler for Session {
+    fn handle(&mut self, frame: Frame, permit: RequestPermit) -> After {
+        self.take(frame, permit)
+    }
+
+    fn refuse_broken_frame(&mut self, error: &FrameError) {
+        let code = match error {
+            FrameError::TooLarge { .. } | FrameError::BodyTooLarge { .. } => ErrorCode::RequestTooLarge,
+            _ => ErrorCode::MalformedRequest,
+        };
+        let body = ErrorBody::new(code, error.to_string());
+        // Neither the API nor the correlation of a broken frame can be trusted.
+        let _stops_anyway = self.refuse_frame(0, CorrelationId::new(0), &body, None);
     }
 }
 

@@ -12,7 +12,8 @@ use streambus_protocol::frame::Frame;
 use streambus_protocol::limits::SUBSCRIPTIONS_PER_CONNECTION_MAX;
 
 use crate::native::call::Call;
-use crate::native::session::{After, Handled, Session};
+use crate::native::session::{Handled, Session};
+use crate::net::door::After;
 use crate::net::writer::{Reply, Work};
 use crate::service::subscribe::SubscriptionControl;
 

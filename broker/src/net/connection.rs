@@ -18,11 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::BrokerMetrics;
 use crate::metrics::label::Cut;
-use crate::native::NativeDoor;
-use crate::native::session::{After, Session};
 use crate::net::admission::{Admission, ConnectionPermit, RequestBudget};
+use crate::net::door::{After, Door, FrameHandler, Opened};
 use crate::net::kafka_door;
-use crate::net::preface::Door;
+use crate::net::preface::Door as Preface;
 use crate::net::reader::{ReadEnd, Reader};
 use crate::net::writer::{WriteEnd, Writer};
 
@@ -38,16 +37,16 @@ const TURN_BYTES: usize = 512 * 1024;
 pub(crate) struct ConnectionContext {
     /// Who may use how much.
     pub(crate) admission: Arc<Admission>,
-    /// What the native protocol serves.
-    pub(crate) native: Arc<NativeDoor>,
+    /// What is behind the listener.
+    pub(crate) door: Arc<dyn Door>,
     /// Cancelled when the broker drains: connections finish what is in flight and close.
     pub(crate) draining: CancellationToken,
 }
 
 /// Serves `stream` until it ends. It never fails, because nobody could act on it: the reason is logged.
 pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit, context: &ConnectionContext) {
-    let metrics = Arc::clone(context.native.metrics());
-    let _open = Open::new(&metrics);
+    let metrics = Arc::clone(context.door.metrics());
+    let _open = context.door.is_for_clients().then(|| Open::new(&metrics));
     let limits = *context.admission.limits();
     let budget = RequestBudget::new(&context.admission);
     let activity = budget.activity();
@@ -56,18 +55,19 @@ pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, permit: Connectio
     let handshake_by = Instant::now() + limits.handshake_timeout;
     let mut reader = Reader::new(read_half, limits, budget, closing.clone(), handshake_by);
     match open(&mut reader, &mut write_half, handshake_by).await {
-        Ok(Opened::Native) => {
+        Ok(Opening::Native) => {
             let (work_sender, work) = mpsc::unbounded_channel();
             let writer = Writer::new(write_half, limits, Arc::clone(&metrics), work);
-            let session = Session::new(Arc::clone(&context.native), closing.clone(), work_sender, activity, peer);
+            let opened = Opened { peer, closing: closing.clone(), work: work_sender, activity };
+            let session = Arc::clone(&context.door).open(opened);
             run(reader, writer, session, closing, peer, &metrics).await;
         }
-        Ok(Opened::NoCommonVersion) => {
+        Ok(Opening::NoCommonVersion) => {
             tracing::debug!(%peer, "the client and this broker have no protocol version in common");
             end(reader, write_half, LINGER).await;
         }
-        Ok(Opened::Kafka { request_bytes }) => kafka_door::refuse(peer, request_bytes),
-        Ok(Opened::Unknown) => tracing::debug!(%peer, "closed a connection that speaks neither protocol"),
+        Ok(Opening::Kafka { request_bytes }) => kafka_door::refuse(peer, request_bytes),
+        Ok(Opening::Unknown) => tracing::debug!(%peer, "closed a connection that speaks neither protocol"),
         Err(end) => {
             count_cut(&metrics, &end);
             tracing::debug!(%peer, %end, "a connection ended before its preface");
@@ -93,24 +93,24 @@ impl Drop for Open {
 }
 
 /// What the preface led to.
-enum Opened {
+enum Opening {
     Native,
     NoCommonVersion,
     Kafka { request_bytes: usize },
     Unknown,
 }
 
-async fn open(reader: &mut Reader, socket: &mut OwnedWriteHalf, by: Instant) -> Result<Opened, ReadEnd> {
-    match Door::detect(reader.peek_preface().await?) {
-        Door::Native => {}
-        Door::Kafka { request_bytes } => return Ok(Opened::Kafka { request_bytes }),
-        Door::Unknown => return Ok(Opened::Unknown),
+async fn open(reader: &mut Reader, socket: &mut OwnedWriteHalf, by: Instant) -> Result<Opening, ReadEnd> {
+    match Preface::detect(reader.peek_preface().await?) {
+        Preface::Native => {}
+        Preface::Kafka { request_bytes } => return Ok(Opening::Kafka { request_bytes }),
+        Preface::Unknown => return Ok(Opening::Unknown),
     }
-    let Ok(offer) = ClientPreface::decode(reader.take_preface().await?) else { return Ok(Opened::Unknown) };
+    let Ok(offer) = ClientPreface::decode(reader.take_preface().await?) else { return Ok(Opening::Unknown) };
     let answer = offer.answer();
     match timeout_at(by, socket.write_all(&answer.encode())).await {
-        Ok(Ok(())) if answer.version.is_some() => Ok(Opened::Native),
-        Ok(Ok(())) => Ok(Opened::NoCommonVersion),
+        Ok(Ok(())) if answer.version.is_some() => Ok(Opening::Native),
+        Ok(Ok(())) => Ok(Opening::NoCommonVersion),
         Ok(Err(error)) => Err(ReadEnd::Failed(error)),
         Err(_elapsed) => Err(ReadEnd::HandshakeTimeout),
     }
@@ -120,13 +120,13 @@ async fn open(reader: &mut Reader, socket: &mut OwnedWriteHalf, by: Instant) -> 
 async fn run(
     reader: Reader,
     writer: Writer,
-    session: Session,
+    session: Box<dyn FrameHandler>,
     closing: CancellationToken,
     peer: SocketAddr,
     metrics: &BrokerMetrics,
 ) {
     let mut writing = pin!(writer.run());
-    let mut reading = Box::pin(read(reader, session));
+    let mut reading = Box::pin(read(reader, session, metrics));
     let (read_end, reader) = tokio::select! {
         biased;
         ended = &mut reading => ended,
@@ -155,8 +155,7 @@ async fn run(
 }
 
 /// Reads and handles frames until there are no more.
-async fn read(mut reader: Reader, mut session: Session) -> (ReadEnd, Reader) {
-    let metrics = Arc::clone(session.metrics());
+async fn read(mut reader: Reader, mut session: Box<dyn FrameHandler>, metrics: &BrokerMetrics) -> (ReadEnd, Reader) {
     let (mut frames, mut bytes) = (0_u32, 0_usize);
     loop {
         let read = reader.next_frame().await;

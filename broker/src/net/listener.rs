@@ -1,4 +1,4 @@
-//! The accept loop of the client listener.
+//! The accept loop of a listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -54,7 +54,7 @@ fn admit(
     let permit = match context.admission.admit_connection(peer.ip()) {
         Ok(permit) => permit,
         Err(refused) => {
-            context.native.metrics().connection_refused(refused);
+            context.door.metrics().connection_refused(refused);
             match refused {
                 ConnectionRefused::Total => {
                     tracing::warn!(%peer, "refused a connection: the broker's limit is reached")
@@ -79,7 +79,7 @@ fn admit(
     });
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4))
 }

@@ -211,7 +211,7 @@ impl Parts {
         let clients = TaskTracker::new();
         let context = Arc::new(ConnectionContext {
             admission: Arc::clone(&admission),
-            native: Arc::new(NativeDoor::new(Arc::clone(&services), Arc::clone(&metrics), limits)),
+            door: Arc::new(NativeDoor::new(Arc::clone(&services), Arc::clone(&metrics), limits)),
             draining: tokens.draining.clone(),
         });
         let stop = || tokens.stop.clone();

@@ -46,6 +46,15 @@ pub struct ServerArgs {
     /// Where probes, metrics and the REST API answer
     #[arg(long, value_name = "HOST:PORT")]
     pub http: Option<String>,
+    /// Where other brokers connect; only with --peers
+    #[arg(long, value_name = "HOST:PORT")]
+    pub cluster_listen: Option<String>,
+    /// What other brokers are told to connect to, when it differs
+    #[arg(long, value_name = "HOST:PORT")]
+    pub cluster_advertise: Option<String>,
+    /// The brokers that found the cluster, the same list on each: 1@HOST:PORT,2@HOST:PORT,3@HOST:PORT
+    #[arg(long, value_name = "ID@HOST:PORT,...")]
+    pub peers: Option<String>,
     /// This broker's number, unique in its cluster and the same for ever
     #[arg(long, value_name = "N")]
     pub broker_id: Option<String>,
@@ -77,6 +86,9 @@ impl ServerArgs {
             ("listen", &self.listen),
             ("advertise", &self.advertise),
             ("http", &self.http),
+            ("cluster-listen", &self.cluster_listen),
+            ("cluster-advertise", &self.cluster_advertise),
+            ("peers", &self.peers),
             ("broker-id", &self.broker_id),
             ("rack", &self.rack),
             ("log-level", &self.log_level),

@@ -59,7 +59,8 @@ pub struct ErrorBody {
     pub code: ErrorCode,
     /// For a human: the thing, the limit, the remedy. Cut to the limit of a string when it is sent.
     pub message: String,
-    /// Who leads instead, if this broker knows. Travels only with `NOT_LEADER` and `FENCED_LEADER_EPOCH`.
+    /// Who leads instead, if this broker knows. Travels only with codes that
+    /// [`ErrorCode::names_leader`] names.
     pub leader: Option<LeaderHint>,
 }
 
