@@ -13,7 +13,8 @@
 //! | replay lsn u64 | next log id u64 | logs u32 x (log record) | ranges u32 x (damaged range)
 //! ```
 //! A damaged range is one whose log is not known: segment u64, position u64, length u64, base lsn u64, next lsn u64 (all
-//! ones: not known), reason u8 (see [`DamageReason`]'s stored numbers). Format 1 ends before the ranges. Integers are little-endian; [`LogSnapshot`] has the fields of a log record in their order.
+//! ones: not known), reason u8 (see [`DamageReason`]'s stored numbers). Format 1 ends before the ranges, and
+//! its log records end before their repaired extents: base offset u64, then the index's value of an extent. Integers are little-endian; [`LogSnapshot`] has the fields of a log record in their order.
 
 use std::io;
 
@@ -24,6 +25,7 @@ use streambus_protocol::timestamp::Timestamp;
 
 use crate::disk::Disk;
 use crate::epoch_cache::{EpochCache, EpochStart};
+use crate::index::Extent;
 use crate::journal::{DamageReason, DamagedRange, LogId, Lsn, SegmentId};
 use crate::partition_log::damage::DamagedOffsets;
 use crate::partition_log::options::LogOptions;
@@ -63,6 +65,8 @@ pub struct LogSnapshot {
     pub damaged: Vec<DamagedOffsets>,
     /// Its idempotent producers.
     pub producers: ProducerTable,
+    /// Where batches lie that were stored anew in place of damaged ones; from format 2 on.
+    pub repaired: Vec<Extent>,
 }
 
 /// The state of every log, and where to go on from it.
@@ -199,7 +203,7 @@ impl Checkpoint {
         let replay_lsn = Lsn::new(fields.u64()?);
         let next_log = LogId::new(fields.u64()?);
         let count = fields.count(64)?;
-        let logs = (0..count).map(|_| LogSnapshot::decode(fields)).collect::<Option<_>>()?;
+        let logs = (0..count).map(|_| LogSnapshot::decode(fields, format)).collect::<Option<_>>()?;
         let ranges = if format == CHECKPOINT_FORMAT_1 { 0 } else { fields.count(41)? };
         let unattributed = (0..ranges).map(|_| decode_damage(fields)).collect::<Option<_>>()?;
         Some(Self { sequence, directory, replay_segment, replay_lsn, next_log, logs, unattributed })
@@ -237,9 +241,14 @@ impl LogSnapshot {
                 out.extend_from_slice(&batch.base_offset.get().to_le_bytes());
             }
         }
+        out.extend_from_slice(&stored_count(self.repaired.len()));
+        for extent in &self.repaired {
+            out.extend_from_slice(&extent.base.get().to_le_bytes());
+            out.extend_from_slice(&extent.encode());
+        }
     }
 
-    fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+    fn decode(fields: &mut Fields<'_>, format: u32) -> Option<Self> {
         let log = LogId::new(fields.u64()?);
         let partition = decode_partition(fields)?;
         let applied = Lsn::new(fields.u64()?);
@@ -270,6 +279,12 @@ impl LogSnapshot {
             }
             producers.push((id, ProducerEntry { epoch, last_seen, batches }));
         }
+        let mut repaired = Vec::new();
+        let count = if format == CHECKPOINT_FORMAT_1 { 0 } else { fields.count(48)? };
+        for _ in 0..count {
+            let base = fields.offset()?;
+            repaired.push(Extent::decode(base, &fields.array::<40>()?).ok()?);
+        }
         let snapshot = Self {
             log,
             partition,
@@ -281,6 +296,7 @@ impl LogSnapshot {
             epochs: EpochCache::from_starts(epochs),
             damaged,
             producers: ProducerTable::from_entries(producers),
+            repaired,
         };
         (snapshot.start <= snapshot.end).then_some(snapshot)
     }
@@ -342,6 +358,15 @@ mod tests {
         let batch = ProducedBatch { base_sequence: Sequence::new(4), record_count: 2, base_offset: offset(8) };
         let producer =
             ProducerEntry { epoch: ProducerEpoch::new(1), last_seen: Timestamp::from_millis(5), batches: vec![batch] };
+        let extent = Extent {
+            base: offset(6),
+            next: offset(7),
+            segment: SegmentId::new(2),
+            position: 8192,
+            length: 90,
+            batch_bytes: 70,
+            max_timestamp: Timestamp::from_millis(3),
+        };
         Checkpoint {
             sequence,
             directory: DirectoryId::from_bytes([3; 16]),
@@ -359,6 +384,7 @@ mod tests {
                 epochs: EpochCache::from_starts([EpochStart { epoch: LeaderEpoch::new(1), start: offset(4) }]),
                 damaged: vec![DamagedOffsets { base: offset(5), next: offset(6) }],
                 producers: ProducerTable::from_entries([(ProducerId::new(9), producer)]),
+                repaired: vec![extent],
             }],
             unattributed: DamageReason::ALL.map(damage).to_vec(),
         }
@@ -381,9 +407,11 @@ mod tests {
     // Catches an upgrade that refuses what the version before wrote.
     #[test]
     fn the_format_before_is_read() {
-        let old = Checkpoint { unattributed: Vec::new(), ..checkpoint(1) };
+        let mut old = Checkpoint { unattributed: Vec::new(), ..checkpoint(1) };
+        old.logs[0].repaired.clear();
         let mut bytes = old.encode();
-        bytes.truncate(bytes.len() - 4);
+        // Two empty lists, which the format before does not have.
+        bytes.truncate(bytes.len() - 8);
         bytes[4..8].copy_from_slice(&CHECKPOINT_FORMAT_1.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[12..]);
         bytes[8..12].copy_from_slice(&crc.to_le_bytes());

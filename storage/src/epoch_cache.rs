@@ -79,6 +79,22 @@ impl EpochCache {
         true
     }
 
+    /// Learns from a batch that was stored anew that `epoch` had begun at `offset` or before: an epoch whose first batches
+    /// were lost seems to start behind them. What contradicts a known fact is not learned.
+    pub fn learn(&mut self, epoch: LeaderEpoch, offset: Offset) {
+        let above = self.starts.partition_point(|known| known.start <= offset);
+        let below = above.checked_sub(1).and_then(|below| self.starts.get(below));
+        if below.is_some_and(|below| below.epoch >= epoch || below.start == offset) {
+            return;
+        }
+        match self.starts.get_mut(above) {
+            Some(next) if next.epoch == epoch => next.start = offset,
+            Some(next) if next.epoch < epoch => {}
+            _ => self.starts.insert(above, EpochStart { epoch, start: offset }),
+        }
+        debug_assert!(self.is_ordered());
+    }
+
     /// Forgets epochs that start at or after `end`, the new end of the log.
     pub fn truncate(&mut self, end: Offset) {
         self.starts.retain(|known| known.start < end);
@@ -139,6 +155,16 @@ mod tests {
 
     fn offset(value: u64) -> Offset {
         Offset::new(value).expect("small")
+    }
+
+    // Catches an epoch that keeps the start that damage gave it, and one learned against what is known.
+    #[test]
+    fn a_repaired_batch_moves_its_epoch_back_and_contradicts_nothing() {
+        let mut known = cache(&[(1, 0), (4, 20)]);
+        for (epoch, start) in [(4, 15), (4, 17), (2, 10), (1, 5), (3, 12), (9, 13), (0, 30), (5, 0)] {
+            known.learn(LeaderEpoch::new(epoch), offset(start));
+        }
+        assert_eq!(pairs(&known), [(1, 0), (2, 10), (3, 12), (4, 15)]);
     }
 
     fn cache(entries: &[(u32, u64)]) -> EpochCache {

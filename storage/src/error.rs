@@ -170,6 +170,42 @@ pub enum StoreError {
     },
 }
 
+/// Why batches were not stored anew in place of damaged ones.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The journal did not take a batch; see there.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A batch is no stored batch, or they are out of order.
+    #[error("the batches cannot repair a log: {0}")]
+    Invalid(String),
+    /// The log has these offsets in good order: they are not replaced.
+    #[error("offsets {base} to {next} are not damaged on this disk")]
+    NotDamaged {
+        /// First offset.
+        base: Offset,
+        /// The offset after the last.
+        next: Offset,
+    },
+    /// The batch's leader epoch does not fit what the log knows around it: it is another history's.
+    #[error("a batch at offset {base} has leader epoch {found}, which does not fit its neighbours")]
+    Epoch {
+        /// Its first offset.
+        base: Offset,
+        /// Its epoch.
+        found: LeaderEpoch,
+    },
+    /// The log has too many repaired stretches: drop this replica and let it be filled anew.
+    #[error("the log has {limit} repaired stretches, the most it may have: replace this replica")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// The batch is outside the log's durable range, or what is stored around it could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
 /// Why batches were not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {

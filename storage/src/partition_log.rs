@@ -27,6 +27,8 @@ pub(crate) mod extents;
 pub(crate) mod log_core;
 pub mod options;
 pub mod read;
+mod repair;
+pub(crate) mod repaired;
 mod salvage;
 pub(crate) mod state;
 mod time;

@@ -138,7 +138,8 @@ impl PartitionLog {
         };
         let (start, index_end, mut found) = {
             let state = self.core().state.lock();
-            let in_memory: Vec<_> = state.extents.as_slice().iter().filter(|e| overlaps(e)).copied().collect();
+            let held = state.extents.as_slice().iter().chain(state.repaired.as_slice());
+            let in_memory: Vec<_> = held.filter(|e| overlaps(e)).copied().collect();
             (state.start, state.index_end(), in_memory)
         };
         let first = self.store().index.floor(self.id(), start)?.map_or(start, |extent| extent.base);

@@ -94,6 +94,14 @@ fn entry_line(sink: &mut dyn io::Write, replayed: &ReplayedEntry) -> io::Result<
             }
             writeln!(sink)
         }
+        EntryKind::Repair => writeln!(
+            sink,
+            "repair offsets={}..{} epoch={} bytes={}",
+            entry.base,
+            entry.last.next().map_or(entry.last.get(), |next| next.get()),
+            entry.epoch,
+            replayed.payload.len()
+        ),
         EntryKind::Truncate => writeln!(sink, "truncate end={}", entry.base),
         EntryKind::Trim => writeln!(sink, "trim start={}", entry.base),
         EntryKind::EpochStart => writeln!(sink, "epoch epoch={} start={}", entry.epoch, entry.base),

@@ -6,7 +6,8 @@
 //! ```
 //! Identity (log id, offsets, epoch) is under the header's checksum, so a misplaced batch is detected. A batch's
 //! payload carries its own CRC-32C (Kafka record batch v2), so its `payload crc32c` is zero and what that checksum
-//! leaves out (base offset, length, epoch, magic) must equal the header; other payloads are covered by the header's.
+//! leaves out (base offset, length, epoch, magic) must equal the header; so it is with a repair, which has a batch as
+//! payload too. Other payloads are covered by the header's.
 
 use bytes::Bytes;
 use streambus_protocol::epoch::LeaderEpoch;
@@ -41,11 +42,14 @@ pub enum EntryKind {
     LogDeleted = 6,
     /// Whatever the store wants to find again at recovery; the payload is the store's.
     Checkpoint = 7,
+    /// A record batch stored anew in place of a damaged one with the same offsets: the payload is the placed batch. It
+    /// moves no end; an entry of this log with these offsets that lies before it means nothing any more.
+    Repair = 8,
 }
 
 impl EntryKind {
     /// Every kind, in numeric order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Batch,
         Self::Truncate,
         Self::Trim,
@@ -53,6 +57,7 @@ impl EntryKind {
         Self::LogCreated,
         Self::LogDeleted,
         Self::Checkpoint,
+        Self::Repair,
     ];
 
     /// The kind of a stored number, or `None` when this version knows none.
@@ -227,7 +232,9 @@ impl EntryHeader {
             return false;
         }
         match self.kind {
-            EntryKind::Batch => self.payload_crc == 0 && self.covers_batch(payload).is_some_and(|covered| covered),
+            EntryKind::Batch | EntryKind::Repair => {
+                self.payload_crc == 0 && self.covers_batch(payload).is_some_and(|covered| covered)
+            }
             _ => crc32c::crc32c(payload) == self.payload_crc,
         }
     }

@@ -149,7 +149,7 @@ impl Shared {
         }
         // Outside the lock. A batch brings its own checksum.
         let payload_crc = match entry.kind {
-            EntryKind::Batch => 0,
+            EntryKind::Batch | EntryKind::Repair => 0,
             _ => crc32c::crc32c(&entry.payload),
         };
         let bytes = entry_bytes(&entry.payload);
@@ -190,7 +190,7 @@ impl Shared {
         let worst = worst_case_bytes(intake.pending_bytes() + bytes, u64::from(self.config.group_bytes));
         // The last of the space is for what frees space: trims and deletions must not be refused on a full disk.
         let kept = match kind {
-            EntryKind::Batch => SPACE_KEPT_BYTES.min(u64::from(self.config.segment_bytes) / 16),
+            EntryKind::Batch | EntryKind::Repair => SPACE_KEPT_BYTES.min(u64::from(self.config.segment_bytes) / 16),
             _ => 0,
         };
         if worst + kept <= intake.remaining {

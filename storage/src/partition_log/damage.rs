@@ -67,6 +67,16 @@ impl DamageMap {
         after.checked_sub(1).and_then(|i| self.ranges.get(i)).filter(|known| offset < known.next).copied()
     }
 
+    /// Forgets `base..next`: it was stored anew.
+    pub(crate) fn remove(&mut self, base: Offset, next: Offset) {
+        let cut = |known: &DamagedOffsets| {
+            let left = DamagedOffsets { base: known.base, next: known.next.min(base) };
+            let right = DamagedOffsets { base: known.base.max(next), next: known.next };
+            [left, right].into_iter().filter(|part| part.base < part.next)
+        };
+        self.ranges = self.ranges.iter().flat_map(cut).collect();
+    }
+
     /// Forgets damage below `start`.
     pub(crate) fn trim(&mut self, start: Offset) {
         self.ranges.retain(|known| known.next > start);
@@ -121,6 +131,22 @@ mod tests {
         map.trim(offset(15));
         map.truncate(offset(35));
         assert_eq!(map.ranges(), [DamagedOffsets { base: offset(15), next: offset(35) }]);
+    }
+
+    #[test]
+    fn a_repaired_stretch_is_cut_out_and_nothing_else() {
+        let mut map = DamageMap::from_ranges([
+            DamagedOffsets { base: offset(10), next: offset(20) },
+            DamagedOffsets { base: offset(30), next: offset(40) },
+        ]);
+        map.remove(offset(12), offset(15));
+        map.remove(offset(30), offset(40));
+        map.remove(offset(20), offset(30));
+        let left = [
+            DamagedOffsets { base: offset(10), next: offset(12) },
+            DamagedOffsets { base: offset(15), next: offset(20) },
+        ];
+        assert_eq!(map.ranges(), left);
     }
 
     // Catches a bound that forgets damage: what is forgotten might be served.

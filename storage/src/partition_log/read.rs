@@ -143,6 +143,9 @@ impl PartitionLog {
             Err(_) => match self.locate_once(offset)? {
                 Ok(place) => Ok(place),
                 Err(hole) => {
+                    let repaired = self.core.state.lock().repaired.first_from(offset);
+                    let next = repaired.map_or(hole.next, |extent| hole.next.min(extent.base));
+                    let hole = DamagedOffsets { next, ..hole };
                     self.mark_damaged(hole, "no extent covers these offsets")?;
                     Ok(Place::Damaged(hole))
                 }
@@ -156,6 +159,9 @@ impl PartitionLog {
             let state = self.core.state.lock();
             if offset < state.start {
                 return Err(ReadError::OutOfRange { start: state.start, end: state.end });
+            }
+            if let Some(extent) = state.repaired.find(offset) {
+                return Ok(Ok(Place::Extent(extent)));
             }
             if let Some(range) = state.damage.at(offset) {
                 return Ok(Ok(Place::Damaged(range)));
@@ -217,7 +223,7 @@ impl PartitionLog {
     fn own_batch(&self, entry: ReplayedEntry, extent: &Extent) -> Option<StoredBatch> {
         let ReplayedEntry { entry, payload } = entry;
         let next = entry.last.next()?;
-        let own = entry.log == self.core.id && entry.kind == EntryKind::Batch;
+        let own = entry.log == self.core.id && matches!(entry.kind, EntryKind::Batch | EntryKind::Repair);
         (own && extent.base <= entry.base && next <= extent.next).then_some(StoredBatch {
             base: entry.base,
             next,
@@ -243,7 +249,25 @@ impl PartitionLog {
             // Read well the second time: a flaky disk, not damage.
             return Ok(());
         }
-        self.mark_damaged(DamagedOffsets { base: from, next }, "a stored batch does not prove")
+        self.mark_hole(extent, DamagedOffsets { base: from, next })
+    }
+
+    /// Remembers a hole in `extent` as damage, but for what was stored anew elsewhere.
+    fn mark_hole(&self, extent: &Extent, hole: DamagedOffsets) -> Result<(), ReadError> {
+        let holes = {
+            let state = self.core.state.lock();
+            match state.repaired.find(hole.base) {
+                // It is the second copy that is damaged.
+                Some(copy) if (copy.segment, copy.position) == (extent.segment, extent.position) => {
+                    vec![(hole.base, hole.next)]
+                }
+                _ => state.repaired.rest_of(hole.base, hole.next),
+            }
+        };
+        for (base, next) in holes {
+            self.mark_damaged(DamagedOffsets { base, next }, "a stored batch does not prove")?;
+        }
+        Ok(())
     }
 
     /// Remembers damage, unless the log has given up those offsets meanwhile.
@@ -253,6 +277,7 @@ impl PartitionLog {
             return Err(ReadError::OutOfRange { start: state.start, end: state.end });
         }
         let next = range.next.min(state.end);
+        state.repaired.forget(range.base, next);
         if state.damage.add(range.base, next) {
             self.store.metrics.damage_found.increment();
             tracing::error!(
@@ -271,12 +296,12 @@ impl PartitionLog {
         let mut cursor = extent.base.max(start);
         for batch in self.read_extent(extent)? {
             if batch.base > cursor {
-                self.mark_damaged(DamagedOffsets { base: cursor, next: batch.base }, "a stored batch does not prove")?;
+                self.mark_hole(extent, DamagedOffsets { base: cursor, next: batch.base })?;
             }
             cursor = cursor.max(batch.next);
         }
         if cursor < extent.next {
-            self.mark_damaged(DamagedOffsets { base: cursor, next: extent.next }, "a stored batch does not prove")?;
+            self.mark_hole(extent, DamagedOffsets { base: cursor, next: extent.next })?;
         }
         Ok(())
     }

@@ -24,11 +24,13 @@ use streambus_protocol::topic_config::Durability;
 use crate::checkpoint::LogSnapshot;
 use crate::epoch_cache::EpochCache;
 use crate::error::DurabilityLost;
+use crate::index::Extent;
 use crate::journal::{CommittedEntry, EntryKind, LogId, Lsn};
 use crate::partition_log::damage::DamageMap;
 use crate::partition_log::durable::Waiters;
 use crate::partition_log::extents::MemoryExtents;
 use crate::partition_log::options::LogOptions;
+use crate::partition_log::repaired::RepairedExtents;
 use crate::producer_state::ProducerTable;
 
 /// Bounds that a log's state needs from the configuration.
@@ -58,6 +60,8 @@ pub(crate) struct LogState {
     pub(crate) producers: ProducerTable,
     pub(crate) damage: DamageMap,
     pub(crate) extents: MemoryExtents,
+    /// Batches stored anew; looked up before everything else.
+    pub(crate) repaired: RepairedExtents,
     /// Truncations accepted and not yet committed: batches committed before them count only below the new end.
     cuts: VecDeque<(Lsn, Offset)>,
     /// Batches accepted, not yet committed and not given up.
@@ -103,6 +107,7 @@ impl LogState {
             producers: ProducerTable::new(),
             damage: DamageMap::default(),
             extents: MemoryExtents::default(),
+            repaired: RepairedExtents::default(),
             cuts: VecDeque::new(),
             in_flight: VecDeque::new(),
             generation: 0,
@@ -123,6 +128,7 @@ impl LogState {
             epochs: snapshot.epochs,
             producers: snapshot.producers,
             damage: DamageMap::from_ranges(snapshot.damaged),
+            repaired: RepairedExtents::from_stored(snapshot.repaired),
             ..Self::new(snapshot.applied, snapshot.options)
         }
     }
@@ -143,6 +149,7 @@ impl LogState {
             epochs: self.epochs.clone(),
             damaged: self.damage.ranges().to_vec(),
             producers: self.producers.clone(),
+            repaired: self.repaired.as_slice().to_vec(),
         }
     }
 
@@ -208,6 +215,7 @@ impl LogState {
         self.start = self.start.max(start);
         self.size_bytes = self.size_bytes.saturating_sub(self.extents.trim(start) + index_bytes);
         self.damage.trim(self.start);
+        self.repaired.trim(self.start);
         if self.start > self.end {
             // Restart elsewhere (rule F6 of the replication specification): nothing of the old life stays.
             // It is durable there once this entry is: a crash before brings the old life back.
@@ -226,6 +234,11 @@ impl LogState {
     pub(crate) fn accept_epoch(&mut self, lsn: Lsn, start: crate::epoch_cache::EpochStart) {
         self.advance(lsn);
         self.epochs.assign(start.epoch, start.start);
+    }
+
+    /// A batch stored anew has its place in the journal.
+    pub(crate) fn accept_repair(&mut self, lsn: Lsn) {
+        self.advance(lsn);
     }
 
     /// The deletion has its place in the journal.
@@ -252,6 +265,7 @@ impl LogState {
             }
             // Batches before it were committed after the cut was accepted: none behind it may join their extent.
             EntryKind::Truncate => self.extents.seal(),
+            EntryKind::Repair => self.commit_repair(entry, limits),
             EntryKind::EpochStart | EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
         }
         while self.cuts.front().is_some_and(|(lsn, _)| *lsn <= entry.lsn) {
@@ -299,6 +313,7 @@ impl LogState {
             + self.waiters.heap_bytes()
             + size_of_val(self.epochs.starts())
             + size_of_val(self.damage.ranges())
+            + size_of_val(self.repaired.as_slice())
     }
 
     fn cut(&mut self, end: Offset, index_bytes: u64) {
@@ -309,6 +324,7 @@ impl LogState {
         self.epochs.truncate(end);
         self.producers.truncate(end);
         self.damage.truncate(end);
+        self.repaired.truncate(end);
         self.give_up_in_flight(|batch| batch.next > end);
         self.generation = self.generation.wrapping_add(1);
     }
@@ -341,6 +357,28 @@ impl LogState {
         self.synced_end = next;
         self.size_bytes += u64::from(entry.payload_bytes());
         self.extents.push(entry, next, limits.extent_bytes_max)
+    }
+
+    fn commit_repair(&mut self, entry: &CommittedEntry, limits: LogLimits) {
+        // An extent that grew over it would hold two batches of the same offsets.
+        self.extents.seal();
+        let Some(next) = entry.last.next() else { return };
+        let cut = self.cuts.iter().any(|(lsn, end)| *lsn > entry.lsn && *end < next);
+        if cut || next > self.end || next <= self.start {
+            return;
+        }
+        let extent = Extent {
+            base: entry.base,
+            next,
+            segment: entry.location.segment,
+            position: u64::from(entry.location.position),
+            length: entry.location.length,
+            batch_bytes: entry.payload_bytes(),
+            max_timestamp: entry.max_timestamp,
+        };
+        self.repaired.insert(extent, limits.extent_bytes_max);
+        self.damage.remove(entry.base, next);
+        self.epochs.learn(entry.epoch, entry.base.max(self.start));
     }
 
     fn advance(&mut self, lsn: Lsn) {

@@ -67,8 +67,19 @@ impl PartitionLog {
                 ControlFlow::Continue(())
             })?;
         }
+        let state = self.core.state.lock();
         if found.is_none() {
-            found = self.core.state.lock().extents.as_slice().iter().find(|extent| reaches(extent)).copied();
+            found = state.extents.as_slice().iter().find(|extent| reaches(extent)).copied();
+        }
+        // What was stored anew comes where it belongs: within an extent that has a hole there, or on its own.
+        let repaired = state.repaired.as_slice().iter().find(|extent| reaches(extent)).copied();
+        if let Some(repaired) = repaired {
+            found = match found {
+                Some(extent) if extent.base.max(from) < repaired.base => {
+                    Some(Extent { next: extent.next.min(repaired.base), ..extent })
+                }
+                _ => Some(repaired),
+            };
         }
         Ok(found)
     }

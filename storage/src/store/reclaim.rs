@@ -3,6 +3,7 @@
 //! A segment may go when every log that has something in it starts, durably, above that; and when it lies before the
 //! older of the two checkpoints, so that recovery needs it in no case.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -93,9 +94,15 @@ impl StoreInner {
             [_, older, ..] => *older,
             _ => return Ok(0),
         };
+        let cores: Vec<Arc<LogCore>> = self.sink.table.read().by_id.values().cloned().collect();
+        let repaired = |core: &Arc<LogCore>| {
+            let state = core.state.lock();
+            state.repaired.as_slice().iter().map(|extent| extent.segment).collect::<Vec<_>>()
+        };
+        let holds_repairs: BTreeSet<SegmentId> = cores.iter().flat_map(repaired).collect();
         let mut recycled = 0;
         for info in self.journal.segments() {
-            if info.id >= keep_from || !info.sealed || self.is_alive(info.id)? {
+            if info.id >= keep_from || !info.sealed || holds_repairs.contains(&info.id) || self.is_alive(info.id)? {
                 continue;
             }
             if let Err(error) = self.journal.recycle(info.id) {

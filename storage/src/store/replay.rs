@@ -86,7 +86,7 @@ impl<'a> Replay<'a> {
             EntryKind::LogCreated => return self.create(&entry, &payload),
             EntryKind::LogDeleted => self.delete(entry.log),
             EntryKind::Checkpoint => {}
-            EntryKind::Batch | EntryKind::Truncate | EntryKind::Trim | EntryKind::EpochStart => {
+            EntryKind::Batch | EntryKind::Truncate | EntryKind::Trim | EntryKind::EpochStart | EntryKind::Repair => {
                 let core = self.sink.table.read().by_id.get(&entry.log).cloned();
                 match core {
                     Some(core) => return self.apply_to(&core, &entry, payload),
@@ -174,6 +174,7 @@ impl<'a> Replay<'a> {
                 }
                 state.accept_epoch(entry.lsn, EpochStart { epoch: entry.epoch, start: entry.base });
             }
+            EntryKind::Repair => state.accept_repair(entry.lsn),
             EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
         }
         self.sink.commit(core, &mut state, entry);
@@ -195,6 +196,7 @@ impl<'a> Replay<'a> {
             EntryKind::Trim => {
                 state.extents.trim(entry.base);
             }
+            EntryKind::Repair => state.extents.seal(),
             EntryKind::EpochStart | EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
         }
     }

@@ -11,6 +11,7 @@ mod index_trouble;
 mod logs;
 mod model;
 mod power;
+mod repair;
 mod retention;
 mod truncation;
 mod world;

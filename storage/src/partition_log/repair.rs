@@ -1,0 +1,118 @@
+//! Storing batches anew whose first copy this disk has lost.
+//!
+//! Each batch becomes a journal entry of the kind `Repair`: it has the place, the epoch and the bytes of the batch it
+//! replaces, and neither moves the log end nor speaks of producers. The damage mark goes when the entry is durable.
+
+use bytes::Bytes;
+use streambus_protocol::batch::PlacedBatch;
+use streambus_protocol::offset::Offset;
+
+use super::durable::Durable;
+use super::read::Place;
+use super::{PartitionLog, check_exists};
+use crate::error::{AppendError, ReadError, RepairError};
+use crate::journal::{EntryKind, NewEntry};
+
+/// Separate repaired stretches that one log may have.
+const REPAIRED_MAX: usize = 16_384;
+
+impl PartitionLog {
+    /// Stores `batches`, in the order of their offsets, in place of the damaged ones with the same offsets: as another
+    /// replica has them, base and last offset, leader epoch and every byte. Each must lie in damage of this log, below
+    /// its synced end; one that was trimmed or repaired meanwhile is passed over. The range is served, and no longer
+    /// counted as damaged, once the answer resolves. May read the disk.
+    ///
+    /// # Errors
+    /// See [`RepairError`]. On [`RepairError::Append`] the batches before the refused one are repaired all the same; on
+    /// any other nothing was stored.
+    pub fn repair(&self, batches: Vec<Bytes>) -> Result<Durable, RepairError> {
+        let verify = |bytes| PlacedBatch::verify_stored(bytes).map_err(|error| RepairError::Invalid(error.to_string()));
+        let batches = batches.into_iter().map(verify).collect::<Result<Vec<_>, _>>()?;
+        if !batches.is_sorted_by(|a, b| a.next_offset() <= b.base_offset()) {
+            return Err(RepairError::Invalid("the batches are not in the order of their offsets".to_owned()));
+        }
+        let _order = self.core.order.lock();
+        let mut wanted = Vec::with_capacity(batches.len());
+        for batch in batches {
+            if self.wants_repair(&batch)? {
+                wanted.push(batch);
+            }
+        }
+        let mut durable = Durable::at_once();
+        for batch in wanted {
+            let entry = NewEntry {
+                log: self.core.id,
+                kind: EntryKind::Repair,
+                base: batch.base_offset(),
+                last: batch.last_offset(),
+                epoch: batch.leader_epoch(),
+                max_timestamp: batch.max_timestamp(),
+                payload: batch.into_bytes(),
+            };
+            let lsn = self.store.journal.append(entry).map_err(AppendError::from)?;
+            let mut state = self.core.state.lock();
+            state.accept_repair(lsn);
+            durable = self.promise(&mut state, lsn);
+            self.settle(&mut state);
+        }
+        Ok(durable)
+    }
+
+    /// True when `batch` replaces damage; false when there is nothing to do.
+    fn wants_repair(&self, batch: &PlacedBatch) -> Result<bool, RepairError> {
+        let (base, next) = {
+            let state = self.core.state.lock();
+            check_exists(&state)?;
+            let (base, next) = (batch.base_offset().max(state.start), batch.next_offset());
+            if next > state.synced_end {
+                return Err(ReadError::OutOfRange { start: state.start, end: state.synced_end }.into());
+            }
+            if next <= state.start || state.repaired.rest_of(base, next).is_empty() {
+                return Ok(false);
+            }
+            if state.repaired.as_slice().len() >= REPAIRED_MAX {
+                return Err(RepairError::TooMany { limit: REPAIRED_MAX });
+            }
+            (base, next)
+        };
+        if self.is_damaged(base, next) {
+            return self.check_epoch(batch, base).map(|()| true);
+        }
+        // Damage is known from where somebody met it; the batch may begin before, or nobody has looked yet.
+        for offset in [base, batch.last_offset()] {
+            if let Place::Extent(extent) = self.locate(offset)? {
+                self.verify_extent(&extent)?;
+            }
+        }
+        if !self.is_damaged(base, next) {
+            return Err(RepairError::NotDamaged { base, next });
+        }
+        self.check_epoch(batch, base).map(|()| true)
+    }
+
+    /// Checks that the batch's leadership lies between those around the damage that holds `base`. Within it more may have
+    /// begun than the log knows of.
+    fn check_epoch(&self, batch: &PlacedBatch, base: Offset) -> Result<(), RepairError> {
+        let state = self.core.state.lock();
+        let behind = state.damage.at(base).map_or(batch.next_offset(), |range| range.next);
+        let (floor, ceiling) = (state.epochs.epoch_at(base), state.epochs.epoch_at(behind));
+        let found = batch.leader_epoch();
+        if floor.is_some_and(|floor| found < floor) || ceiling.is_some_and(|ceiling| found > ceiling) {
+            return Err(RepairError::Epoch { base, found });
+        }
+        Ok(())
+    }
+
+    fn is_damaged(&self, base: Offset, next: Offset) -> bool {
+        let state = self.core.state.lock();
+        let mut rest = state.repaired.rest_of(base, next).into_iter();
+        rest.all(|(mut cursor, next)| {
+            while let Some(range) = state.damage.at(cursor)
+                && cursor < next
+            {
+                cursor = range.next;
+            }
+            cursor >= next
+        })
+    }
+}
