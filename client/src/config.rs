@@ -39,13 +39,13 @@ pub struct Config {
     /// How long a broker is left alone at first; it doubles, with jitter, up to 16 times this. Default 500 ms.
     #[serde(with = "units::duration")]
     pub circuit_pause: Duration,
-    /// A connection that was silent this long is asked for a sign of life. Default 10 s.
+    /// A connection that was silent this long is asked for a sign of life. Default 2 s.
     #[serde(with = "units::duration")]
     pub ping_interval: Duration,
-    /// A broker that does not answer the question within this time is given up. Default 5 s.
+    /// A broker that does not answer the question within this time is given up. Default 3 s.
     #[serde(with = "units::duration")]
     pub ping_timeout: Duration,
-    /// Age at which the picture of the cluster is fetched anew. Default 5 min.
+    /// Age at which the picture of the cluster is fetched anew, and new partitions are noticed. Default 1 min.
     #[serde(with = "units::duration")]
     pub metadata_max_age: Duration,
     /// Requests in flight on one connection; the broker's own limit applies too. Default 64.
@@ -67,9 +67,9 @@ impl Default for Config {
             retry_backoff_max: Duration::from_secs(2),
             circuit_failures: 5,
             circuit_pause: Duration::from_millis(500),
-            ping_interval: Duration::from_secs(10),
-            ping_timeout: Duration::from_secs(5),
-            metadata_max_age: Duration::from_secs(300),
+            ping_interval: Duration::from_secs(2),
+            ping_timeout: Duration::from_secs(3),
+            metadata_max_age: Duration::from_secs(60),
             requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX,
             frame_bytes_max: FRAME_BYTES_MAX,
         }

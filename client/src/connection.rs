@@ -18,7 +18,7 @@ mod write;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -65,6 +65,8 @@ struct Shared {
     permits: Arc<Semaphore>,
     outbox: Outbox,
     next_subscription: AtomicU32,
+    /// The broker was asked for a sign of life and has let the asker wait.
+    suspect: AtomicBool,
     /// Cancelled when the connection has ended.
     ended: CancellationToken,
 }
@@ -88,6 +90,11 @@ impl Connection {
     /// True once it has ended: nothing sent on it can be answered.
     pub(crate) fn is_ended(&self) -> bool {
         self.0.ended.is_cancelled()
+    }
+
+    /// True while a sign of life is overdue: the broker may be gone, and whatever it led elsewhere.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.0.suspect.load(Ordering::Relaxed)
     }
 
     /// Sends `request` and waits for its answer, until `deadline` or the configured time, whichever is sooner.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use streambus_protocol::api::Request;
 use streambus_protocol::api::offsets::{ListOffsetsRequest, OffsetFound, OffsetQuery, OffsetsPartition};
 use streambus_protocol::error_code::{Applied, ErrorCode};
@@ -12,14 +13,21 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::connection::ConnectionSettings;
 use crate::connection::circuit_state::CircuitRules;
 use crate::connection::pool::Pool;
+use crate::connection::{Connection, ConnectionSettings};
 use crate::environment::Environment;
 use crate::error::{Error, TopicPartition};
 use crate::metadata::Metadata;
+use crate::metadata::race::race;
 use crate::op::Scope;
 use crate::tasks::Tasks;
+
+/// How long a read is waited for before another broker is asked too.
+const READ_STAGGER: Duration = Duration::from_secs(1);
+/// Pauses of [`Engine::quick_pause`] that are short: about as long together as a broker that is cut off leads on.
+const QUICK_PAUSES: u32 = 50;
+const QUICK_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Whether a request changes anything: what makes an unknown outcome matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,19 +108,50 @@ impl Engine {
         self.backoff.pause(failures, self.environment.random.next_u64())
     }
 
-    /// Sends `request` to any broker, the controller if it is known, and retries until the call's time is over.
+    /// The pause after `failures` failed attempts at something that another leader ends: short for as long as an election
+    /// may take, then as [`Engine::pause`].
+    pub(crate) fn quick_pause(&self, failures: u32) -> Duration {
+        let pause = self.pause(failures);
+        if failures <= QUICK_PAUSES { pause.min(QUICK_PAUSE_MAX) } else { pause }
+    }
+
+    /// Sends `request` to any broker, the controller if it is known, and retries until the call's time is over. A read
+    /// that takes long is asked of another broker too; a change never.
     pub(crate) async fn call<R: Request>(
         &self,
         scope: &Scope,
         effect: Effect,
         request: &R,
     ) -> Result<R::Response, Error> {
+        // Who could not serve the last attempt is asked last in the next.
+        let unhelpful = Mutex::new(None);
         self.retry(scope, effect, || async {
-            let connection = self.metadata.connect_any(true).await?;
-            let mutates = effect == Effect::Change;
-            scope.sent(mutates);
-            let outcome = connection.call(request, scope.deadline()).await;
-            outcome.map_err(|error| error.into_error(connection.address(), mutates))
+            let avoid = *unhelpful.lock();
+            let ask = |connection: Connection| {
+                let unhelpful = &unhelpful;
+                async move {
+                    let mutates = effect == Effect::Change;
+                    scope.sent(mutates);
+                    let outcome = connection.call(request, scope.deadline()).await;
+                    let outcome = outcome.map_err(|error| error.into_error(connection.address(), mutates));
+                    if outcome.as_ref().is_err_and(Error::is_retriable) {
+                        *unhelpful.lock() = Some(connection.broker());
+                    }
+                    outcome
+                }
+            };
+            if effect == Effect::Change {
+                return ask(self.metadata.connect_any(avoid).await?).await;
+            }
+            let places = self.metadata.places(avoid, true);
+            let raced = race(places, READ_STAGGER, |place| async {
+                let connection = self.metadata.open(place).await?;
+                match ask(connection).await {
+                    Err(error) if error.is_retriable() => Err(error),
+                    answer => Ok(answer),
+                }
+            });
+            raced.await.unwrap_or(Err(Error::Closed))?
         })
         .await
     }
@@ -127,7 +166,7 @@ impl Engine {
         let mut failures = 0u32;
         loop {
             scope.attempt();
-            let seen = self.metadata.view().version;
+            let seen = self.metadata.view();
             let error = match attempt().await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -147,8 +186,11 @@ impl Engine {
             }
             tracing::debug!(%error, failures, ?pause, "retrying");
             tokio::time::sleep(pause).await;
+            // Unless the failure said itself who leads.
+            let unchanged = Arc::ptr_eq(&seen, &self.metadata.view());
             if wants_new_metadata(&error)
-                && let Err(error) = self.metadata.newer_than(seen).await
+                && unchanged
+                && let Err(error) = self.metadata.newer_than(seen.version).await
             {
                 scope.attempt_failed(&error);
             }
@@ -196,7 +238,12 @@ impl Engine {
                 };
                 match outcome.result {
                     Ok(offset) => *slot = Some(offset),
-                    Err(body) => return Err(Error::from_partition_body(body, at.clone())),
+                    Err(body) => {
+                        if let Some(hint) = body.leader {
+                            self.metadata.learn(&at.topic, outcome.topic, at.partition, hint);
+                        }
+                        return Err(Error::from_partition_body(body, at.clone()));
+                    }
                 }
             }
         }

@@ -1,15 +1,20 @@
 //! What the client knows about the cluster: brokers, topics, leaders. One picture, replaced as a whole; who asks for a
 //! newer one while it is being fetched waits for that fetch instead of starting another.
+//!
+//! Any broker answers. One that does not, within [`STAGGER`], gets company; one that has just been asked is asked last, so
+//! that a broker that is cut off from the others misleads nobody for long.
 
-use std::collections::{BTreeSet, HashMap};
+pub(crate) mod race;
+mod view;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, TopicLayout};
-use streambus_protocol::api::session::ErrorBody;
-use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::api::metadata::MetadataRequest;
+use streambus_protocol::api::session::LeaderHint;
 use streambus_protocol::ids::{BrokerId, TopicId, TopicName};
 use tokio::time::Instant;
 
@@ -17,82 +22,24 @@ use crate::connection::Connection;
 use crate::connection::call_error::CallError;
 use crate::connection::pool::Pool;
 use crate::environment::Random;
-use crate::error::{Error, TopicPartition};
+use crate::error::Error;
+use crate::metadata::race::race;
+pub(crate) use crate::metadata::view::{ClusterView, TopicView};
 
-/// One picture of the cluster.
+/// How long one broker is waited for before another is asked too.
+const STAGGER: Duration = Duration::from_millis(250);
+/// Who answered less than this ago is asked last: whoever asks again so soon was not helped by the answer.
+const RECENT: Duration = Duration::from_secs(2);
+/// How long the controller may take to confirm that a topic does not exist.
+const CONFIRMATION: Duration = Duration::from_secs(1);
+
+/// Somewhere a broker may answer.
 #[derive(Clone, Debug)]
-pub(crate) struct ClusterView {
-    /// Grows with every picture.
-    pub(crate) version: u64,
-    /// When it was fetched; `None` for the empty picture of a new client.
-    pub(crate) fetched: Option<Instant>,
-    /// The broker that decides about metadata.
-    pub(crate) controller: Option<BrokerId>,
-    /// Where the brokers are.
-    pub(crate) brokers: HashMap<BrokerId, String>,
-    topics: HashMap<TopicName, Result<Arc<TopicView>, ErrorBody>>,
-}
-
-/// One topic in the picture.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TopicView {
-    pub(crate) name: TopicName,
-    pub(crate) id: TopicId,
-    /// In the order of their numbers.
-    pub(crate) partitions: Vec<PartitionView>,
-}
-
-/// One partition in the picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PartitionView {
-    pub(crate) leader: Option<BrokerId>,
-    pub(crate) leader_epoch: LeaderEpoch,
-}
-
-impl TopicView {
-    /// Partition number `partition`, or [`Error::UnknownPartition`].
-    pub(crate) fn partition(&self, partition: u32) -> Result<PartitionView, Error> {
-        let index = usize::try_from(partition).unwrap_or(usize::MAX);
-        let at = || TopicPartition { topic: self.name.clone(), partition };
-        self.partitions.get(index).copied().ok_or_else(|| Error::UnknownPartition { at: at() })
-    }
-
-    fn from_layout(name: &TopicName, layout: &TopicLayout) -> Result<Self, String> {
-        let mut partitions = Vec::with_capacity(layout.partitions.len());
-        for (expected, partition) in (0u32..).zip(&layout.partitions) {
-            if partition.index.get() != expected {
-                return Err(format!("topic '{name}' lists partition {} in place {expected}", partition.index));
-            }
-            partitions.push(PartitionView { leader: partition.leader, leader_epoch: partition.leader_epoch });
-        }
-        Ok(Self { name: name.clone(), id: layout.id, partitions })
-    }
-}
-
-impl ClusterView {
-    /// The topic, if this picture has it.
-    pub(crate) fn topic(&self, name: &TopicName) -> Option<Result<Arc<TopicView>, Error>> {
-        self.topics.get(name).map(|outcome| match outcome {
-            Ok(view) => Ok(Arc::clone(view)),
-            Err(body) => Err(Error::from_topic_body(body.clone(), name.as_str())),
-        })
-    }
-
-    fn from_response(version: u64, now: Instant, response: MetadataResponse) -> Result<Self, String> {
-        let mut topics = HashMap::with_capacity(response.topics.len());
-        for topic in response.topics {
-            let view = match topic.outcome {
-                Ok(layout) => Ok(Arc::new(TopicView::from_layout(&topic.name, &layout)?)),
-                Err(body) => Err(body),
-            };
-            topics.insert(topic.name, view);
-        }
-        let address = |host: &str, port: u16| {
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-        };
-        let brokers = response.brokers.iter().map(|b| (b.id, address(&b.host, b.port))).collect();
-        Ok(Self { version, fetched: Some(now), controller: response.controller, brokers, topics })
-    }
+pub(crate) enum Place {
+    /// On this connection.
+    Open(Connection),
+    /// At this address.
+    Address(String),
 }
 
 /// Keeps the picture.
@@ -104,27 +51,20 @@ pub(crate) struct Metadata {
     view: ArcSwap<ClusterView>,
     /// The topics somebody uses: every fetch asks for all of them, so that one fetch serves everybody who waits.
     wanted: Mutex<BTreeSet<TopicName>>,
-    /// Held while fetching.
-    fetching: tokio::sync::Mutex<()>,
+    /// Held while fetching; who answered last, and when.
+    fetching: tokio::sync::Mutex<Option<(BrokerId, Instant)>>,
 }
 
 impl Metadata {
     pub(crate) fn new(pool: Arc<Pool>, random: Arc<dyn Random>, bootstrap: Vec<String>, max_age: Duration) -> Self {
-        let empty = ClusterView {
-            version: 0,
-            fetched: None,
-            controller: None,
-            brokers: HashMap::new(),
-            topics: HashMap::new(),
-        };
         Self {
             pool,
             random,
             bootstrap,
             max_age,
-            view: ArcSwap::from_pointee(empty),
+            view: ArcSwap::from_pointee(ClusterView::empty()),
             wanted: Mutex::new(BTreeSet::new()),
-            fetching: tokio::sync::Mutex::new(()),
+            fetching: tokio::sync::Mutex::new(None),
         }
     }
 
@@ -169,14 +109,38 @@ impl Metadata {
 
     /// A picture newer than `seen`: the present one if it is, else a fetched one. One try of every known address.
     pub(crate) async fn newer_than(&self, seen: u64) -> Result<Arc<ClusterView>, Error> {
-        let _turn = self.fetching.lock().await;
+        let mut last = self.fetching.lock().await;
         let present = self.view.load_full();
         if present.version > seen {
             return Ok(present);
         }
-        let fetched = Arc::new(self.fetch(&present).await?);
-        self.view.store(Arc::clone(&fetched));
-        Ok(fetched)
+        let recent = last.filter(|(_, at)| at.elapsed() < RECENT).map(|(broker, _)| broker);
+        let (broker, fetched) = self.fetch(&present, recent).await?;
+        *last = Some((broker, Instant::now()));
+        // A hint may have come meanwhile.
+        self.view.rcu(|present| fetched.clone().not_older_than(present));
+        self.forgive(&fetched, &present);
+        Ok(self.view.load_full())
+    }
+
+    /// Takes the word of a broker that does not lead for who does, if that is news. Returns whether the picture has a
+    /// leader of that epoch now, or a later one.
+    pub(crate) fn learn(&self, name: &TopicName, id: TopicId, partition: u32, hint: LeaderHint) -> bool {
+        let present = self.view.rcu(|present| match present.with_leader(name, id, partition, hint) {
+            Some(newer) => Arc::new(newer),
+            None => Arc::clone(present),
+        });
+        let view = self.view.load_full();
+        self.forgive(&view, &present);
+        let Some(Ok(topic)) = view.topic(name) else { return false };
+        topic.id == id && topic.partition(partition).is_ok_and(|seen| seen.leader_epoch >= hint.leader_epoch)
+    }
+
+    /// Who leads by an epoch that was not known is alive: it need not be left alone any longer.
+    fn forgive(&self, view: &ClusterView, before: &ClusterView) {
+        for address in view.new_leaders(before).iter().filter_map(|leader| view.brokers.get(leader)) {
+            self.pool.forgive(address);
+        }
     }
 
     /// A connection to `broker`, if the picture knows where it is.
@@ -190,83 +154,109 @@ impl Metadata {
         self.pool.broker(broker, address).await.map_err(|error| error.into_error(address, false))
     }
 
-    /// A connection to any broker: the controller's if `controller`, else an open one, else whoever answers.
-    pub(crate) async fn connect_any(&self, controller: bool) -> Result<Connection, Error> {
+    /// A connection to any broker, the controller's if that opens soon; to `avoid` only if there is no other.
+    pub(crate) async fn connect_any(&self, avoid: Option<BrokerId>) -> Result<Connection, Error> {
+        let places = self.places(avoid, true);
+        race(places, STAGGER, |place| self.open(place)).await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// The connection to a place.
+    pub(crate) async fn open(&self, place: Place) -> Result<Connection, Error> {
+        match place {
+            Place::Open(connection) => Ok(connection),
+            Place::Address(address) => {
+                self.pool.address(&address).await.map_err(|error| error.into_error(&address, false))
+            }
+        }
+    }
+
+    /// Where a broker may answer, best first: those that are connected before those that are not, those that are known
+    /// to ail and `avoid` at the end; each group from a random place on, so that clients do not all lean on the first.
+    /// With `controller`, the controller is the first of its group.
+    pub(crate) fn places(&self, avoid: Option<BrokerId>, controller: bool) -> Vec<Place> {
         let view = self.view.load_full();
-        if controller
-            && let Some(id) = view.controller
-            && let Ok(connection) = self.connect(id).await
-        {
-            return Ok(connection);
-        }
-        if let Some(connection) = self.pool.any_live() {
-            return Ok(connection);
-        }
-        let mut last = Error::Closed;
-        for address in self.addresses(&view) {
-            match self.pool.address(&address).await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = error.into_error(&address, false),
-            }
-        }
-        Err(last)
-    }
+        let mut known: Vec<(BrokerId, String)> = view.brokers.iter().map(|(id, at)| (*id, at.clone())).collect();
+        known.sort();
+        self.rotate(&mut known);
+        let mut configured = self.bootstrap.clone();
+        self.rotate(&mut configured);
+        let mut live = self.pool.live();
 
-    async fn fetch(&self, present: &ClusterView) -> Result<ClusterView, Error> {
-        let request = MetadataRequest { topics: Some(self.wanted.lock().iter().cloned().collect()) };
-        let mut last = Error::Closed;
-        if let Some(connection) = self.pool.any_live() {
-            match self.ask(&connection, &request, present.version).await {
-                Ok(view) => return Ok(view),
-                Err(error) => last = error,
-            }
-        }
-        for address in self.addresses(present) {
-            let connection = match self.pool.address(&address).await {
-                Ok(connection) => connection,
-                Err(error) => {
-                    last = error.into_error(&address, false);
-                    continue;
+        let mut ranked: Vec<((bool, bool, bool, bool), Place)> = Vec::new();
+        for (broker, address) in known {
+            configured.retain(|configured| *configured != address);
+            let last = avoid == Some(broker);
+            let behind = !(controller && view.controller == Some(broker));
+            match live.iter().position(|connection| connection.broker() == broker).map(|place| live.swap_remove(place))
+            {
+                Some(open) => ranked.push(((open.is_suspect(), last, behind, false), Place::Open(open))),
+                None => {
+                    let ails = self.pool.is_ailing(&address);
+                    ranked.push(((ails, last, behind, true), Place::Address(address)));
                 }
-            };
-            match self.ask(&connection, &request, present.version).await {
-                Ok(view) => return Ok(view),
-                Err(error) => last = error,
             }
         }
-        Err(last)
+        for open in live {
+            let last = avoid == Some(open.broker());
+            configured.retain(|configured| *configured != open.address());
+            ranked.push(((open.is_suspect(), last, true, false), Place::Open(open)));
+        }
+        // Behind what the cluster says of itself: an address in a configuration may be old.
+        ranked.sort_by_key(|(rank, _)| *rank);
+        ranked.into_iter().map(|(_, place)| place).chain(configured.into_iter().map(Place::Address)).collect()
     }
 
-    async fn ask(&self, connection: &Connection, request: &MetadataRequest, seen: u64) -> Result<ClusterView, Error> {
+    async fn fetch(&self, present: &ClusterView, avoid: Option<BrokerId>) -> Result<(BrokerId, ClusterView), Error> {
+        let request = &MetadataRequest { topics: Some(self.wanted.lock().iter().cloned().collect()) };
+        let version = present.version + 1;
+        let asking = race(self.places(avoid, false), STAGGER, |place| async move {
+            let connection = self.open(place).await?;
+            Ok((connection.broker(), self.ask(&connection, request, version, None).await?))
+        });
+        let (broker, view) = asking.await.unwrap_or(Err(Error::Closed))?;
+        let doubtful = view.doubtful(present);
+        if doubtful.is_empty() || view.controller == Some(broker) {
+            return Ok((broker, view));
+        }
+        let request = MetadataRequest { topics: Some(doubtful.clone()) };
+        let confirmed = tokio::time::timeout(CONFIRMATION, self.confirm(&view, &request)).await;
+        let view = match confirmed {
+            Ok(Ok(said)) => view.overruled_by(said),
+            Ok(Err(_)) | Err(_) => view.unconfirmed(doubtful, present),
+        };
+        Ok((broker, view))
+    }
+
+    /// What the controller says: it has applied whatever it has decided.
+    async fn confirm(&self, view: &ClusterView, request: &MetadataRequest) -> Result<ClusterView, Error> {
+        let nobody =
+            || CallError::io(std::io::ErrorKind::NotFound, "no controller", false).into_error("cluster", false);
+        let controller = view.controller.ok_or_else(nobody)?;
+        let address = view.brokers.get(&controller).ok_or_else(nobody)?;
+        let connection = self.pool.broker(controller, address).await.map_err(|e| e.into_error(address, false))?;
+        self.ask(&connection, request, view.version, Some(Instant::now() + CONFIRMATION)).await
+    }
+
+    async fn ask(
+        &self,
+        connection: &Connection,
+        request: &MetadataRequest,
+        version: u64,
+        deadline: Option<Instant>,
+    ) -> Result<ClusterView, Error> {
         let address = connection.address();
-        let response = connection.call(request, None).await.map_err(|error| error.into_error(address, false))?;
-        ClusterView::from_response(seen + 1, Instant::now(), response).map_err(|reason| {
+        let response = connection.call(request, deadline).await.map_err(|error| error.into_error(address, false))?;
+        ClusterView::from_response(version, Instant::now(), response).map_err(|reason| {
             connection.breach(reason.clone());
             CallError::Protocol(reason).into_error(address, false)
         })
     }
 
-    /// Every known address: the cluster's own first, then the configured ones; each group from a random place on, so
-    /// that clients do not all lean on the first.
-    fn addresses(&self, view: &ClusterView) -> Vec<String> {
-        let mut known: Vec<String> = view.brokers.values().cloned().collect();
-        known.sort();
-        self.rotate(&mut known);
-        let mut configured = self.bootstrap.clone();
-        self.rotate(&mut configured);
-        for address in configured {
-            if !known.contains(&address) {
-                known.push(address);
-            }
-        }
-        known
-    }
-
-    fn rotate(&self, addresses: &mut [String]) {
-        let count = u64::try_from(addresses.len()).unwrap_or(u64::MAX);
+    fn rotate<T>(&self, places: &mut [T]) {
+        let count = u64::try_from(places.len()).unwrap_or(u64::MAX);
         if count > 1 {
             let by = usize::try_from(self.random.next_u64() % count).unwrap_or(0);
-            addresses.rotate_left(by);
+            places.rotate_left(by);
         }
     }
 }

@@ -72,6 +72,15 @@ impl CircuitState {
             Self::Open { .. } => self,
         }
     }
+
+    /// The broker is said to be alive: the next probe may go out at `now`. How long the pause after another failure is
+    /// stays.
+    pub(crate) fn forgiven(self, now: Instant) -> Self {
+        match self {
+            Self::Open { until, openings } => Self::Open { until: until.min(now), openings },
+            Self::Closed { .. } | Self::HalfOpen { .. } => self,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
@@ -95,6 +95,7 @@ async fn attempt(
         permits: Arc::new(Semaphore::new(permits)),
         outbox: Outbox::default(),
         next_subscription: AtomicU32::new(1),
+        suspect: AtomicBool::new(false),
         ended: CancellationToken::new(),
     };
     tracing::debug!(broker = %shared.broker, address, version = %answer.software_version, "connected");

@@ -102,9 +102,22 @@ impl Pool {
         }
     }
 
-    /// Any connection that is open.
-    pub(crate) fn any_live(&self) -> Option<Connection> {
-        self.live.lock().values().find(|connection| !connection.is_ended()).cloned()
+    /// The connections that are open.
+    pub(crate) fn live(&self) -> Vec<Connection> {
+        self.live.lock().values().filter(|connection| !connection.is_ended()).cloned().collect()
+    }
+
+    /// True when the last attempts at `address` failed.
+    pub(crate) fn is_ailing(&self, address: &str) -> bool {
+        self.doors.lock().get(address).is_some_and(|door| *door.circuit.lock() != CircuitState::NEW)
+    }
+
+    /// There is news that the broker at `address` is alive: it may be tried at once.
+    pub(crate) fn forgive(&self, address: &str) {
+        if let Some(door) = self.doors.lock().get(address) {
+            let mut circuit = door.circuit.lock();
+            *circuit = circuit.forgiven(Instant::now());
+        }
     }
 
     fn live_broker(&self, broker: BrokerId) -> Option<Connection> {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -118,6 +119,9 @@ fn check(shared: &Shared, pulse: &mut Pulse, now: Instant) -> Result<(), CallErr
         return Err(CallError::io(io::ErrorKind::TimedOut, &text, true));
     }
     let settings = &shared.settings;
+    let waits = pulse.asked.filter(|asked| pulse.heard < *asked);
+    let overdue = waits.is_some_and(|asked| now.saturating_duration_since(asked) >= settings.ping_timeout / 3);
+    shared.suspect.store(overdue, Ordering::Relaxed);
     match pulse.asked {
         Some(asked) if pulse.heard >= asked => pulse.asked = None,
         Some(asked) if now.saturating_duration_since(asked) >= settings.ping_timeout => {

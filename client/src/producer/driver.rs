@@ -21,6 +21,16 @@ use crate::producer::registry::Registry;
 use crate::producer::shared::Event;
 use crate::producer::sink::Sink;
 
+/// How often partitions are looked at.
+const WATCH: Duration = Duration::from_millis(100);
+/// How long a batch may go unanswered before the cluster is asked whether its leader still leads.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often the cluster is asked while a partition is stuck, at first and later.
+const WATCH_PACE: Duration = Duration::from_millis(250);
+const WATCH_PACE_LATER: Duration = Duration::from_secs(1);
+/// What "at first" is: longer than it takes to notice that a leader is gone and to elect another.
+const ELECTION: Duration = Duration::from_secs(10);
+
 /// Something that was under way has ended.
 enum Done {
     Connected(Arc<Sink>, Result<Connection, Error>),
@@ -38,6 +48,10 @@ pub(crate) struct Driver {
     next_alarm: u64,
     connect_failures: HashMap<BrokerId, u32>,
     refresh_failures: u32,
+    /// When a picture of the cluster was last asked for.
+    refreshed: Option<Instant>,
+    /// Since when some partition is stuck.
+    stuck_since: Option<Instant>,
     /// Partitions that wait for the identity being fetched; empty when none is.
     renewing: Vec<Arc<Partition>>,
     renew_failures: u32,
@@ -54,6 +68,8 @@ impl Driver {
             next_alarm: 0,
             connect_failures: HashMap::new(),
             refresh_failures: 0,
+            refreshed: None,
+            stuck_since: None,
             renewing: Vec::new(),
             renew_failures: 0,
             closing: false,
@@ -69,6 +85,8 @@ impl Driver {
         let max_age = config.metadata_max_age;
         let mut patrol = tokio::time::interval(patrol);
         patrol.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watch = tokio::time::interval(WATCH);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut aging = tokio::time::interval_at(Instant::now() + max_age, max_age);
         loop {
             let next_alarm = self.alarms.first_key_value().map(|((at, _), _)| *at);
@@ -80,6 +98,7 @@ impl Driver {
                 Some(done) = self.jobs.next() => self.finish(done),
                 () = sleep_until(next_alarm) => self.ring(Instant::now()),
                 now = patrol.tick() => self.registry.partitions().iter().for_each(|p| p.expire(now)),
+                now = watch.tick() => self.watch(now),
                 _ = aging.tick() => self.registry.shared.want_metadata(),
             }
             if self.closing && self.registry.partitions().iter().all(|partition| partition.is_idle()) {
@@ -96,6 +115,11 @@ impl Driver {
             }
             Event::Renew { partition, old } => self.renew(partition, old),
             Event::Connect(sink) => self.connect(sink),
+            Event::Follow { partition, hint } => {
+                if !self.registry.follow(&partition, hint) {
+                    self.registry.shared.want_metadata();
+                }
+            }
             Event::Refresh => self.refresh(),
             Event::Close => {
                 self.closing = true;
@@ -103,6 +127,21 @@ impl Driver {
                     partition.flush();
                 }
             }
+        }
+    }
+
+    /// Looks for leaders that moved without a word: while something waits for an answer, or to be sent again, the cluster
+    /// is asked who leads.
+    fn watch(&mut self, now: Instant) {
+        let then = now.checked_sub(PATIENCE).unwrap_or(now);
+        if !self.registry.partitions().iter().any(|partition| partition.is_stuck(then)) {
+            self.stuck_since = None;
+            return;
+        }
+        let since = *self.stuck_since.get_or_insert(now);
+        let pace = if now.saturating_duration_since(since) < ELECTION { WATCH_PACE } else { WATCH_PACE_LATER };
+        if self.refreshed.is_none_or(|at| now.saturating_duration_since(at) >= pace) {
+            self.registry.shared.want_metadata();
         }
     }
 
@@ -166,7 +205,7 @@ impl Driver {
 
     fn connect(&mut self, sink: Arc<Sink>) {
         let failures = self.connect_failures.entry(sink.broker).or_insert(0);
-        let pause = if *failures == 0 { Duration::ZERO } else { self.registry.shared.engine.pause(*failures) };
+        let pause = if *failures == 0 { Duration::ZERO } else { self.registry.shared.engine.quick_pause(*failures) };
         // Counted before, cleared by success.
         *failures = failures.saturating_add(1);
         let engine = Arc::clone(&self.registry.shared.engine);
@@ -182,7 +221,9 @@ impl Driver {
         let seen = engine.metadata.view().version;
         // Somebody else who found a topic missing may have had it struck off.
         engine.metadata.want(self.registry.topic_names().into_iter());
-        let pause = if self.refresh_failures == 0 { Duration::ZERO } else { engine.pause(self.refresh_failures) };
+        let failures = self.refresh_failures;
+        let pause = if failures == 0 { Duration::ZERO } else { engine.quick_pause(failures) };
+        self.refreshed = Some(Instant::now());
         self.jobs.push(Box::pin(async move {
             tokio::time::sleep(pause).await;
             Done::Refreshed(engine.metadata.newer_than(seen).await)

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use streambus_protocol::api::produce::Produced;
+use streambus_protocol::api::session::LeaderHint;
 use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::ids::{PartitionIndex, TopicId};
 use streambus_protocol::record::Record as WireRecord;
@@ -124,13 +125,15 @@ impl Partition {
         self.progress();
     }
 
-    /// The attempt number `attempt` to send batch `id` failed.
-    pub(crate) fn failed(self: &Arc<Self>, id: u64, attempt: u32, error: Error) {
-        if wants_new_metadata(&error) {
-            self.shared.want_metadata();
-        }
+    /// The attempt number `attempt` to send batch `id` failed; `hint` says who leads instead, if the broker knew.
+    pub(crate) fn failed(self: &Arc<Self>, id: u64, attempt: u32, error: Error, hint: Option<LeaderHint>) {
         tracing::debug!(at = %self.at, %error, "a batch was not acknowledged");
-        let pause = |attempts| self.shared.engine.pause(attempts);
+        match hint.filter(|hint| hint.leader_epoch > self.home().leader_epoch) {
+            Some(hint) => self.shared.send(Event::Follow { partition: Arc::clone(self), hint }),
+            None if wants_new_metadata(&error) => self.shared.want_metadata(),
+            None => {}
+        }
+        let pause = |attempts| self.shared.engine.quick_pause(attempts);
         let ended = self.state.lock().machine.failed(id, attempt, error, Instant::now(), pause);
         self.end(ended);
         self.progress();
@@ -183,6 +186,16 @@ impl Partition {
             sink.forget(self);
         }
         self.progress();
+    }
+
+    /// Where its batches go.
+    pub(crate) fn home(&self) -> Home {
+        self.state.lock().home.clone()
+    }
+
+    /// True when something has to be sent again, or was sent before `then` and is not answered.
+    pub(crate) fn is_stuck(&self, then: Instant) -> bool {
+        self.state.lock().machine.is_stuck(then)
     }
 
     /// True when there is a leader to send to.

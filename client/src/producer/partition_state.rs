@@ -366,6 +366,14 @@ impl PartitionState {
         self.step_back();
     }
 
+    /// True when something has to be sent again, or was sent before `then` and is not answered.
+    pub(crate) fn is_stuck(&self, then: Instant) -> bool {
+        self.in_flight.iter().any(|flight| match flight.progress {
+            Progress::Sent(at) => at <= then,
+            Progress::Again(_) => true,
+        })
+    }
+
     /// Gives up what is past its time at `now`. A batch that is being sent is left: its answer, or the end of its
     /// request, is about to come.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Ended> {

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use streambus_protocol::api::produce::InitProducerRequest;
+use streambus_protocol::api::session::LeaderHint;
 use streambus_protocol::ids::{BrokerId, ProducerEpoch, TopicName};
 
 use crate::engine::Effect;
 use crate::error::Error;
 use crate::metadata::{ClusterView, TopicView};
 use crate::op::Scope;
-use crate::producer::partition::Partition;
+use crate::producer::partition::{Home, Partition};
 use crate::producer::partition_state::Identity;
 use crate::producer::shared::Shared;
 use crate::producer::sink::Sink;
@@ -125,6 +126,21 @@ impl Registry {
             }
         }
         self.partitions().iter().any(|partition| !partition.is_idle() && !partition.has_leader())
+    }
+
+    /// Moves a partition to the leader that another broker named. Returns false when nobody knows where that is.
+    pub(crate) fn follow(&self, partition: &Arc<Partition>, hint: LeaderHint) -> bool {
+        let (metadata, id) = (&self.shared.engine.metadata, partition.home().topic);
+        if !metadata.learn(&partition.at.topic, id, partition.at.partition, hint) {
+            return false;
+        }
+        if let Some(Ok(topic)) = metadata.view().topic(&partition.at.topic)
+            && let Ok(seen) = topic.partition(partition.at.partition)
+        {
+            let sink = seen.leader.map(|leader| self.sink(leader));
+            partition.move_to(Home { topic: topic.id, leader_epoch: seen.leader_epoch, sink });
+        }
+        true
     }
 
     /// The topic was deleted.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use streambus_protocol::api::session::LeaderHint;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc};
 use tokio::time::Instant;
 
@@ -22,6 +23,8 @@ pub(crate) enum Event {
     Renew { partition: Arc<Partition>, old: Option<Identity> },
     /// The sink has something to send and no connection.
     Connect(Arc<Sink>),
+    /// A broker that does not lead the partition says who does.
+    Follow { partition: Arc<Partition>, hint: LeaderHint },
     /// The picture of the cluster is out of date.
     Refresh,
     /// No record will come any more.

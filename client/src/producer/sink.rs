@@ -165,7 +165,7 @@ impl Sink {
                 Ok(batch) => batch,
                 Err(error) => {
                     let error = Error::Invalid { what: format!("a batch cannot be built: {error}") };
-                    partition.failed(parcel.id, parcel.attempt, error);
+                    partition.failed(parcel.id, parcel.attempt, error, None);
                     continue;
                 }
             };
@@ -212,13 +212,14 @@ impl Sink {
             match place.map(|place| outcomes.remove(place).result) {
                 Some(Ok(produced)) => partition.acknowledged(batch, attempt, Some(produced)),
                 Some(Err(body)) => {
+                    let hint = body.leader;
                     let error = Error::from_partition_body(body, (*partition.at).clone());
-                    partition.failed(batch, attempt, error);
+                    partition.failed(batch, attempt, error, hint);
                 }
                 None => {
                     let reason = "a produce answer leaves out a partition".to_owned();
                     let error = Error::Protocol { addr: address(), reason, outcome: Applied::Unknown };
-                    partition.failed(batch, attempt, error);
+                    partition.failed(batch, attempt, error, None);
                 }
             }
         }
@@ -226,7 +227,7 @@ impl Sink {
 
     fn all_failed(&self, sent: Vec<Sent>, error: &Error) {
         for Sent { partition, batch, attempt, .. } in sent {
-            partition.failed(batch, attempt, error.clone());
+            partition.failed(batch, attempt, error.clone(), None);
         }
     }
 
