@@ -26,7 +26,7 @@ use crate::op::Op;
 use crate::record::ConsumedRecord;
 
 pub use builder::ConsumerBuilder;
-pub use start::{Seek, Start};
+pub use start::{OutOfRange, Seek, Start};
 
 /// How far a consumer is in one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -383,6 +383,15 @@ impl Consumer {
                 if let Some(known) = self.slots.get_mut(slot).filter(|known| known.generation == generation) {
                     known.ends = Some(ends);
                 }
+            }
+            Delivered::Moved { slot, generation, to, ends } => {
+                if let Some(known) = self.slots.get_mut(slot).filter(|known| known.generation == generation) {
+                    (known.position, known.ends) = (to, Some(ends));
+                }
+            }
+            Delivered::Added { at, from } => {
+                let state = Reading::On;
+                self.slots.push(Slot { at, position: from, generation: 0, ends: None, end: None, state });
             }
             Delivered::Failed { slot, generation, error } => {
                 if let Some(known) = self.slots.get_mut(slot).filter(|known| known.generation == generation) {

@@ -98,6 +98,17 @@ pub enum Error {
         /// The offset after the last readable one.
         latest: u64,
     },
+    /// Records that were read are not in the log any more: a leader that lacked them was elected by force, and others have
+    /// their offsets now. The consumer stays usable: seek, or stop.
+    #[error(
+        "{at}: records before offset {offset} that were read were lost in an unclean election and replaced by others"
+    )]
+    LogReplaced {
+        /// The partition.
+        at: TopicPartition,
+        /// The offset that was to be read next.
+        offset: u64,
+    },
     /// A newer incarnation of this producer exists.
     #[error("fenced: a newer incarnation of this producer writes to {at}")]
     Fenced {
@@ -161,6 +172,7 @@ impl Error {
             | Self::UnknownPartition { .. }
             | Self::RecordTooLarge { .. }
             | Self::OffsetOutOfRange { .. }
+            | Self::LogReplaced { .. }
             | Self::Fenced { .. }
             | Self::CorruptBatch { .. }
             | Self::Invalid { .. }
@@ -190,6 +202,7 @@ impl Error {
             | Self::UnknownPartition { .. }
             | Self::RecordTooLarge { .. }
             | Self::OffsetOutOfRange { .. }
+            | Self::LogReplaced { .. }
             | Self::Fenced { .. }
             | Self::BufferFull
             | Self::CorruptBatch { .. }
@@ -216,6 +229,7 @@ impl Error {
         match self {
             Self::UnknownPartition { at }
             | Self::OffsetOutOfRange { at, .. }
+            | Self::LogReplaced { at, .. }
             | Self::Fenced { at }
             | Self::CorruptBatch { at, .. }
             | Self::Broker { at: Some(at), .. } => Some(at.clone()),

@@ -80,7 +80,7 @@ pub use admin::{Admin, Topic};
 pub use client::Client;
 pub use config::Config;
 pub use connection::connector;
-pub use consumer::{Consumer, ConsumerBuilder, ConsumerHandle, PartitionProgress, Seek, Start};
+pub use consumer::{Consumer, ConsumerBuilder, ConsumerHandle, OutOfRange, PartitionProgress, Seek, Start};
 pub use context::{Cancel, Ctx};
 pub use error::{Error, TopicPartition, TrySendError};
 pub use op::Op;

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 
 use crate::client::Client;
 use crate::consumer::Consumer;
-use crate::consumer::source::{Mode, Source};
-use crate::consumer::start::{Start, ask, resolve};
+use crate::consumer::source::{Mode, Plan, Source};
+use crate::consumer::start::{OutOfRange, Start, ask, resolve};
 use crate::engine::Effect;
 use crate::error::{Error, TopicPartition};
 use crate::op::{Op, Scope};
@@ -26,6 +26,7 @@ pub struct ConsumerBuilder {
     partitions: Option<Vec<u32>>,
     from: Start,
     until_end: bool,
+    out_of_range: OutOfRange,
     buffer_bytes: usize,
     expanded_bytes_max: usize,
 }
@@ -38,6 +39,7 @@ impl ConsumerBuilder {
             partitions: None,
             from: Start::default(),
             until_end: false,
+            out_of_range: OutOfRange::default(),
             buffer_bytes: BUFFER_BYTES_DEFAULT,
             expanded_bytes_max: 64 * 1024 * 1024,
         }
@@ -49,7 +51,8 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Reads these partitions of every topic only. Default all of them, as they are at the start.
+    /// Reads these partitions of every topic only. Default all of them; those that are added later are read from their
+    /// first record on, unless the read ends.
     pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
         self.partitions = Some(partitions.into_iter().collect());
         self
@@ -58,6 +61,12 @@ impl ConsumerBuilder {
     /// Ends, with `None`, at what is the end of each partition when the consumer starts.
     pub fn until_end(mut self) -> Self {
         self.until_end = true;
+        self
+    }
+
+    /// What to do when an offset is not in the log any more. Default [`OutOfRange::Fail`].
+    pub fn on_out_of_range(mut self, what: OutOfRange) -> Self {
+        self.out_of_range = what;
         self
     }
 
@@ -107,7 +116,14 @@ impl ConsumerBuilder {
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (output, delivered) = mpsc::unbounded_channel();
         let mode = if self.until_end { Mode::Fetch } else { Mode::Subscribe };
-        let source = Source::new(Arc::clone(&engine), mode, self.buffer_bytes, start.clone(), command_receiver, output);
+        let plan = Plan {
+            mode,
+            credit_bytes: self.buffer_bytes,
+            start: start.clone(),
+            grows: self.partitions.is_none() && !self.until_end,
+            out_of_range: self.out_of_range,
+        };
+        let source = Source::new(Arc::clone(&engine), plan, command_receiver, output);
         let consumer = Consumer::new(self.client.clone(), start, ends, commands, delivered, self.expanded_bytes_max);
         // After the consumer has stopped what is at its end already, so that nothing of it is asked for.
         engine.tasks.spawn(source.run());

@@ -45,6 +45,7 @@ pub(crate) enum FeedError {
 
 /// A stream.
 pub(crate) struct Feed {
+    began: Instant,
     wanted: Vec<Wanted>,
     /// Pushes that overtook the news that the subscription is open: only then is it known where their bytes are given
     /// back to. The credit bounds them.
@@ -82,7 +83,7 @@ impl Opened {
 
 impl Feed {
     pub(crate) fn opening(wanted: Vec<Wanted>) -> Self {
-        Self { wanted, held: Vec::new(), state: Fed::Opening }
+        Self { began: Instant::now(), wanted, held: Vec::new(), state: Fed::Opening }
     }
 
     /// Subscribes at `leader`, with `bytes` of credit.
@@ -207,6 +208,14 @@ impl Feed {
         match &self.state {
             Fed::Subscribed(opened) => Some(Arc::clone(&opened.window)),
             Fed::Opening => None,
+        }
+    }
+
+    /// True when the broker may be gone: it takes longer than `patience` to open the feed, or gives no sign of life.
+    pub(crate) fn is_suspect(&self, now: Instant, patience: Duration) -> bool {
+        match &self.state {
+            Fed::Subscribed(opened) => opened.connection.is_suspect(),
+            Fed::Opening => now.saturating_duration_since(self.began) >= patience,
         }
     }
 

@@ -4,7 +4,10 @@
 //! The task always knows the next offset of each partition, which moves only when a batch has been handed on. Whatever is
 //! lost is asked for again from there: no gap, no duplicate.
 
-use std::collections::HashMap;
+mod news;
+mod trouble;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,26 +15,24 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use streambus_protocol::api::decode_body;
 use streambus_protocol::api::fetch::{FetchOutcome, Fetched};
-use streambus_protocol::api::offsets::OffsetQuery;
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::api::subscribe::PushedBatches;
 use streambus_protocol::batch::{PlacedBatch, batches};
-use streambus_protocol::error_code::ErrorCode;
-use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId};
+use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
 use streambus_protocol::offset::Offset;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::connection::in_flight::Push;
 use crate::consumer::feed::{Fed, Feed, FeedError, Opened, Wanted};
 use crate::consumer::loan::{Budget, Loan};
-use crate::engine::{Engine, wants_new_metadata};
+use crate::consumer::start::OutOfRange;
+use crate::engine::Engine;
 use crate::error::{Error, TopicPartition};
-use crate::op::Scope;
 
-/// How many times in a row a partition's bytes may be corrupt, or damaged on the broker's disk, before the application is told: a broken replica may be
-/// repaired or replaced meanwhile.
-const CORRUPT_TRIES: u32 = 3;
+/// How often the task looks whether leaders moved and brokers fell silent.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What the application asks of the task. As few as its calls.
 pub(crate) enum Command {
@@ -47,6 +48,10 @@ pub(crate) enum Delivered {
     Batches { slot: usize, generation: u64, batches: Vec<PlacedBatch>, ends: Ends, loan: Loan },
     /// News of the log's ends without a batch.
     Ends { slot: usize, generation: u64, ends: Ends },
+    /// Reading goes on there: the offset asked for is not in the log.
+    Moved { slot: usize, generation: u64, to: Offset, ends: Ends },
+    /// One more partition is read, under the next number.
+    Added { at: TopicPartition, from: Offset },
     /// Reading has stopped here until the application seeks.
     Failed { slot: usize, generation: u64, error: Error },
 }
@@ -77,6 +82,20 @@ struct Slot {
     state: SlotState,
     failures: u32,
     corrupt: u32,
+    /// How often in a row its offset was beyond the end.
+    beyond: u32,
+    /// The epoch of the leader that was last asked.
+    led: LeaderEpoch,
+    /// The epoch of the last batch read.
+    written: LeaderEpoch,
+}
+
+impl Slot {
+    fn new(at: TopicPartition, next: Offset, now: Instant) -> Self {
+        let state = SlotState::Waiting(now);
+        let (led, written) = (LeaderEpoch::ZERO, LeaderEpoch::ZERO);
+        Self { at, topic: None, next, generation: 0, state, failures: 0, corrupt: 0, beyond: 0, led, written }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +112,7 @@ enum Done {
     Opened { tag: u64, outcome: Result<Opened, FeedError> },
     Fetched { tag: u64, outcome: Result<Vec<FetchOutcome>, FeedError> },
     OutOfRange { slot: usize, generation: u64, outcome: Result<Ends, Error> },
+    Added { at: TopicPartition, outcome: Result<Offset, Error> },
     Refreshed(Result<(), Error>),
     Closed,
 }
@@ -112,27 +132,34 @@ pub(crate) struct Source {
     budget: Arc<Budget>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     refreshing: bool,
+    /// The topics whose partitions are all read, with how many of them are known.
+    followed: BTreeMap<TopicName, u32>,
+    out_of_range: OutOfRange,
+}
+
+/// What a consumer reads and how.
+pub(crate) struct Plan {
+    pub(crate) mode: Mode,
+    pub(crate) credit_bytes: usize,
+    pub(crate) start: Vec<(TopicPartition, Offset)>,
+    /// Partitions that are added to its topics are read too.
+    pub(crate) grows: bool,
+    pub(crate) out_of_range: OutOfRange,
 }
 
 impl Source {
     pub(crate) fn new(
         engine: Arc<Engine>,
-        mode: Mode,
-        credit_bytes: usize,
-        start: Vec<(TopicPartition, Offset)>,
+        plan: Plan,
         commands: mpsc::UnboundedReceiver<Command>,
         output: mpsc::UnboundedSender<Delivered>,
     ) -> Self {
+        let Plan { mode, credit_bytes, start, grows, out_of_range } = plan;
         let now = Instant::now();
-        let slot = |(at, next)| Slot {
-            at,
-            topic: None,
-            next,
-            generation: 0,
-            state: SlotState::Waiting(now),
-            failures: 0,
-            corrupt: 0,
-        };
+        let mut followed = BTreeMap::new();
+        for (at, _) in start.iter().filter(|_| grows) {
+            *followed.entry(at.topic.clone()).or_insert(0) += 1;
+        }
         // Half of the time a request may take: an answer is there before the request is given up.
         let wait = (engine.config.request_timeout / 2).min(Duration::from_secs(5));
         Self {
@@ -140,7 +167,7 @@ impl Source {
             mode,
             credit_bytes,
             wait,
-            slots: start.into_iter().map(slot).collect(),
+            slots: start.into_iter().map(|(at, next)| Slot::new(at, next, now)).collect(),
             feeds: HashMap::new(),
             next_tag: 1,
             commands,
@@ -149,12 +176,18 @@ impl Source {
             budget: Arc::default(),
             jobs: FuturesUnordered::new(),
             refreshing: false,
+            followed,
+            out_of_range,
         }
     }
 
     /// Runs until the consumer has gone.
     pub(crate) async fn run(mut self) {
         let budget = Arc::clone(&self.budget);
+        let max_age = self.engine.config.metadata_max_age;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut aging = tokio::time::interval_at(Instant::now() + max_age, max_age);
         loop {
             self.open_waiting(Instant::now());
             let wake = self.next_wake();
@@ -167,6 +200,8 @@ impl Source {
                 Some(done) = self.jobs.next() => self.finish(done),
                 () = budget.freed() => {}
                 () = sleep_until(wake) => {}
+                now = look.tick() => self.look(now),
+                _ = aging.tick(), if !self.followed.is_empty() => self.refresh(),
             }
         }
         // Unsubscribes politely, as far as the brokers answer.
@@ -199,7 +234,8 @@ impl Source {
         }
         if let Some(slot) = self.slots.get_mut(place) {
             slot.generation = generation;
-            (slot.failures, slot.corrupt) = (0, 0);
+            (slot.failures, slot.corrupt, slot.beyond) = (0, 0, 0);
+            slot.written = LeaderEpoch::ZERO;
             match offset {
                 Some(offset) => {
                     slot.next = offset;
@@ -235,6 +271,7 @@ impl Source {
                 Ok((topic, partition)) => match partition.leader {
                     Some(leader) => {
                         slot.topic = Some(topic);
+                        slot.led = partition.leader_epoch;
                         by_leader.entry(leader).or_default().push(Wanted {
                             slot: place,
                             id: PartitionId { topic, partition: PartitionIndex::new(slot.at.partition) },
@@ -317,10 +354,12 @@ impl Source {
             Done::OutOfRange { slot, generation, outcome } => self.out_of_range(slot, generation, outcome),
             Done::Refreshed(outcome) => {
                 self.refreshing = false;
-                if let Err(error) = outcome {
-                    tracing::debug!(%error, "no metadata for consuming");
+                match outcome {
+                    Ok(()) => self.follow(),
+                    Err(error) => tracing::debug!(%error, "no metadata for consuming"),
                 }
             }
+            Done::Added { at, outcome } => self.added(at, outcome),
             Done::Closed => {}
         }
     }
@@ -372,12 +411,17 @@ impl Source {
         let loan = lend(&self.budget, bytes.len());
         let Some(slot) = self.slots.get_mut(place) else { return };
         let mut taken = Vec::new();
-        let mut corrupt = None;
+        let (mut corrupt, mut diverged) = (None, None);
         for batch in batches(bytes) {
             match batch {
                 // The first batch may begin before the offset asked for, even end before it after a reconnect.
                 Ok(batch) if batch.next_offset() <= slot.next => {}
+                Ok(batch) if batch.leader_epoch() < slot.written => {
+                    diverged = Some(Error::LogReplaced { at: slot.at.clone(), offset: slot.next.get() });
+                    break;
+                }
                 Ok(batch) => {
+                    slot.written = batch.leader_epoch();
                     slot.next = batch.next_offset();
                     taken.push(batch);
                 }
@@ -391,7 +435,7 @@ impl Source {
         let item = if taken.is_empty() {
             Delivered::Ends { slot: place, generation, ends }
         } else {
-            (slot.failures, slot.corrupt) = (0, 0);
+            (slot.failures, slot.corrupt, slot.beyond) = (0, 0, 0);
             Delivered::Batches { slot: place, generation, batches: taken, ends, loan }
         };
         // A consumer that has gone is noticed by its commands.
@@ -399,124 +443,17 @@ impl Source {
         if let Some(reason) = corrupt {
             self.corrupt(tag, place, reason);
         }
-    }
-
-    fn corrupt(&mut self, tag: u64, place: usize, reason: String) {
-        if self.mode == Mode::Subscribe {
-            self.close(tag);
+        if let Some(error) = diverged {
+            if self.mode == Mode::Subscribe {
+                self.close(tag);
+            }
+            self.stop(place, error);
         }
-        let Some(slot) = self.slots.get_mut(place) else { return };
-        slot.corrupt += 1;
-        let error = Error::CorruptBatch { at: slot.at.clone(), offset: slot.next.get(), reason };
-        if slot.corrupt >= CORRUPT_TRIES {
-            return self.stop(place, error);
-        }
-        tracing::warn!(%error, "reading again");
-        slot.failures = slot.failures.saturating_add(1);
-        slot.state = SlotState::Waiting(Instant::now() + self.engine.pause(slot.failures));
     }
 
     fn ends(&self, place: usize, ends: Ends) {
         if let Some(slot) = self.slots.get(place) {
             let _ = self.output.send(Delivered::Ends { slot: place, generation: slot.generation, ends });
-        }
-    }
-
-    /// The broker ended one partition's part of a feed.
-    fn refused(&mut self, tag: u64, place: usize, body: ErrorBody) {
-        if let Some(feed) = self.feeds.get_mut(&tag) {
-            feed.forget(place);
-            if feed.is_empty() {
-                self.close(tag);
-            }
-        }
-        let Some(slot) = self.slots.get_mut(place) else { return };
-        if body.code == ErrorCode::OffsetOutOfRange {
-            return self.find_range(place);
-        }
-        let damaged = body.code == ErrorCode::StorageDamaged;
-        let error = Error::from_partition_body(body, slot.at.clone());
-        if damaged {
-            slot.corrupt += 1;
-            if slot.corrupt >= CORRUPT_TRIES {
-                return self.stop(place, error);
-            }
-        }
-        self.slot_failed(place, error);
-    }
-
-    /// Waits and tries again, or tells the application.
-    fn slot_failed(&mut self, place: usize, error: Error) {
-        if wants_new_metadata(&error) {
-            self.refresh();
-        }
-        let Some(slot) = self.slots.get_mut(place) else { return };
-        if !error.is_retriable() {
-            return self.stop(place, error);
-        }
-        tracing::debug!(at = %slot.at, %error, "reading interrupted");
-        slot.failures = slot.failures.saturating_add(1);
-        slot.state = SlotState::Waiting(Instant::now() + self.engine.pause(slot.failures));
-    }
-
-    fn stop(&mut self, place: usize, error: Error) {
-        if let Some(slot) = self.slots.get_mut(place) {
-            slot.state = SlotState::Stopped;
-            let _ = self.output.send(Delivered::Failed { slot: place, generation: slot.generation, error });
-        }
-    }
-
-    /// Finds out what offsets there are, for an error that helps.
-    fn find_range(&mut self, place: usize) {
-        let Some(slot) = self.slots.get_mut(place) else { return };
-        slot.state = SlotState::Stopped;
-        let (engine, at, generation) = (Arc::clone(&self.engine), slot.at.clone(), slot.generation);
-        self.jobs.push(Box::pin(async move {
-            let scope = Scope::background("list_offsets", engine.config.request_timeout);
-            let wanted = [(at.clone(), OffsetQuery::Earliest), (at, OffsetQuery::Latest)];
-            // One partition twice in one request is not allowed.
-            let first = engine.list_offsets(&scope, &wanted[..1]).await;
-            let second = engine.list_offsets(&scope, &wanted[1..]).await;
-            let offset = |found: &[streambus_protocol::api::offsets::OffsetFound]| {
-                found.first().map_or(Offset::ZERO, |found| found.offset)
-            };
-            let outcome = match (first, second) {
-                (Ok(first), Ok(second)) => Ok(Ends { log_start: offset(&first), high_watermark: offset(&second) }),
-                (Err(error), _) | (_, Err(error)) => Err(error),
-            };
-            Done::OutOfRange { slot: place, generation, outcome }
-        }));
-    }
-
-    fn out_of_range(&mut self, place: usize, generation: u64, outcome: Result<Ends, Error>) {
-        let Some(slot) = self.slots.get_mut(place).filter(|slot| slot.generation == generation) else { return };
-        match outcome {
-            Ok(ends) if ends.log_start <= slot.next && slot.next <= ends.high_watermark => {
-                // It is in range by now: a leader that was behind has caught up.
-                slot.failures = slot.failures.saturating_add(1);
-                slot.state = SlotState::Waiting(Instant::now() + self.engine.pause(slot.failures));
-            }
-            Ok(ends) => {
-                let error = Error::OffsetOutOfRange {
-                    at: slot.at.clone(),
-                    offset: slot.next.get(),
-                    earliest: ends.log_start.get(),
-                    latest: ends.high_watermark.get(),
-                };
-                self.stop(place, error);
-            }
-            Err(error) => self.slot_failed(place, error),
-        }
-    }
-
-    /// A whole feed has ended.
-    fn feed_failed(&mut self, tag: u64, error: &FeedError) {
-        self.feeds.remove(&tag);
-        let FeedError::Call(error) = error;
-        for place in 0..self.slots.len() {
-            if self.slots.get(place).is_some_and(|slot| slot.state == SlotState::Fed(tag)) {
-                self.slot_failed(place, error.clone());
-            }
         }
     }
 
@@ -535,18 +472,6 @@ impl Source {
         for slot in self.slots.iter_mut().filter(|slot| slot.state == SlotState::Fed(tag)) {
             slot.state = SlotState::Waiting(until);
         }
-    }
-
-    fn refresh(&mut self) {
-        if std::mem::replace(&mut self.refreshing, true) {
-            return;
-        }
-        let engine = Arc::clone(&self.engine);
-        let seen = engine.metadata.view().version;
-        // Somebody else who found the topic missing may have had it struck off.
-        let read = self.slots.iter().filter(|slot| slot.state != SlotState::Stopped);
-        engine.metadata.want(read.map(|slot| slot.at.topic.clone()));
-        self.jobs.push(Box::pin(async move { Done::Refreshed(engine.metadata.newer_than(seen).await.map(|_| ())) }));
     }
 }
 

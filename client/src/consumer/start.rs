@@ -40,6 +40,20 @@ pub enum Seek {
     Time(Timestamp),
 }
 
+/// What a consumer does when the offset it is at is not in the log: retention has deleted it, or an unclean election has
+/// lost it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OutOfRange {
+    /// Returns [`Error::OffsetOutOfRange`], once; the partition rests until a seek.
+    #[default]
+    Fail,
+    /// Goes on at the first record still there.
+    Earliest,
+    /// Goes on with what is written from then on.
+    Latest,
+}
+
 impl From<Seek> for Start {
     fn from(seek: Seek) -> Self {
         match seek {

@@ -12,7 +12,9 @@ use streambus_protocol::api::offsets::{
 use streambus_protocol::api::produce::{
     InitProducerRequest, InitProducerResponse, ProduceOutcome, ProduceRequest, ProduceResponse, Produced, Receipt,
 };
-use streambus_protocol::api::session::{ErrorBody, HandshakeRequest, HandshakeResponse, HealthRequest, HealthResponse};
+use streambus_protocol::api::session::{
+    ErrorBody, HandshakeRequest, HandshakeResponse, HealthRequest, HealthResponse, LeaderHint,
+};
 use streambus_protocol::api::topics::{
     CreateTopicRequest, CreateTopicResponse, ListTopicsRequest, ListTopicsResponse, TopicListing,
 };
@@ -125,15 +127,20 @@ impl Session {
         f: impl FnOnce(&mut Log) -> Result<T, ErrorCode>,
     ) -> Result<T, ErrorBody> {
         let mut state = self.cluster.state.lock();
+        let hints = state.hints && !state.lagging.contains_key(&self.broker);
         let Some((_, logs)) = state.topics.values_mut().find(|(id, _)| *id == topic) else {
             return Err(refusal(ErrorCode::UnknownTopicId));
         };
         let Some(log) = logs.get_mut(partition.get() as usize) else {
             return Err(refusal(ErrorCode::UnknownPartition));
         };
+        let hint = log
+            .leader
+            .filter(|_| hints)
+            .map(|leader| LeaderHint { leader: BrokerId::new(leader), leader_epoch: LeaderEpoch::new(log.epoch) });
         match epoch.map(LeaderEpoch::get) {
-            _ if log.leader != Some(self.broker) => Err(refusal(ErrorCode::NotLeader)),
-            Some(epoch) if epoch < log.epoch => Err(refusal(ErrorCode::FencedLeaderEpoch)),
+            _ if log.leader != Some(self.broker) => Err(refusal(ErrorCode::NotLeader).with_leader(hint)),
+            Some(epoch) if epoch < log.epoch => Err(refusal(ErrorCode::FencedLeaderEpoch).with_leader(hint)),
             Some(epoch) if epoch > log.epoch => Err(refusal(ErrorCode::UnknownLeaderEpoch)),
             _ => f(log).map_err(refusal),
         }

@@ -37,6 +37,10 @@ impl Log {
         self.committed.max(self.log_start)
     }
 
+    pub fn uncommit(&mut self) {
+        self.committed = self.log_start;
+    }
+
     pub fn commit(&mut self, end: u64) {
         self.committed = self.committed.max(end.min(self.end()));
     }
@@ -71,6 +75,16 @@ impl Log {
             assert_eq!(self.remember(&batch), Ok(None), "the log holds nothing twice and nothing out of order");
             self.batches.push(batch);
         }
+    }
+
+    pub fn replace(&mut self, from: u64, epoch: u32, count: usize) {
+        let template = self.batches.first().expect("a batch").as_bytes().clone();
+        self.batches.retain(|batch| batch.base_offset().get() < from);
+        for _ in 0..count {
+            let copy = UnverifiedBatch::from_shared(template.clone()).verify(1 << 20).expect("a batch");
+            self.batches.push(copy.place(Offset::new(self.end()).expect("small"), LeaderEpoch::new(epoch)));
+        }
+        self.committed = self.end();
     }
 
     /// Takes a batch that is to be appended into the producer's memory, or finds it there.

@@ -75,6 +75,8 @@ struct State {
     lagging: HashMap<u32, Picture>,
     /// From the append to the commit, and the acknowledgement.
     commit_delay: Duration,
+    /// A broker that does not lead says who does.
+    hints: bool,
     faults: Vec<(ApiKey, Fault)>,
     requests: Vec<(ApiKey, u32)>,
     connects: u32,
@@ -99,6 +101,7 @@ impl Cluster {
             topics: BTreeMap::new(),
             lagging: HashMap::new(),
             commit_delay: Duration::ZERO,
+            hints: true,
             faults: Vec::new(),
             requests: Vec::new(),
             connects: 0,
@@ -180,6 +183,35 @@ impl Cluster {
     /// From now on a batch is committed, and acknowledged, so long after it was appended.
     pub fn commit_after(&self, delay: Duration) {
         self.state.lock().commit_delay = delay;
+    }
+
+    /// Whether brokers that do not lead say who does.
+    pub fn hint(&self, hints: bool) {
+        self.state.lock().hints = hints;
+    }
+
+    /// An unclean election: the new leader lacks the last batches, acknowledged or not.
+    pub fn elect_uncleanly(&self, topic: &str, partition: usize, leader: u32, lost: usize) {
+        self.with_log(topic, partition, |log| {
+            log.uncommit();
+            log.lead(Some(leader), lost);
+        });
+        self.appended.notify_waiters();
+    }
+
+    pub fn leader(&self, topic: &str, partition: usize) -> Option<u32> {
+        self.with_log(topic, partition, |log| log.leader)
+    }
+
+    /// Puts `count` batches of an older epoch in place of all from `from` on.
+    pub fn replace(&self, topic: &str, partition: usize, from: u64, epoch: u32, count: usize) {
+        self.with_log(topic, partition, |log| log.replace(from, epoch, count));
+        self.cut_all();
+    }
+
+    fn cut_all(&self) {
+        let brokers: Vec<u32> = self.state.lock().brokers.keys().copied().collect();
+        brokers.into_iter().for_each(|broker| self.cut(broker));
     }
 
     /// A broker hears no news about leaders and topics any more, until [`Cluster::catch_up`].
