@@ -233,3 +233,25 @@ fn a_segment_lives_as_long_as_a_repair_in_it() {
     assert!(store.metrics().segments_recycled.get() > 0, "around it, segments went");
     assert_whole(&store, &content, "in the end");
 }
+
+// Catches an extent that grows over the second copy of one of its batches: out of order, it would hide where batches
+// begin, and a truncation would take too much.
+#[test]
+fn a_truncation_behind_a_repair_finds_its_batch() {
+    let world = World::new(5);
+    let store = world.open();
+    let log = create(&store, 0);
+    for salt in 0..3 {
+        append(&log, &Spec { records: 10, record_bytes: 10, salt, ..Spec::default() });
+    }
+    settle(&store);
+    let content = read_all(&log).expect("readable");
+    decay(&world, &log, 0);
+    log.repair(vec![content[0].clone()]).expect("repaired");
+    append(&log, &Spec { records: 10, record_bytes: 10, salt: 3, ..Spec::default() });
+    settle(&store);
+    // Out of the cache, so that the boundary must be looked up.
+    fill(&store, &create(&store, 1), 10, 3_000);
+    assert_eq!(log.truncate(offset(25)).expect("truncated").0, offset(20));
+    assert_eq!(read_all(&log).expect("readable"), content[..2]);
+}
