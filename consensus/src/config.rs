@@ -8,7 +8,7 @@ use openraft::{Config, ConfigError, SnapshotPolicy};
 use streambus_protocol::api::metadata::BrokerEndpoint;
 use streambus_protocol::ids::{BrokerId, ClusterId};
 
-use crate::types::{RaftId, RaftNode};
+use crate::command::ClusterEndpoint;
 
 /// A metadata node's configuration.
 #[derive(Clone, Debug)]
@@ -23,13 +23,13 @@ pub struct ConsensusConfig {
     pub version: String,
     /// The cluster this directory must belong to. Default: whatever its identity file says.
     pub expected_cluster: Option<ClusterId>,
-    /// What to do with an empty directory.
+    /// Whether it has peers.
     pub bootstrap: Bootstrap,
     /// Timings and sizes.
     pub tuning: Tuning,
 }
 
-/// How the node of an empty directory comes into being. A formatted directory ignores it but for its identity.
+/// Whether a node has peers, and what it does with an empty directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bootstrap {
     /// Founds a cluster of its own, as its only voter.
@@ -45,15 +45,6 @@ pub enum Bootstrap {
         /// How long a majority of the founders waits for the rest before it founds without them. Default 10 s.
         founding_patience: Duration,
     },
-    /// Is one of the first voters of a new cluster. Every one of them is configured with the same set.
-    Founders {
-        /// The cluster's identity.
-        cluster_id: ClusterId,
-        /// This node.
-        raft_id: RaftId,
-        /// All first voters, this one included.
-        voters: BTreeMap<RaftId, RaftNode>,
-    },
 }
 
 /// Default of [`Bootstrap::Peers::founding_patience`].
@@ -62,11 +53,12 @@ pub const FOUNDING_PATIENCE: Duration = Duration::from_secs(10);
 /// Timings and sizes of a metadata node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Between heartbeats of a leader. Default 150 ms; below a third of the election timeout.
+    /// Between heartbeats of a leader. Default 100 ms; below a third of the election timeout.
     pub heartbeat: Duration,
-    /// The shortest time without a leader before a node campaigns. Default 600 ms.
+    /// The shortest time without a leader before a node campaigns. Default 400 ms.
     pub election_min: Duration,
-    /// The longest, and the length of a leader's lease. Default 1 s. Failover takes this plus one draw of the range.
+    /// The longest, and the length of a leader's lease. Default 700 ms. Failover takes this plus one draw of the range,
+    /// except when the leader's machine says that its process is gone: then it takes a round of votes.
     pub election_max: Duration,
     /// How long a follower may take to install a snapshot. Default 10 s.
     pub install_snapshot: Duration,
@@ -74,6 +66,8 @@ pub struct Tuning {
     pub snapshot_entries: u64,
     /// Entries kept behind a snapshot for followers that lag. Default 20,000.
     pub kept_entries: u64,
+    /// How long a broker may be silent before it is fenced. Default 3 s.
+    pub session: Duration,
     /// How long a proposal waits for its outcome. Default 5 s.
     pub propose: Duration,
     /// How long a start waits for the cluster's state. Default 30 s.
@@ -83,12 +77,13 @@ pub struct Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(150),
-            election_min: Duration::from_millis(600),
-            election_max: Duration::from_millis(1000),
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(700),
             install_snapshot: Duration::from_secs(10),
             snapshot_entries: 10_000,
             kept_entries: 20_000,
+            session: Duration::from_secs(3),
             propose: Duration::from_secs(5),
             recovery: Duration::from_secs(30),
         }
@@ -107,6 +102,23 @@ impl ConsensusConfig {
             bootstrap: Bootstrap::Alone,
             tuning: Tuning::default(),
         }
+    }
+
+    /// Where the configured peers are.
+    pub(crate) fn peer_addresses(&self) -> BTreeMap<BrokerId, (String, u16)> {
+        match &self.bootstrap {
+            Bootstrap::Alone => BTreeMap::new(),
+            Bootstrap::Peers { peers, .. } => peers.clone(),
+        }
+    }
+
+    /// Where brokers reach this one. A broker without peers listens for none, which port 0 says.
+    pub(crate) fn cluster_endpoint(&self) -> ClusterEndpoint {
+        let (host, port) = match &self.bootstrap {
+            Bootstrap::Alone => (self.advertised.host.clone(), 0),
+            Bootstrap::Peers { advertised, .. } => advertised.clone(),
+        };
+        ClusterEndpoint { host, port }
     }
 
     /// The directory of everything this crate stores.

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, WriteBatch,
@@ -14,6 +15,9 @@ use tokio::sync::watch;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
+
+/// Called by the flusher's thread before each sync of the log. A test stalls a disk with it.
+pub type BeforeSync = Arc<dyn Fn() + Send + Sync>;
 
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use streambus_protocol::ids::ClusterId;
+use streambus_protocol::ids::{BrokerId, ClusterId};
 
 use crate::database::DatabaseError;
+use crate::founding::FoundingRefused;
 use crate::identity::IdentityError;
 use crate::outcome::RefusedReason;
 use crate::types::{RaftId, RaftNode};
@@ -41,6 +42,31 @@ pub enum StartError {
         directory: ClusterId,
         /// The metadata's cluster.
         replicated: ClusterId,
+    },
+    /// The configured peers and this disk do not go together.
+    #[error(transparent)]
+    Peers(#[from] FoundingRefused),
+    /// A founder's broker id is also its Raft id, and the higher ones are for nodes that join later.
+    #[error("broker {broker} cannot be among the peers that found a cluster: their ids must be below {end}")]
+    FounderId {
+        /// The broker.
+        broker: BrokerId,
+        /// The first id that is not possible.
+        end: u64,
+    },
+    /// The disk belongs to a cluster with other voters, and this broker knows no peers.
+    #[error("this disk belongs to a cluster of several brokers: start the broker with the cluster's peers")]
+    PeersMissing,
+    /// Another disk has taken this one's place.
+    #[error(
+        "raft node {raft}, which is this disk, was removed from the cluster, says broker {told_by}: it can never be \
+         a member again; empty the metadata directory, so that it joins as a new one"
+    )]
+    Removed {
+        /// The node.
+        raft: RaftId,
+        /// The member that says so.
+        told_by: BrokerId,
     },
     /// The new cluster could not be given its identity.
     #[error("the new cluster could not be founded: {0}")]
@@ -89,6 +115,48 @@ pub enum UnknownOutcome {
     /// A change of controller overtook the command.
     #[error("the controller changed meanwhile")]
     ControllerChanged,
+    /// The node stopped.
+    #[error("the metadata node stopped: {0}")]
+    Stopped(String),
+    /// The exchange with the controller broke, or its answer could not be read.
+    #[error("the exchange with the controller broke: {0}")]
+    Exchange(String),
+    /// The command is in the log, but a snapshot brought this node past it, so what it answered is not known here.
+    #[error("the command was committed, and a snapshot overtook its answer")]
+    Overtaken,
+}
+
+/// Why a read index could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadIndexError {
+    /// No controller confirmed by a quorum answered.
+    #[error("no controller confirmed the state within {0:?}")]
+    NoController(Duration),
+    /// This node has not applied that far.
+    #[error("the metadata here is at index {applied}, the cluster's is at {index}")]
+    Behind {
+        /// What a reader has to see.
+        index: u64,
+        /// What this node has applied.
+        applied: u64,
+    },
+    /// The node stopped.
+    #[error("the metadata node stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why the controller's office was not handed over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// This node does not have it.
+    #[error("this broker is not the controller")]
+    NotController,
+    /// No other node votes.
+    #[error("no other broker can be the controller")]
+    NobodyElse,
+    /// Nobody took it in time; this node may still have it.
+    #[error("nobody took the office within {0:?}")]
+    NotTaken(Duration),
     /// The node stopped.
     #[error("the metadata node stopped: {0}")]
     Stopped(String),

@@ -3,7 +3,8 @@
 //! A Raft node is a disk. If a node came back with an empty or exchanged log under its old id, it could vote twice
 //! in one term, and a quorum would mean nothing. So the identity is stored twice: in a file of its own and inside
 //! the database, and the two must agree before Raft starts. The file says `Formatting` until the database has its
-//! copy; until then nothing was ever promised and formatting may simply be done again.
+//! copy; until then nothing was ever promised and formatting may simply be done again. A disk that joins a cluster that
+//! exists is `Joining` before, because its Raft id comes from the cluster.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -41,6 +42,27 @@ pub(crate) enum Phase {
     Formatting,
     /// The database has its copy.
     Formatted,
+    /// An empty disk asks its cluster for a Raft id; the file remembers as which directory, so that it gets one only.
+    Joining,
+}
+
+impl Phase {
+    const fn to_wire(self) -> u8 {
+        match self {
+            Self::Formatting => 0,
+            Self::Formatted => 1,
+            Self::Joining => 2,
+        }
+    }
+
+    fn from_wire(phase: u8) -> Result<Self, DecodeError> {
+        match phase {
+            0 => Ok(Self::Formatting),
+            1 => Ok(Self::Formatted),
+            2 => Ok(Self::Joining),
+            other => Err(DecodeError::Invalid { what: "identity phase", found: other.to_string() }),
+        }
+    }
 }
 
 /// Why the identity of a data directory is refused. Each message names the file, what was found, what was expected,
@@ -186,7 +208,7 @@ impl Identity {
     fn encode(&self, phase: Phase) -> Vec<u8> {
         let mut out = Encoder::new();
         out.u8(VERSION);
-        out.bool(phase == Phase::Formatted);
+        out.u8(phase.to_wire());
         out.raw(self.cluster_id.as_bytes());
         out.u32(self.broker_id.get());
         out.u64(self.raft_id.get());
@@ -201,7 +223,7 @@ fn decode(sealed: &[u8]) -> Result<(Identity, Phase), DecodeError> {
     if version != VERSION {
         return Err(DecodeError::NewerVersion { what: "identity file", found: version, newest: VERSION });
     }
-    let phase = if input.bool()? { Phase::Formatted } else { Phase::Formatting };
+    let phase = Phase::from_wire(input.u8()?)?;
     let identity = Identity {
         cluster_id: ClusterId::from_bytes(input.array()?),
         broker_id: BrokerId::new(input.u32()?),
@@ -230,7 +252,7 @@ mod tests {
     fn written_identity_is_read_back() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(Identity::read(directory.path()).unwrap(), None);
-        for phase in [Phase::Formatting, Phase::Formatted] {
+        for phase in [Phase::Joining, Phase::Formatting, Phase::Formatted] {
             identity().write(directory.path(), phase).unwrap();
             assert_eq!(Identity::read(directory.path()).unwrap(), Some((identity(), phase)));
         }

@@ -37,6 +37,11 @@ pub const SNAPSHOT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes of an identity file. It is read whole.
 pub const IDENTITY_BYTES_MAX: u64 = 4 * 1024;
 
+/// Bytes of a text for people in a message between brokers.
+pub const MESSAGE_TEXT_BYTES_MAX: usize = 1024;
+/// Bytes of a hello or its answer.
+pub const HELLO_BYTES_MAX: usize = 16 * 1024;
+
 const PARTITION_COMMAND_BYTES: usize = 4 + REPLICAS_MAX * 4;
 const PROPOSAL_BYTES: usize = 16 + 4 + 4 + 4 + 4 + REPLICAS_MAX * 12 + 1;
 const CONFIG_BYTES: usize = CONFIG_ENTRIES_MAX * (CONFIG_KEY_BYTES_MAX + CONFIG_VALUE_BYTES_MAX + 4);

@@ -21,7 +21,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use openraft::{OptionalSend, RaftLogReader};
 
-use crate::database::{Database, Family};
+use crate::database::{BeforeSync, Database, Family};
 use crate::encoding::{Decoder, Encoder, Seal, seal, unseal};
 use crate::flusher::Flusher;
 use crate::limits::LOG_READ_BYTES_MAX;
@@ -48,9 +48,14 @@ pub(crate) struct LogStore {
 
 impl LogStore {
     /// Opens the log in `database`; refuses one with damage at either end.
-    pub(crate) fn open(database: Arc<Database>) -> io::Result<Self> {
+    pub(crate) fn open(database: Arc<Database>, before_sync: Option<BeforeSync>) -> io::Result<Self> {
         let syncing = Arc::clone(&database);
-        let flusher = Flusher::start(move || syncing.sync())?;
+        let flusher = Flusher::start(move || {
+            if let Some(before_sync) = &before_sync {
+                before_sync();
+            }
+            syncing.sync()
+        })?;
         Self::with_flusher(database, flusher)
     }
 

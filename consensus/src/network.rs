@@ -1,5 +1,6 @@
 //! How a metadata node reaches its peers: a transport of ours, and openraft's network on top of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
 };
-use streambus_protocol::ids::ClusterId;
+use streambus_protocol::ids::{BrokerId, ClusterId};
 
 use crate::rpc::{Message, Route, Rpc, SnapshotHeader, decode, encode_request};
 use crate::snapshot::SnapshotFile;
@@ -164,17 +165,39 @@ fn no_transport(peer: &Peer) -> TransportError {
     TransportError::NotSent(format!("this node has no transport to {}", peer.node))
 }
 
+/// Where brokers are reached: what is configured here is newer than what a membership says, which is where a node was
+/// when it joined. The identity in each message guards against an address that belongs to somebody else by now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AddressBook {
+    configured: Arc<BTreeMap<BrokerId, (String, u16)>>,
+}
+
+impl AddressBook {
+    pub(crate) fn new(configured: BTreeMap<BrokerId, (String, u16)>) -> Self {
+        Self { configured: Arc::new(configured) }
+    }
+
+    /// The node with the address to use for it.
+    pub(crate) fn locate(&self, node: &RaftNode) -> RaftNode {
+        match self.configured.get(&node.broker) {
+            Some((host, port)) => RaftNode { broker: node.broker, host: host.clone(), port: *port },
+            None => node.clone(),
+        }
+    }
+}
+
 /// Makes openraft's clients.
 pub(crate) struct Network {
     pub(crate) transport: Arc<dyn RaftTransport>,
     pub(crate) cluster: ClusterId,
     pub(crate) me: RaftId,
+    pub(crate) addresses: AddressBook,
 }
 
 impl Network {
     fn client(&self, target: RaftId, node: &RaftNode, lane: Lane) -> PeerClient {
         let route = Route { cluster: self.cluster, from: self.me, to: target };
-        let peer = Peer { id: target, node: node.clone() };
+        let peer = Peer { id: target, node: self.addresses.locate(node) };
         PeerClient { transport: Arc::clone(&self.transport), route, peer, lane }
     }
 }

@@ -1,26 +1,41 @@
 //! A running metadata node: its disk, its part in Raft, and the images it publishes.
 
+mod control_loop;
+mod disk;
+pub mod membership;
+mod office;
 mod propose;
+mod settle;
 mod start;
+mod takeover;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
+use parking_lot::Mutex;
 use streambus_protocol::epoch::BrokerEpoch;
-use streambus_protocol::ids::BrokerId;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use streambus_protocol::ids::{BrokerId, DirectoryId};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
 
-use crate::command::{ClusterEndpoint, Command, Incarnation};
+use self::membership::NodeStatus;
+use self::office::Office;
+
+use crate::command::{Command, Incarnation};
 use crate::config::ConsensusConfig;
-use crate::error::{NotApplied, ProposeError};
+use crate::controller::liveness::Heartbeat;
+use crate::database::BeforeSync;
+use crate::error::{NotApplied, ProposeError, ReadIndexError, TransferError};
+use crate::heartbeat::{HeartbeatAnswer, HeartbeatError};
 use crate::identity::Identity;
 use crate::image::ClusterImage;
-use crate::network::{NoPeers, RaftTransport};
+use crate::network::{AddressBook, NoPeers, RaftTransport};
 use crate::outcome::Outcome;
+use crate::outcome_board::OutcomeBoard;
 use crate::peer_door::PeerDoor;
 use crate::peer_service::PeerService;
 use crate::types::{Raft, RaftId, TypeConfig};
@@ -36,12 +51,14 @@ pub struct ConsensusEnv {
     pub transport: Arc<dyn RaftTransport>,
     /// Where peers reach this node. The cluster listener serves it from before the start on.
     pub door: PeerDoor,
+    /// Called before each sync of the log; none outside of tests that stall a disk.
+    pub before_sync: Option<BeforeSync>,
 }
 
 impl ConsensusEnv {
     /// The surroundings of a node without peers.
     pub fn alone(broker: BrokerId, random: impl FnMut() -> [u8; 16] + Send + 'static) -> Self {
-        Self { random: Box::new(random), transport: Arc::new(NoPeers), door: PeerDoor::new(broker) }
+        Self { random: Box::new(random), transport: Arc::new(NoPeers), door: PeerDoor::new(broker), before_sync: None }
     }
 }
 
@@ -59,6 +76,18 @@ pub(crate) struct Inner {
     images: watch::Receiver<Arc<ClusterImage>>,
     pub(crate) peers: PeerService,
     door: PeerDoor,
+    transport: Arc<dyn RaftTransport>,
+    addresses: AddressBook,
+    outcomes: OutcomeBoard,
+    /// What this node knows as the controller; none while it is none.
+    office: Mutex<Option<Office>>,
+    /// What heartbeats asked the controller to propose.
+    requested: Mutex<Vec<Command>>,
+    /// Brokers whose connections broke since the control loop looked.
+    disconnected: Mutex<BTreeSet<BrokerId>>,
+    /// Wakes the control loop.
+    hint: Notify,
+    began: Instant,
     closed: watch::Receiver<()>,
 }
 
@@ -73,6 +102,8 @@ pub struct MetadataStatus {
     pub leader: Option<BrokerId>,
     /// True when this node is the controller.
     pub is_leader: bool,
+    /// Every node of the Raft group.
+    pub nodes: Vec<NodeStatus>,
 }
 
 impl MetadataNode {
@@ -100,20 +131,26 @@ impl MetadataNode {
             index: metrics.last_applied.as_ref().map_or(0, |id| id.index),
             leader: metrics.current_leader.as_ref().and_then(node),
             is_leader: metrics.state.is_leader(),
+            nodes: self.inner.nodes(),
         }
     }
 
-    /// Registers this broker's new life with the cluster and returns its epoch. Call it once per start, when the
-    /// broker can serve.
+    /// Registers the new life of a broker without peers, whose records are on the disk that the identity names.
     pub async fn register(&self) -> Result<BrokerEpoch, ProposeError> {
+        self.register_disk(self.inner.identity.directory_id, true).await
+    }
+
+    /// Registers this broker's new life with the cluster and returns its epoch. It starts fenced. Call it once per
+    /// start, when the broker can serve. `directory` is the disk of its records; `intact` is false when their recovery
+    /// found damage or loss.
+    pub async fn register_disk(&self, directory: DirectoryId, intact: bool) -> Result<BrokerEpoch, ProposeError> {
         let config = &self.inner.config;
         let command = Command::RegisterBroker {
             incarnation: self.inner.incarnation,
             endpoint: config.advertised.clone(),
-            // A cluster of one has no cluster listener; its records are on the disk that the identity names.
-            cluster: ClusterEndpoint { host: config.advertised.host.clone(), port: 0 },
-            directory: self.inner.identity.directory_id,
-            intact: true,
+            cluster: config.cluster_endpoint(),
+            directory,
+            intact,
             version: config.version.clone(),
         };
         match self.propose(command).await? {
@@ -127,10 +164,34 @@ impl MetadataNode {
         self.propose_within(command, self.inner.config.tuning.propose).await
     }
 
-    /// Proposes a command and waits at most `patience` for its outcome. While there is no controller it tries again
-    /// by itself; once the command may have been appended, it never does.
+    /// Proposes a command and waits at most `patience` for its outcome; on any node, the controller appends it. While
+    /// there is no controller it tries again by itself; once the command may have been appended, it never does.
+    ///
+    /// After an outcome or a refusal, this node's image contains what the command did.
     pub async fn propose_within(&self, command: Command, patience: Duration) -> Result<Outcome, ProposeError> {
-        propose::propose(&self.inner.raft, command, patience).await
+        self.inner.propose(command, patience).await
+    }
+
+    /// Waits until this node's image contains everything that was acknowledged anywhere before the call, and returns
+    /// the index it is at. To be used before a decision that an old image would make wrong, such as deleting.
+    pub async fn read_index(&self) -> Result<u64, ReadIndexError> {
+        self.read_index_within(self.inner.config.tuning.propose).await
+    }
+
+    /// As [`MetadataNode::read_index`], for at most `patience`.
+    pub async fn read_index_within(&self, patience: Duration) -> Result<u64, ReadIndexError> {
+        self.inner.read_index(patience).await
+    }
+
+    /// Tells the controller that this broker is alive, and hears whether it may serve. To be sent several times per
+    /// session; a broker that is not heard for a session is fenced.
+    pub async fn heartbeat(&self, beat: Heartbeat) -> Result<HeartbeatAnswer, HeartbeatError> {
+        self.inner.heartbeat(beat).await
+    }
+
+    /// Hands the controller's office over, if this node has it, and says to whom. To be called before a planned stop.
+    pub async fn transfer_controller(&self, patience: Duration) -> Result<BrokerId, TransferError> {
+        self.inner.transfer_controller(patience).await
     }
 
     /// A hint that the connection to or from that broker broke. The node looks for itself.
@@ -164,6 +225,14 @@ impl MetadataNode {
         if timeout(CLOSE_PATIENCE, async { while closed.changed().await.is_ok() {} }).await.is_err() {
             tracing::warn!("the metadata database is still open after {CLOSE_PATIENCE:?}");
         }
+    }
+}
+
+impl Inner {
+    /// A hint: the control loop looks whether that broker's process is gone.
+    pub(crate) fn note_disconnected(&self, broker: BrokerId) {
+        self.disconnected.lock().insert(broker);
+        self.hint.notify_one();
     }
 }
 

@@ -3,12 +3,16 @@
 use std::io;
 use std::sync::Arc;
 
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use tokio::sync::watch;
 
 use crate::encoding::DecodeError;
+use crate::hello::Place;
 use crate::identity::Identity;
-use crate::rpc::{Rpc, SnapshotHeader, decode, decode_route, encode};
+use crate::image::ClusterImage;
+use crate::rpc::{Route, Rpc, SnapshotHeader, decode, decode_route, encode};
 use crate::snapshot::{SnapshotFile, SnapshotSink, SnapshotStore};
 use crate::types::{Raft, RaftId, Snapshot, TypeConfig};
 
@@ -18,6 +22,7 @@ pub struct PeerService {
     pub(crate) raft: Raft,
     pub(crate) identity: Identity,
     pub(crate) snapshots: Arc<SnapshotStore>,
+    pub(crate) images: watch::Receiver<Arc<ClusterImage>>,
 }
 
 /// Why a peer's request has no answer. The transport reports all of them as refused; it never invents an answer.
@@ -36,6 +41,12 @@ pub enum PeerError {
         me: RaftId,
         /// Its cluster.
         cluster: streambus_protocol::ids::ClusterId,
+    },
+    /// The sender is no member of the cluster any more.
+    #[error("raft node {from} was removed from the cluster")]
+    SenderRemoved {
+        /// Who sent the request.
+        from: RaftId,
     },
     /// This node has stopped.
     #[error("this metadata node has stopped: {0}")]
@@ -85,10 +96,42 @@ impl PeerService {
 
     fn accept<'a>(&self, request: &'a [u8]) -> Result<&'a [u8], PeerError> {
         let (route, body) = decode_route(request)?;
-        if route.cluster != self.identity.cluster_id || route.to != self.identity.raft_id {
-            return Err(PeerError::NotMe { me: self.identity.raft_id, cluster: self.identity.cluster_id });
-        }
+        self.check_route(&route)?;
         Ok(body)
+    }
+
+    /// Refuses a message for somebody else, and one from a node that was removed: nobody tells such a node, so it
+    /// may campaign for ever.
+    pub(crate) fn check_route(&self, route: &Route) -> Result<(), PeerError> {
+        let Identity { cluster_id, raft_id, .. } = self.identity;
+        if route.cluster != cluster_id || route.to != raft_id {
+            return Err(PeerError::NotMe { me: raft_id, cluster: cluster_id });
+        }
+        match self.place_of(route.from) {
+            Place::Removed => Err(PeerError::SenderRemoved { from: route.from }),
+            Place::Member | Place::Unknown => Ok(()),
+        }
+    }
+
+    /// What this node knows of a Raft id. Ids are never used twice, so one that a committed membership lacks although
+    /// it was given out before is gone for ever.
+    pub(crate) fn place_of(&self, id: RaftId) -> Place {
+        let (joined, newer) = {
+            let image = self.images.borrow();
+            let node = image.nodes.get(&id).map(|node| node.broker);
+            let newer = node.is_some_and(|broker| image.nodes.range(id..).any(|(n, i)| *n > id && i.broker == broker));
+            let given_out = id.get().checked_sub(RaftId::JOINED_MIN.get());
+            // Not applied so far, or still waiting to be let in.
+            let unknown = given_out.is_some_and(|index| index >= image.applied || node.is_some());
+            (unknown, newer)
+        };
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let (effective, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
+        if effective.membership().get_node(&id).is_some() || committed.membership().get_node(&id).is_some() {
+            return Place::Member;
+        }
+        if committed.log_id().is_none() || (joined && !newer) { Place::Unknown } else { Place::Removed }
     }
 }
 

@@ -10,7 +10,7 @@ use openraft::raft::{
 use streambus_protocol::ids::ClusterId;
 
 use crate::encoding::{DecodeError, Decoder, Encoder};
-use crate::limits::PEER_MESSAGE_BYTES_MAX;
+use crate::limits::{MESSAGE_TEXT_BYTES_MAX, PEER_MESSAGE_BYTES_MAX};
 use crate::raft_codec::{
     LOG_ID_BYTES, read_entry, read_opt_log_id, read_stored_membership, read_vote, write_entry, write_opt_log_id,
     write_stored_membership, write_vote,
@@ -94,6 +94,20 @@ pub(crate) fn decode<M: Message>(bytes: &[u8]) -> Result<M, DecodeError> {
     let message = M::read(&mut input)?;
     input.finish()?;
     Ok(message)
+}
+
+/// Texts are for people: a long one is cut rather than refused by its reader.
+pub(crate) fn write_text(out: &mut Encoder, text: &str) {
+    let mut end = text.len().min(MESSAGE_TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    out.text(text.get(..end).unwrap_or_default());
+}
+
+/// Reads what [`write_text`] wrote.
+pub(crate) fn read_text(input: &mut Decoder<'_>) -> Result<String, DecodeError> {
+    Ok(input.text("text", MESSAGE_TEXT_BYTES_MAX)?.to_owned())
 }
 
 impl Message for AppendEntriesRequest<TypeConfig> {

@@ -18,6 +18,7 @@ use crate::database::{Batch, Database, Family};
 use crate::encoding::{DecodeError, Decoder, Encoder, Seal, seal, unseal};
 use crate::image::ClusterImage;
 use crate::outcome::Reply;
+use crate::outcome_board::OutcomeBoard;
 use crate::raft_codec;
 use crate::rows::StateBuilder;
 use crate::snapshot::{SnapshotFile, SnapshotStore};
@@ -36,11 +37,16 @@ pub struct StateMachine {
     applied: Option<LogId>,
     membership: StoredMembership,
     published: watch::Sender<Arc<ClusterImage>>,
+    outcomes: OutcomeBoard,
 }
 
 impl StateMachine {
     /// Loads the stored state; refuses one with a damaged or missing row.
-    pub(crate) fn open(database: Arc<Database>, snapshots: Arc<SnapshotStore>) -> io::Result<Self> {
+    pub(crate) fn open(
+        database: Arc<Database>,
+        snapshots: Arc<SnapshotStore>,
+        outcomes: OutcomeBoard,
+    ) -> io::Result<Self> {
         let damaged = |e: DecodeError| {
             io::Error::new(io::ErrorKind::InvalidData, format!("the stored cluster metadata is damaged: {e}"))
         };
@@ -56,7 +62,7 @@ impl StateMachine {
         }
         let state = builder.finish(applied.map_or(0, |id| id.index)).map_err(damaged)?;
         let published = watch::Sender::new(Arc::new(state.image().clone()));
-        Ok(Self { database, snapshots, state, applied, membership, published })
+        Ok(Self { database, snapshots, state, applied, membership, published, outcomes })
     }
 
     /// The images this state machine publishes, from the stored one on.
@@ -119,6 +125,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             };
             self.state.advance(index);
             self.applied = Some(entry.log_id);
+            self.outcomes.post(index, &reply);
             if let Some(responder) = responder {
                 answers.push((responder, reply));
             }

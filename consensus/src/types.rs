@@ -21,9 +21,18 @@ impl RaftId {
     /// The smallest id of a node that joined later: this plus the log index of its committed join entry.
     pub const JOINED_MIN: Self = Self(1 << 20);
 
+    /// In an identity file: the cluster has not given this disk an id yet. No node ever has it.
+    pub(crate) const NONE_YET: Self = Self(u64::MAX);
+
     /// Wraps a plain number.
     pub const fn new(value: u64) -> Self {
         Self(value)
+    }
+
+    /// The id of a founder that founds with others; none when the broker id is in the range of joined nodes.
+    pub fn of_founder(broker: BrokerId) -> Option<Self> {
+        let id = Self(u64::from(broker.get()));
+        (id < Self::JOINED_MIN).then_some(id)
     }
 
     /// The plain number.

@@ -94,6 +94,7 @@ pub(super) fn peer_error(error: &PeerError) -> ErrorBody {
         PeerError::NotReady | PeerError::Stopped(_) => ErrorCode::NotReady,
         PeerError::Malformed(_) => ErrorCode::MalformedRequest,
         PeerError::NotMe { .. } => ErrorCode::WrongCluster,
+        PeerError::SenderRemoved { .. } => ErrorCode::UnknownBroker,
     };
     ErrorBody::new(code, error.to_string())
 }

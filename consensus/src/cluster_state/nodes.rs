@@ -9,7 +9,8 @@ use crate::outcome::{Counter, Limited, Outcome, RefusedReason};
 use crate::types::RaftId;
 
 impl ClusterState {
-    /// Idempotent by disk; where the disk is reached may have changed meanwhile.
+    /// Idempotent by disk; where the disk is reached may have changed meanwhile. A new disk waits until its broker's
+    /// former life is fenced: two processes with one broker id must not take each other's place.
     pub(super) fn join_node(
         &mut self,
         index: u64,
@@ -30,6 +31,10 @@ impl ClusterState {
             }
             Some((raft_id, known)) if *known == node => return Ok(Outcome::NodeJoined { raft_id: *raft_id }),
             Some((raft_id, _)) => *raft_id,
+            None if self.broker(broker).is_some_and(|b| !b.fenced) => {
+                let current = self.broker(broker).map_or(directory, |b| b.directory);
+                return Err(RefusedReason::DuplicateBroker { broker, current, given: directory });
+            }
             None if self.image.nodes.len() >= RAFT_NODES_MAX => {
                 return Err(RefusedReason::ClusterLimit { what: Limited::Nodes, max: RAFT_NODES_MAX as u64 });
             }

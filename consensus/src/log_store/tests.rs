@@ -20,8 +20,9 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Sto
         let directory = tempfile::tempdir().unwrap();
         let database = Arc::new(Database::open(&directory.path().join("db")).unwrap());
         let snapshots = Arc::new(SnapshotStore::open(&directory.path().join("snapshots")).unwrap());
-        let state = StateMachine::open(Arc::clone(&database), snapshots).unwrap();
-        Ok((directory, LogStore::open(database).unwrap(), state))
+        let state = StateMachine::open(Arc::clone(&database), snapshots, crate::outcome_board::OutcomeBoard::default())
+            .unwrap();
+        Ok((directory, LogStore::open(database, None).unwrap(), state))
     }
 }
 
@@ -53,7 +54,7 @@ async fn append(log: &mut LogStore, entries: impl IntoIterator<Item = Entry, Int
 }
 
 fn open(path: &Path) -> io::Result<LogStore> {
-    LogStore::open(Arc::new(Database::open(path).map_err(io::Error::other)?))
+    LogStore::open(Arc::new(Database::open(path).map_err(io::Error::other)?), None)
 }
 
 fn indexes(entries: &[Entry]) -> Vec<u64> {
@@ -232,7 +233,7 @@ async fn flipped_bit_in_the_wal_is_refused() {
 async fn damaged_values_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let database = Arc::new(Database::open(directory.path()).unwrap());
-    let mut log = LogStore::open(Arc::clone(&database)).unwrap();
+    let mut log = LogStore::open(Arc::clone(&database), None).unwrap();
     log.save_vote(&Vote::new(3, RaftId::new(1))).await.unwrap();
     append(&mut log, (0..3).map(entry)).await;
     let spoil = |family, key: &[u8]| {
@@ -250,5 +251,5 @@ async fn damaged_values_are_refused() {
     let error = reader.read_vote().await.unwrap_err().to_string();
     assert!(error.contains("the vote"), "{error}");
     drop(log);
-    assert!(LogStore::open(database).is_err(), "a damaged vote must not start");
+    assert!(LogStore::open(database, None).is_err(), "a damaged vote must not start");
 }

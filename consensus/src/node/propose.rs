@@ -1,73 +1,277 @@
-//! From a command to its outcome, with every error put where it belongs: not applied, unknown, or refused.
+//! From a command to its outcome, from any node, with every error put where it belongs: not applied, unknown, or
+//! refused.
+//!
+//! A proposal goes on trying while it is certain that the command is in nobody's log. From the moment it may be in
+//! one, there is one attempt and its outcome, or an unknown one.
 
 use std::time::Duration;
 
-use openraft::errors::{ClientWriteError, RaftError};
+use bytes::Bytes;
+use futures::future::{Either, select};
+use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::Inner;
 use crate::command::Command;
-use crate::error::{NotApplied, ProposeError, UnknownOutcome};
+use crate::error::{NotApplied, ProposeError, ReadIndexError, UnknownOutcome};
+use crate::forward::{Forward, Forwarded};
 use crate::limits::COMMAND_BYTES_MAX;
+use crate::network::{Peer, TransportError};
 use crate::outcome::{Outcome, Reply};
-use crate::types::{Raft, TypeConfig};
+use crate::peer_service::PeerError;
+use crate::rpc::{Route, decode, decode_route, encode, encode_request};
+use crate::types::{RaftId, TypeConfig};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(2);
 const BACKOFF_MAX: Duration = Duration::from_millis(100);
 
-pub(super) async fn propose(raft: &Raft, command: Command, patience: Duration) -> Result<Outcome, ProposeError> {
-    check_encoding(&command)?;
-    let deadline = Instant::now() + patience;
-    let mut backoff = BACKOFF_FIRST;
-    loop {
-        let written = match timeout_at(deadline, raft.client_write(command.clone())).await {
-            Ok(written) => written,
+/// Where a command stands in the log, and what applying it answered.
+struct Committed {
+    index: u64,
+    reply: Reply,
+}
+
+impl Inner {
+    pub(super) async fn propose(&self, command: Command, patience: Duration) -> Result<Outcome, ProposeError> {
+        check_encoding(&command)?;
+        let deadline = Instant::now() + patience;
+        let mut backoff = BACKOFF_FIRST;
+        let mut controller: Option<Peer> = None;
+        loop {
+            let asked = controller.take();
+            let attempt = match &asked {
+                None => self.propose_here(command.clone(), deadline, patience).await.map(|committed| committed.reply),
+                Some(peer) => self.propose_there(peer, &command, deadline, patience).await,
+            };
+            match attempt {
+                Ok(reply) => return answered(reply),
+                Err(ProposeError::NotApplied(NotApplied::OtherController { id, node })) => {
+                    controller = Some(Peer { id, node }).filter(|peer| peer.id != self.identity.raft_id);
+                    // This node's own view costs nothing to follow; an answer from elsewhere may be stale.
+                    if asked.is_none() && controller.is_some() {
+                        continue;
+                    }
+                }
+                Err(ProposeError::NotApplied(NotApplied::NoController)) => {}
+                Err(other) => return Err(other),
+            }
+            let again = Instant::now() + backoff;
+            if again >= deadline {
+                return Err(NotApplied::NoController.into());
+            }
+            sleep_until(again).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// Appends the command if this node is the controller.
+    async fn propose_here(
+        &self,
+        command: Command,
+        deadline: Instant,
+        patience: Duration,
+    ) -> Result<Committed, ProposeError> {
+        match timeout_at(deadline, self.raft.client_write(command)).await {
+            Ok(Ok(written)) => Ok(Committed { index: written.log_id.index, reply: written.data }),
+            Ok(Err(error)) => Err(classify(error)),
             // The command was handed over: it may be in the log.
-            Err(_) => return Err(UnknownOutcome::Deadline(patience).into()),
+            Err(_) => Err(UnknownOutcome::Deadline(patience).into()),
+        }
+    }
+
+    /// Proposes what this node decided as the controller; nobody else may append it.
+    pub(super) async fn propose_as_controller(
+        &self,
+        command: Command,
+        patience: Duration,
+    ) -> Result<Outcome, ProposeError> {
+        check_encoding(&command)?;
+        answered(self.propose_here(command, Instant::now() + patience, patience).await?.reply)
+    }
+
+    /// Has the controller append the command, and waits until this node has applied it too.
+    async fn propose_there(
+        &self,
+        peer: &Peer,
+        command: &Command,
+        deadline: Instant,
+        patience: Duration,
+    ) -> Result<Reply, ProposeError> {
+        let outcomes = self.outcomes.reader();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let request = Forward::Propose { command: command.clone(), patience: left };
+        let index = match self.ask_controller(peer, &request, left).await {
+            Ok(Forwarded::Committed { index }) => index,
+            Ok(Forwarded::NotApplied(reason)) => return Err(reason.into()),
+            Ok(Forwarded::Unknown(reason)) => return Err(reason.into()),
+            Ok(other) => return Err(UnknownOutcome::Exchange(format!("the controller answered {other:?}")).into()),
+            Err(Unanswered::Certainly) => return Err(NotApplied::NoController.into()),
+            Err(Unanswered::Perhaps(reason)) => return Err(reason.into()),
         };
-        match written.map_err(classify) {
-            Ok(answer) => return answered(answer.data),
-            Err(Attempt::Failed(error)) => return Err(error),
-            Err(Attempt::TryAgain) => {}
+        let mut images = self.images.clone();
+        match timeout_at(deadline, images.wait_for(|image| image.applied >= index)).await {
+            Ok(Ok(_)) => outcomes.read(index).ok_or_else(|| UnknownOutcome::Overtaken.into()),
+            Ok(Err(e)) => Err(UnknownOutcome::Stopped(e.to_string()).into()),
+            Err(_) => Err(UnknownOutcome::Deadline(patience).into()),
         }
-        let again = Instant::now() + backoff;
-        if again >= deadline {
-            return Err(NotApplied::NoController.into());
+    }
+
+    /// One exchange with the node that this one takes for the controller. Ends early when it is no more.
+    pub(super) async fn ask_controller(
+        &self,
+        peer: &Peer,
+        request: &Forward,
+        ttl: Duration,
+    ) -> Result<Forwarded, Unanswered> {
+        let route = Route { cluster: self.identity.cluster_id, from: self.identity.raft_id, to: peer.id };
+        let bytes = Bytes::from(encode_request(route, request));
+        let sent = self.transport.forward(self.located(peer), bytes, ttl);
+        let bounded = Box::pin(tokio::time::timeout(ttl, sent));
+        let answer = match select(bounded, Box::pin(self.succeeded(peer.id))).await {
+            Either::Left((answer, _)) => answer,
+            Either::Right(_) => return Err(Unanswered::Perhaps(UnknownOutcome::ControllerChanged)),
+        };
+        match answer {
+            Ok(Ok(bytes)) => decode(&bytes).map_err(|e| {
+                Unanswered::Perhaps(UnknownOutcome::Exchange(format!("the controller's answer does not decode: {e}")))
+            }),
+            Ok(Err(TransportError::NotSent(_) | TransportError::Refused(_))) => Err(Unanswered::Certainly),
+            Ok(Err(TransportError::Unreachable(reason))) => Err(Unanswered::Perhaps(UnknownOutcome::Exchange(reason))),
+            Ok(Err(TransportError::TimedOut(after))) => Err(Unanswered::Perhaps(UnknownOutcome::Deadline(after))),
+            Err(_) => Err(Unanswered::Perhaps(UnknownOutcome::Deadline(ttl))),
         }
-        sleep_until(again).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+
+    fn located(&self, peer: &Peer) -> Peer {
+        Peer { id: peer.id, node: self.addresses.locate(&peer.node) }
+    }
+
+    /// Ends when this node knows another controller than `former`.
+    async fn succeeded(&self, former: RaftId) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let leader = metrics.borrow_watched().current_leader;
+            if leader.is_some_and(|leader| leader != former) {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Answers what a peer's [`Inner::ask_controller`] sent here.
+    pub(crate) async fn answer_forwarded(&self, request: &[u8]) -> Result<Vec<u8>, PeerError> {
+        let (route, body) = decode_route(request)?;
+        self.peers.check_route(&route)?;
+        let answer = match decode(body)? {
+            Forward::Propose { command, patience } => {
+                let patience = patience.min(self.config.tuning.propose);
+                match self.propose_here(command, Instant::now() + patience, patience).await {
+                    Ok(committed) => Forwarded::Committed { index: committed.index },
+                    Err(ProposeError::NotApplied(reason)) => Forwarded::NotApplied(reason),
+                    Err(ProposeError::Unknown(reason)) => Forwarded::Unknown(reason),
+                    Err(ProposeError::Refused(reason)) => {
+                        Forwarded::Unknown(UnknownOutcome::Exchange(format!("refused without an index: {reason}")))
+                    }
+                }
+            }
+            Forward::ReadIndex => match self.read_index_here().await {
+                Ok(index) => Forwarded::ReadIndex { index },
+                Err(reason) => Forwarded::NotApplied(reason),
+            },
+            Forward::Heartbeat(beat) => match self.hear(&beat) {
+                Ok(answer) => Forwarded::Heard(answer),
+                Err(_) => Forwarded::NotApplied(NotApplied::NoController),
+            },
+        };
+        Ok(encode(&answer))
+    }
+
+    /// An index such that a reader that has applied it sees everything acknowledged before the call.
+    pub(super) async fn read_index(&self, patience: Duration) -> Result<u64, ReadIndexError> {
+        let deadline = Instant::now() + patience;
+        let mut backoff = BACKOFF_FIRST;
+        let index = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let attempt = match tokio::time::timeout(left, self.read_index_here()).await {
+                Ok(Err(NotApplied::OtherController { id, node })) => {
+                    match self.ask_controller(&Peer { id, node }, &Forward::ReadIndex, left).await {
+                        Ok(Forwarded::ReadIndex { index }) => Some(index),
+                        Ok(_) | Err(_) => None,
+                    }
+                }
+                Ok(result) => result.ok(),
+                Err(_) => None,
+            };
+            if let Some(index) = attempt {
+                break index;
+            }
+            let again = Instant::now() + backoff;
+            if again >= deadline {
+                return Err(ReadIndexError::NoController(patience));
+            }
+            sleep_until(again).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        };
+        let mut images = self.images.clone();
+        match timeout_at(deadline, images.wait_for(|image| image.applied >= index)).await {
+            Ok(Ok(image)) => Ok(image.applied),
+            Ok(Err(e)) => Err(ReadIndexError::Stopped(e.to_string())),
+            Err(_) => Err(ReadIndexError::Behind { index, applied: self.images.borrow().applied }),
+        }
+    }
+
+    /// The read index, confirmed by a quorum, if this node is the controller.
+    async fn read_index_here(&self) -> Result<u64, NotApplied> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(read.index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                match (forward.leader_id, forward.leader_node) {
+                    (Some(id), Some(node)) if id != self.identity.raft_id => {
+                        Err(NotApplied::OtherController { id, node })
+                    }
+                    _ => Err(NotApplied::NoController),
+                }
+            }
+            Err(_) => Err(NotApplied::NoController),
+        }
     }
 }
 
-/// A failed attempt.
-enum Attempt {
-    /// Certainly not appended, and nobody better is known: wait a little.
-    TryAgain,
-    /// To be reported.
-    Failed(ProposeError),
+/// Why a request to the controller has no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// It has certainly not been carried out.
+    Certainly,
+    /// It may have been.
+    Perhaps(UnknownOutcome),
 }
 
-fn classify(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Attempt {
+fn classify(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
     let error = match error {
         RaftError::APIError(error) => error,
         // The core may have appended the command before it stopped.
-        RaftError::Fatal(fatal) => return Attempt::Failed(UnknownOutcome::Stopped(fatal.to_string()).into()),
+        RaftError::Fatal(fatal) => return UnknownOutcome::Stopped(fatal.to_string()).into(),
     };
     match error {
         // Refused before it was appended. A leader whose lease has lapsed names nobody, and may get it back.
         ClientWriteError::ForwardToLeader(forward) => match (forward.leader_id, forward.leader_node) {
-            (Some(id), Some(node)) => Attempt::Failed(NotApplied::OtherController { id, node }.into()),
-            _ => Attempt::TryAgain,
+            (Some(id), Some(node)) => NotApplied::OtherController { id, node }.into(),
+            _ => NotApplied::NoController.into(),
         },
-        ClientWriteError::LogEntryDiscarded(_) => Attempt::Failed(UnknownOutcome::ControllerChanged.into()),
-        ClientWriteError::ChangeMembershipError(e) => Attempt::Failed(NotApplied::Malformed(e.to_string()).into()),
-        ClientWriteError::PreconditionFailed(e) => Attempt::Failed(NotApplied::Malformed(e.to_string()).into()),
+        ClientWriteError::LogEntryDiscarded(_) => UnknownOutcome::ControllerChanged.into(),
+        ClientWriteError::ChangeMembershipError(e) => NotApplied::Malformed(e.to_string()).into(),
+        ClientWriteError::PreconditionFailed(e) => NotApplied::Malformed(e.to_string()).into(),
     }
 }
 
 fn answered(reply: Reply) -> Result<Outcome, ProposeError> {
     match reply {
         Reply::Command(outcome) => Ok(outcome?),
-        Reply::Nothing => Err(NotApplied::Malformed("the entry was not a command".to_owned()).into()),
+        Reply::Nothing => Err(UnknownOutcome::Exchange("the entry was not a command".to_owned()).into()),
     }
 }
 

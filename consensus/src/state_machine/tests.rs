@@ -11,7 +11,7 @@ use crate::types::{Entry, LeaderId, RaftId};
 fn open(path: &std::path::Path) -> StateMachine {
     let database = Arc::new(Database::open(&path.join("db")).unwrap());
     let snapshots = Arc::new(SnapshotStore::open(&path.join("snapshots")).unwrap());
-    StateMachine::open(database, snapshots).unwrap()
+    StateMachine::open(database, snapshots, OutcomeBoard::default()).unwrap()
 }
 
 fn entry(index: u64, command: Command) -> Entry {
@@ -136,7 +136,8 @@ async fn damaged_row_refuses_to_open() {
     let mut batch = machine.database.batch();
     batch.put(Family::State, &key, &value).unwrap();
     batch.write().unwrap();
-    let reopened = StateMachine::open(Arc::clone(&machine.database), Arc::clone(&machine.snapshots));
+    let reopened =
+        StateMachine::open(Arc::clone(&machine.database), Arc::clone(&machine.snapshots), OutcomeBoard::default());
     let error = reopened.err().expect("a damaged row must be refused").to_string();
     assert!(error.contains("damaged"), "{error}");
 }

@@ -1,0 +1,81 @@
+//! What a follower does when the controller's process is gone.
+//!
+//! Raft's own answer is to wait: until the controller's lease is over and a timeout has passed. A process that was
+//! killed leaves a better proof: its machine refuses connections. Then a follower takes over at once, in the way of a
+//! controller that hands over its office, which lets voters disregard the lease. Votes, terms and logs decide as ever,
+//! so a wrong conclusion costs an election and nothing else; reads never rely on the lease alone.
+
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::TransferLeaderRequest;
+use streambus_protocol::ids::BrokerId;
+use tokio::time::timeout;
+
+use super::Inner;
+use crate::network::Probe;
+use crate::types::{RaftId, RaftNode, Vote};
+
+/// How long a connection attempt may take.
+pub(super) const PROBE_TTL: Duration = Duration::from_millis(500);
+/// How long each survivor waits for the one before it. Two that campaign together may elect nobody.
+const TURN: Duration = Duration::from_millis(150);
+
+/// A controller as a follower sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reign {
+    vote: Vote,
+    id: RaftId,
+    node: RaftNode,
+}
+
+impl Inner {
+    /// The present controller, if it is `broker` and another node.
+    pub(super) fn reign_of(&self, broker: BrokerId) -> Option<Reign> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let id = metrics.current_leader.filter(|id| *id != self.identity.raft_id)?;
+        let node = metrics.membership_config.membership().get_node(&id)?;
+        let node = Some(node).filter(|node| node.broker == broker)?.clone();
+        Some(Reign { vote: metrics.vote, id, node })
+    }
+
+    /// Takes over if the controller's process is gone. To be called when a connection to it broke.
+    pub(super) async fn take_over(&self, reign: Reign) {
+        let address = self.addresses.locate(&reign.node);
+        if self.transport.probe(address.host, address.port, PROBE_TTL).await != Probe::Refused {
+            return;
+        }
+        let Some(turn) = self.turn_behind(reign.id) else {
+            return;
+        };
+        if timeout(TURN * turn, self.ends(&reign)).await.is_ok() {
+            return;
+        }
+        tracing::info!(broker = %reign.node.broker, "the controller's process is gone: taking over");
+        let request = TransferLeaderRequest::new(reign.vote, self.identity.raft_id, None);
+        // It answers for a handover that was asked for; whether this node is elected, the votes say.
+        if let Err(e) = self.raft.handle_transfer_leader(request).await {
+            tracing::debug!(error = %e, "not taken over");
+        }
+    }
+
+    /// How many voters try before this one; none when it is no voter.
+    fn turn_behind(&self, gone: RaftId) -> Option<u32> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != gone);
+        let position = voters.into_iter().position(|id| id == self.identity.raft_id)?;
+        u32::try_from(position).ok()
+    }
+
+    /// Ends when this node knows of a vote behind that reign's.
+    async fn ends(&self, reign: &Reign) {
+        let mut metrics = self.raft.server_metrics();
+        while metrics.borrow_watched().vote == reign.vote {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What a cluster does when machines die, disks stall and links are cut.
+
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use streambus_protocol::ids::TopicName;
+use tokio::time::timeout;
+
+use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
+use crate::error::{NotApplied, ProposeError};
+use crate::outcome::{Outcome, RefusedReason};
+
+fn has(cluster: &Cluster, n: u32, name: &str) -> bool {
+    cluster.nodes[&n].image().topic_by_name(&TopicName::new(name).unwrap()).is_some()
+}
+
+/// Catches: a proposal that only the controller takes, a proposer that does not see what it proposed, a refusal that
+/// becomes something else on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_broker_proposes_and_sees_what_it_did() {
+    let cluster = Cluster::started().await;
+    cluster.host(1).await;
+    for n in 1..=3 {
+        let name = format!("by-{n}");
+        let id = streambus_protocol::ids::TopicId::from_bytes(u128::from(n).to_be_bytes());
+        let outcome = cluster.nodes[&n].propose(create(&name, u128::from(n), HOST)).await;
+        assert_eq!(outcome, Ok(Outcome::TopicCreated { id }));
+        assert!(has(&cluster, n, &name), "broker {n}");
+        let refused = cluster.nodes[&n].propose(create(&name, 100 + u128::from(n), HOST)).await;
+        assert!(matches!(refused, Err(ProposeError::Refused(RefusedReason::TopicExists { .. }))), "{refused:?}");
+        // Whoever asks for a read index afterwards sees it too, without a wait of its own.
+        for reader in 1..=3 {
+            cluster.nodes[&reader].read_index().await.unwrap();
+            assert!(has(&cluster, reader, &name), "broker {reader}");
+        }
+    }
+    cluster.stop().await;
+}
+
+/// Catches: a cluster that stops when one of three dies, whoever that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_of_three_go_on() {
+    let mut cluster = Cluster::started().await;
+    cluster.host(1).await;
+    for n in 1..=3 {
+        cluster.kill(n).await;
+        for via in cluster.running() {
+            let name = format!("without-{n}-by-{via}");
+            let id = u128::from(10 * n + via);
+            cluster.nodes[&via].propose_within(create(&name, id, HOST), PATIENCE).await.unwrap();
+        }
+        cluster.start(&[n]).await;
+    }
+    let applied = cluster.nodes[&1].read_index().await.unwrap();
+    for n in 1..=3 {
+        assert_eq!(cluster.reached(n, applied).await.topic_count(), 6, "broker {n}");
+    }
+    cluster.stop().await;
+}
+
+/// Catches: split brain, a lost acknowledged command, a write accepted by an isolated controller, one that is reported
+/// as failed and applied later, images that differ after healing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn isolated_controller_commits_nothing() {
+    let cluster = Cluster::started().await;
+    cluster.host(1).await;
+    let old = cluster.controller(&[1, 2, 3]).await;
+    cluster.nodes[&old].propose(create("before", 1, HOST)).await.unwrap();
+    cluster.network.isolate(broker(old));
+    // At once, while it still believes in itself: the entry is in its log, so nobody can know.
+    let short = Duration::from_millis(200);
+    let early = cluster.nodes[&old].propose_within(create("early", 2, HOST), short).await;
+    assert!(matches!(early, Err(ProposeError::Unknown(_))), "{early:?}");
+    let rest: Vec<u32> = cluster.running().into_iter().filter(|n| *n != old).collect();
+    let new = cluster.controller(&rest).await;
+    assert_ne!(new, old);
+    cluster.nodes[&new].propose_within(create("during", 3, HOST), PATIENCE).await.unwrap();
+    // Its lease is over: nothing is appended, and it says so.
+    let late = cluster.nodes[&old].propose_within(create("late", 4, HOST), short).await;
+    assert_eq!(late, Err(ProposeError::NotApplied(NotApplied::NoController)));
+    assert!(cluster.nodes[&old].read_index_within(short).await.is_err(), "its image is old and must not pass for new");
+    assert!(!has(&cluster, old, "during"));
+
+    cluster.network.heal();
+    let current = cluster.controller(&[1, 2, 3]).await;
+    cluster.nodes[&old].propose_within(create("after", 5, HOST), PATIENCE).await.unwrap();
+    let applied = cluster.nodes[&current].read_index().await.unwrap();
+    for n in 1..=3 {
+        let image = cluster.reached(n, applied).await;
+        let names: Vec<_> = image.topics_by_name().map(|topic| topic.name.to_string()).collect();
+        assert_eq!(names, ["after", "before", "during"], "broker {n}");
+    }
+    cluster.stop().await;
+}
+
+/// Catches: an election because one disk is slow, be it a follower's or the controller's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_disk_causes_no_election() {
+    let cluster = Cluster::started().await;
+    cluster.host(1).await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let follower = if controller == 3 { 2 } else { 3 };
+    let term = cluster.nodes[&controller].status().term;
+    for (id, stalled) in [(1, follower), (2, controller)] {
+        cluster.stalls[&stalled].set(true);
+        // Two disks are a majority, also without the controller's own.
+        cluster.nodes[&controller].propose(create(&format!("slow-{stalled}"), id, HOST)).await.unwrap();
+        let changes = async {
+            let mut metrics: Vec<_> = (1..=3).map(|n| cluster.nodes[&n].inner.raft.server_metrics()).collect();
+            loop {
+                let votes: Vec<_> = metrics.iter().map(|m| m.borrow_watched().vote).collect();
+                if votes.iter().any(|vote| vote.leader_id.term != term) {
+                    return votes;
+                }
+                let changes: Vec<_> = metrics.iter_mut().map(|m| Box::pin(m.changed())).collect();
+                futures::future::select_all(changes).await.0.unwrap();
+            }
+        };
+        let elected = timeout(Duration::from_secs(3), changes).await;
+        cluster.stalls[&stalled].set(false);
+        assert!(elected.is_err(), "broker {stalled}'s disk: {elected:?}");
+        cluster.nodes[&stalled].propose(create(&format!("quick-{stalled}"), id + 10, HOST)).await.unwrap();
+    }
+    assert_eq!(cluster.controller(&[1, 2, 3]).await, controller);
+    cluster.stop().await;
+}
+
+/// Catches: a dead controller that is waited for until its lease ends, although its machine says that it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_controller_is_succeeded_at_once() {
+    let mut cluster = Cluster::new();
+    // Longer than the test's patience: only the broken connection can lead to an election.
+    cluster.tuning.election_min = PATIENCE * 2;
+    cluster.tuning.election_max = PATIENCE * 3;
+    cluster.start(&[1, 2, 3]).await;
+    cluster.host(1).await;
+    let dead = cluster.controller(&[1, 2, 3]).await;
+    cluster.kill(dead).await;
+    let rest = cluster.running();
+    let id = u128::from(dead);
+    cluster.nodes[&rest[1]].propose_within(create("on", id, HOST), PATIENCE).await.unwrap();
+    assert_ne!(cluster.controller(&rest).await, dead);
+    cluster.stop().await;
+}
+
+/// Catches: a connection that broke by itself and costs a healthy controller its office.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_connection_alone_changes_nothing() {
+    let cluster = Cluster::started().await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let term = cluster.nodes[&controller].status().term;
+    for n in cluster.running() {
+        cluster.doors[&n].peer_disconnected(broker(controller));
+    }
+    // A round through every node, so that the hints were looked at.
+    for n in cluster.running() {
+        cluster.nodes[&n].read_index().await.unwrap();
+    }
+    assert_eq!(cluster.controller(&[1, 2, 3]).await, controller);
+    assert_eq!(cluster.nodes[&controller].status().term, term);
+    cluster.stop().await;
+}
+
+/// Catches: a proposal reported as applied that is lost, or reported as not applied that is there all the same, over
+/// links that are cut and healed at random.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outcomes_are_honest_whatever_is_cut() {
+    for seed in 0..4 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let cluster = Cluster::started().await;
+        cluster.host(1).await;
+        let (mut applied, mut not_applied, mut unknown) = (Vec::new(), Vec::new(), 0);
+        for round in 0..15 {
+            cluster.network.heal();
+            for _ in 0..rng.random_range(0..4) {
+                let ends: Vec<u32> = [1, 2, 3].choose_multiple(&mut rng, 2).copied().collect();
+                cluster.network.cut(broker(ends[0]), broker(ends[1]));
+            }
+            // From all brokers at once, some with hardly any time.
+            let proposals = (1..=3).flat_map(|n| (0..3).map(move |k| (n, k)));
+            let proposed: Vec<_> = proposals
+                .map(|(n, k)| {
+                    let name = format!("r{round}-n{n}-k{k}");
+                    let id = u128::from(1000 * round + 10 * n + k);
+                    let patience = Duration::from_millis(rng.random_range(20..1200));
+                    let node = &cluster.nodes[&n];
+                    async move { (name.clone(), node.propose_within(create(&name, id, HOST), patience).await) }
+                })
+                .collect();
+            for (name, outcome) in futures::future::join_all(proposed).await {
+                match outcome {
+                    Ok(_) => applied.push(name),
+                    Err(ProposeError::NotApplied(_)) => not_applied.push(name),
+                    Err(ProposeError::Unknown(_)) => unknown += 1,
+                    Err(ProposeError::Refused(reason)) => panic!("seed {seed}: {name}: {reason}"),
+                }
+            }
+        }
+        cluster.network.heal();
+        let id = 1 << 100;
+        cluster.nodes[&1].propose_within(create("last", id, HOST), PATIENCE).await.unwrap();
+        let index = cluster.nodes[&1].read_index_within(PATIENCE).await.unwrap();
+        for n in 1..=3 {
+            let image = cluster.reached(n, index).await;
+            let there = |name: &String| image.topic_by_name(&TopicName::new(name).unwrap()).is_some();
+            let lost: Vec<_> = applied.iter().filter(|name| !there(name)).collect();
+            let risen: Vec<_> = not_applied.iter().filter(|name| there(name)).collect();
+            assert!(lost.is_empty() && risen.is_empty(), "seed {seed}, broker {n}: lost {lost:?}, risen {risen:?}");
+        }
+        assert!(!applied.is_empty(), "seed {seed}: {} not applied, {unknown} unknown", not_applied.len());
+        cluster.stop().await;
+    }
+}

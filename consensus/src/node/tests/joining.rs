@@ -1,0 +1,198 @@
+//! Disks that come later: emptied ones, new brokers, and old ones whose place was taken.
+
+use openraft::raft::VoteRequest;
+use streambus_protocol::ids::TopicName;
+use tokio::time::timeout;
+
+use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
+use crate::error::StartError;
+use crate::founding::StartPhase;
+use crate::hello::{Hello, HelloAnswer, Joined, Wish};
+use crate::peer_service::PeerError;
+use crate::rpc::{Route, Rpc, decode, encode, encode_request};
+use crate::types::{RaftId, TypeConfig, Vote};
+
+/// A vote request of `from`, in a term far ahead, as it reaches broker `to`.
+async fn ask_for_vote(cluster: &Cluster, from: RaftId, to: u32) -> Result<Vec<u8>, PeerError> {
+    let me = *cluster.nodes[&to].identity();
+    let request = VoteRequest::<TypeConfig>::new(Vote::new(999, from), None);
+    let route = Route { cluster: me.cluster_id, from, to: me.raft_id };
+    cluster.doors[&to].call(Rpc::Vote, &encode_request(route, &request)).await
+}
+
+/// Catches: an emptied disk that votes again as its old self, that needs an operator, or leaves its old voter behind;
+/// a removed node that is still heard, or that starts again as if nothing had happened.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn emptied_disk_joins_under_a_new_id_and_the_old_one_never_votes_again() {
+    let mut cluster = Cluster::started().await;
+    cluster.host(1).await;
+    for wiped in [3, 1] {
+        let before = *cluster.nodes[&wiped].identity();
+        cluster.kill(wiped).await;
+        // What the disk was before, as a backup may bring it back.
+        let backup = tempfile::tempdir().unwrap();
+        let metadata = cluster.directory(wiped).join("metadata");
+        copy(&metadata, &backup.path().join("metadata"));
+        cluster.wipe(wiped);
+        let rest: Vec<u32> = cluster.running();
+        cluster.controller(&rest).await;
+        let name = format!("while-{wiped}-was-away");
+        cluster.nodes[&2].propose_within(create(&name, u128::from(wiped), HOST), PATIENCE).await.unwrap();
+
+        cluster.start(&[wiped]).await;
+        let after = *cluster.nodes[&wiped].identity();
+        assert!(after.raft_id >= RaftId::JOINED_MIN, "{after:?}");
+        assert_ne!(after.directory_id, before.directory_id);
+        assert_eq!(after.cluster_id, before.cluster_id);
+        assert!(cluster.nodes[&wiped].image().topic_by_name(&TopicName::new(&name).unwrap()).is_some());
+        for n in cluster.running() {
+            let voters = cluster.voters(n, |voters| voters.contains(&(after.raft_id, wiped))).await;
+            assert_eq!(voters.len(), 3, "{voters:?}");
+            assert!(voters.iter().all(|(id, _)| *id != before.raft_id), "{voters:?}");
+            let term = cluster.nodes[&n].status().term;
+            let answer = ask_for_vote(&cluster, before.raft_id, n).await;
+            assert!(matches!(answer, Err(PeerError::SenderRemoved { from }) if from == before.raft_id), "{answer:?}");
+            assert!(cluster.nodes[&n].status().term < 999 && term < 999);
+        }
+
+        cluster.kill(wiped).await;
+        let mut config = cluster.config(wiped);
+        config.data_dir = backup.path().to_path_buf();
+        let old = timeout(PATIENCE, cluster.begin_with(wiped, config)).await.expect("it must not wait").map(|_| ());
+        assert!(matches!(old, Err(StartError::Removed { raft, .. }) if raft == before.raft_id), "{old:?}");
+        cluster.start(&[wiped]).await;
+    }
+    cluster.stop().await;
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// Catches: a join that was interrupted and draws a second id, so that the first stays in the membership for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interrupted_join_goes_on_under_the_same_id() {
+    let mut cluster = Cluster::started().await;
+    cluster.kill(3).await;
+    cluster.wipe(3);
+    // The cluster gives ids, but the answers do not arrive.
+    for n in [1, 2] {
+        cluster.network.cut(broker(n), broker(3));
+    }
+    let mut joining = Box::pin(cluster.begin(3));
+    assert!(futures::poll!(&mut joining).is_pending());
+    drop(joining);
+    cluster.network.heal();
+    cluster.controller(&[1, 2]).await;
+    let mut joining = Box::pin(cluster.begin(3));
+    let asks = |phase: &StartPhase| matches!(phase, StartPhase::Joining { .. });
+    tokio::select! {
+        _ = &mut joining => panic!("the phase comes first"),
+        () = cluster.phase(3, asks) => {}
+    }
+    let asked = |n: u32| {
+        let cluster = &cluster;
+        async move { cluster.image(n, |image| !image.nodes.is_empty()).await.nodes.clone() }
+    };
+    tokio::select! {
+        _ = &mut joining => {}
+        _ = asked(1) => {}
+    }
+    drop(joining);
+    cluster.start(&[3]).await;
+    let id = cluster.nodes[&3].identity().raft_id;
+    cluster.voters(3, |voters| voters.contains(&(id, 3)) && voters.len() == 3).await;
+    assert_eq!(cluster.nodes[&3].image().nodes.keys().collect::<Vec<_>>(), [&id], "one disk, one id");
+    cluster.stop().await;
+}
+
+/// Catches: a second process under a broker id that is alive, which takes its voter away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn duplicate_broker_id_is_refused() {
+    let cluster = Cluster::started().await;
+    cluster.serve(1, 3).await;
+    let hello = Hello {
+        from: broker(3),
+        to: broker(1),
+        founders: (1..=3).map(broker).collect(),
+        disk: None,
+        wish: Wish::Join {
+            cluster: cluster.nodes[&1].identity().cluster_id,
+            directory: streambus_protocol::ids::DirectoryId::from_bytes([77; 16]),
+            host: "elsewhere".to_owned(),
+            port: 1,
+        },
+    };
+    let answer = cluster.doors[&1].handle_hello(&encode(&hello)).await.unwrap();
+    let introduction = decode::<HelloAnswer>(&answer).unwrap().unwrap();
+    match introduction.joined {
+        Some(Joined::NotNow(reason)) => assert!(reason.contains("broker 3"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let hello = Hello { to: broker(3), wish: Wish::Nothing, ..hello };
+    let answer = cluster.doors[&3].handle_hello(&encode(&hello)).await.unwrap();
+    let reason = decode::<HelloAnswer>(&answer).unwrap().unwrap_err();
+    assert!(reason.contains("another process uses the same broker id"), "{reason}");
+    cluster.voters(1, |voters| voters.len() == 3).await;
+    cluster.stop().await;
+}
+
+/// Catches: a new broker that never catches up behind a purged log, becomes a voter unasked, or cannot propose.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_broker_learns_from_a_snapshot_and_proposes_through_the_controller() {
+    let mut cluster = Cluster::started().await;
+    cluster.host(1).await;
+    for n in 1..=20 {
+        cluster.nodes[&1].propose_within(create(&format!("t{n}"), n, HOST), PATIENCE).await.unwrap();
+    }
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let raft = &cluster.nodes[&controller].inner.raft;
+    let index = cluster.nodes[&controller].image().applied;
+    raft.trigger().snapshot().await.unwrap();
+    raft.wait(Some(PATIENCE)).metrics(|m| m.snapshot.is_some_and(|s| s.index >= index), "snapshot").await.unwrap();
+    raft.trigger().purge_log(index).await.unwrap();
+    raft.wait(Some(PATIENCE)).metrics(|m| m.purged.is_some_and(|p| p.index >= index), "purged").await.unwrap();
+
+    cluster.start(&[4]).await;
+    let image = cluster.nodes[&4].image();
+    assert_eq!(image.topic_count(), 20);
+    assert!(cluster.nodes[&4].identity().raft_id >= RaftId::JOINED_MIN);
+    cluster.nodes[&4].propose_within(create("from-4", 99, HOST), PATIENCE).await.unwrap();
+    let name = TopicName::new("from-4").unwrap();
+    assert!(cluster.nodes[&4].image().topic_by_name(&name).is_some(), "a proposer sees what it proposed");
+    let voters = cluster.voters(4, |voters| voters.len() == 3).await;
+    assert!(voters.iter().all(|(_, n)| *n != 4), "{voters:?}");
+    cluster.stop().await;
+}
+
+/// Catches: a follower that was away beyond the purged log and never catches up, or catches up to another state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_broker_catches_up_by_snapshot() {
+    let mut cluster = Cluster::started().await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let away = if controller == 3 { 2 } else { 3 };
+    cluster.kill(away).await;
+    cluster.host(controller).await;
+    for n in 1..=20 {
+        cluster.nodes[&controller].propose_within(create(&format!("t{n}"), n, HOST), PATIENCE).await.unwrap();
+    }
+    let raft = &cluster.nodes[&controller].inner.raft;
+    let index = cluster.nodes[&controller].image().applied;
+    raft.trigger().snapshot().await.unwrap();
+    raft.wait(Some(PATIENCE)).metrics(|m| m.snapshot.is_some_and(|s| s.index >= index), "snapshot").await.unwrap();
+    raft.trigger().purge_log(index).await.unwrap();
+    raft.wait(Some(PATIENCE)).metrics(|m| m.purged.is_some_and(|p| p.index >= index), "purged").await.unwrap();
+    cluster.start(&[away]).await;
+    let caught_up = cluster.reached(away, index).await;
+    assert_eq!(caught_up.topics, cluster.nodes[&controller].image().topics);
+    assert_eq!(caught_up.topic_count(), 20);
+    cluster.stop().await;
+}
