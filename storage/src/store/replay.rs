@@ -3,7 +3,7 @@
 //! A checkpoint includes, log by log, entries up to some number; those are not applied again, but their extents are
 //! remembered, because the index may lack them. What damage took shows as a jump in a log's offsets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::checkpoint::{Checkpoint, decode_partition, encode_partition};
 use crate::epoch_cache::EpochStart;
 use crate::error::IndexError;
 use crate::index::Index;
-use crate::journal::{CommittedEntry, DamagedRange, EntryKind, LogId, ReplayDecision, ReplayedEntry};
+use crate::journal::{CommittedEntry, DamagedRange, EntryKind, LogId, Lsn, ReplayDecision, ReplayedEntry};
 use crate::partition_log::log_core::LogCore;
 use crate::partition_log::options::LogOptions;
 use crate::partition_log::state::LogState;
@@ -51,6 +51,8 @@ pub(crate) struct Replay<'a> {
     known_logs: LogId,
     /// Logs whose size must be counted anew: replay does not know what a cut took from the index.
     resized: BTreeSet<LogId>,
+    /// The last entry that said where a log ends: trims and repairs come behind damage and do not show it.
+    end_known: BTreeMap<LogId, Lsn>,
     /// Entries of logs whose creation was lost to damage.
     pub(crate) orphans: u64,
     /// Why replay was stopped, when it was the index.
@@ -76,7 +78,17 @@ impl<'a> Replay<'a> {
                 table.insert(Arc::new(LogCore::new(log, partition, LogState::restore(snapshot))));
             }
         }
-        Self { sink, index, extents_max, now, known_logs, resized: BTreeSet::new(), orphans: 0, index_failure: None }
+        Self {
+            sink,
+            index,
+            extents_max,
+            now,
+            known_logs,
+            resized: BTreeSet::new(),
+            end_known: BTreeMap::new(),
+            orphans: 0,
+            index_failure: None,
+        }
     }
 
     /// Applies one entry.
@@ -142,6 +154,15 @@ impl<'a> Replay<'a> {
         // The checkpoint knows the end even where the truncation that made it is lost to damage.
         let end = state.end;
         state.extents.cut_to(end);
+        let says_end = match entry.kind {
+            EntryKind::Trim => entry.base > end,
+            kind => kind != EntryKind::Repair,
+        };
+        let known = if says_end { entry.lsn } else { state.accepted() };
+        let last = self.end_known.entry(core.id).or_insert(known);
+        if says_end {
+            *last = entry.lsn;
+        }
         match entry.kind {
             EntryKind::Batch => {
                 let Ok(batch) = PlacedBatch::verify_stored(payload) else {
@@ -236,7 +257,8 @@ impl<'a> Replay<'a> {
             let mut state = core.state.lock();
             let Some(next) = entry.last.next() else { continue };
             // Entries of the log that came later have shown the hole already.
-            if entry.kind == EntryKind::Batch && range.base_lsn > state.accepted() && next > state.end {
+            let end_known = self.end_known.get(&entry.log).copied().unwrap_or_else(|| state.accepted());
+            if entry.kind == EntryKind::Batch && range.base_lsn > end_known && next > state.end {
                 self.lost(&core, &mut state, next);
                 core.publish(&state);
             }

@@ -396,3 +396,23 @@ fn the_number_of_an_orphan_stays_taken() {
         assert_eq!(read_all(&log).expect("readable"), [batch(offset(0), &mine).into_bytes()]);
     }
 }
+
+// Catches a log whose end falls back in silence: a trim behind its damaged last batch says nothing about the end.
+#[test]
+fn a_trim_behind_a_damaged_last_batch_does_not_hide_it() {
+    let world = World::new(13);
+    let store = world.open();
+    let log = create(&store, 0);
+    fill(&store, &log, 10, 300);
+    log.trim(offset(3)).expect("trimmed");
+    settle(&store);
+    store.step_idle();
+    drop((log, store));
+    let (name, position) = last_entry(&world, 1);
+    world.memory.flip_bit(&name, position + 150, 1).expect("flipped");
+    world.disk.restart();
+    let (store, _) = world.try_open().expect("opens");
+    let log = store.log(partition(0)).expect("the log");
+    assert_eq!((log.log_start(), log.log_end()), (offset(3), offset(10)));
+    assert_eq!(log.damaged().iter().map(|range| range.base).collect::<Vec<_>>(), [offset(9)]);
+}
