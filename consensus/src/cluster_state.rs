@@ -152,16 +152,17 @@ impl ClusterState {
         self.broker(broker).map_or(Standing::Fenced, BrokerImage::standing)
     }
 
-    /// The next state of every partition for which `change` wants one. Computed before anything is changed, so that a
-    /// refusal leaves no trace.
+    /// The next state of every partition for which `concerns` holds, after `change`. Computed before anything is
+    /// changed, so that a refusal leaves no trace.
     fn plan_changes<'a>(
         &'a self,
-        change: impl Fn(&PartitionImage, Transition<'a>) -> Option<Transition<'a>>,
+        concerns: impl Fn(&PartitionImage) -> bool,
+        change: impl Fn(&PartitionImage, Transition<'a>) -> Transition<'a>,
         standing: impl Fn(BrokerId) -> Standing,
     ) -> Result<Vec<(PartitionId, PartitionImage)>, RefusedReason> {
         let mut changes = Vec::new();
-        for (id, topic, partition) in self.image.partitions() {
-            let Some(wanted) = change(partition, Transition::new(partition, &topic.settings)) else { continue };
+        for (id, topic, partition) in self.image.partitions().filter(|(_, _, partition)| concerns(partition)) {
+            let wanted = change(partition, Transition::new(partition, &topic.settings));
             if let Some(next) = wanted.finish(&standing)? {
                 changes.push((id, next));
             }

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex};
 
 use crate::image::{ClusterImage, PartitionImage, TopicImage};
+use crate::types::RaftId;
 
 /// The difference from one image to a later one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterDelta {
     /// Brokers that registered, changed or vanished.
     pub brokers: BTreeSet<BrokerId>,
+    /// Raft nodes that joined, changed or vanished.
+    pub nodes: BTreeSet<RaftId>,
     /// Topics that exist in the later image only.
     pub created: Vec<Arc<TopicImage>>,
     /// Topics that exist in the earlier image only.
@@ -47,6 +50,12 @@ impl ClusterDelta {
             }
         }
         delta.brokers.extend(before.brokers.keys().filter(|id| !after.brokers.contains_key(id)));
+        for (id, node) in &after.nodes {
+            if before.nodes.get(id) != Some(node) {
+                delta.nodes.insert(*id);
+            }
+        }
+        delta.nodes.extend(before.nodes.keys().filter(|id| !after.nodes.contains_key(id)));
         if Arc::ptr_eq(&before.topics, &after.topics) {
             return delta;
         }

@@ -1,7 +1,5 @@
 //! What a command's application answers: an outcome, or a refusal with its reason.
 
-mod codec;
-
 use std::fmt;
 
 use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};

@@ -11,6 +11,7 @@ use streambus_protocol::ids::BrokerId;
 use streambus_protocol::limits::PARTITIONS_PER_TOPIC_MAX;
 
 use crate::command::Assignment;
+use crate::election::Standing;
 use crate::image::ClusterImage;
 use crate::limits::REPLICAS_MAX;
 
@@ -42,9 +43,9 @@ pub enum PlacementError {
     PartitionCount(u32),
 }
 
-/// The live brokers of `image`, as candidates.
+/// The brokers of `image` that take new replicas: those in service that are not being drained.
 pub fn candidates(image: &ClusterImage) -> Vec<Candidate> {
-    let live = image.brokers.iter().filter(|(_, broker)| !broker.fenced);
+    let live = image.brokers.iter().filter(|(_, broker)| broker.standing() == Standing::Serving);
     live.map(|(id, broker)| Candidate { id: *id, rack: broker.rack.clone() }).collect()
 }
 

@@ -253,9 +253,10 @@ pub(crate) fn verify(bytes: &[u8]) -> Result<(SnapshotMeta, ClusterState), Decod
         return Err(DecodeError::Checksum { found, computed });
     }
     let version = input.u16()?;
-    if version != VERSION || input.u16()? != 0 {
-        let found = u8::try_from(version).unwrap_or(u8::MAX);
-        return Err(DecodeError::NewerVersion { what: "metadata snapshot", found, newest: 2 });
+    let reserved = input.u16()?;
+    if version != VERSION || reserved != 0 {
+        let found = format!("version {version}, this release reads {VERSION}");
+        return Err(DecodeError::Invalid { what: "metadata snapshot", found });
     }
     let last_log_id = raft_codec::read_opt_log_id(&mut input)?;
     let last_membership = raft_codec::read_stored_membership(&mut input)?;

@@ -40,7 +40,8 @@ impl ClusterState {
         };
         let now = BrokerImage { fenced: false, ..broker.clone() }.standing();
         let changes = self.plan_changes(
-            |partition, same| (partition.leader.is_none() && partition.replicas.contains(&id)).then_some(same),
+            |partition| partition.leader.is_none() && partition.replicas.contains(&id),
+            |_, same| same,
             |broker| if broker == id { now } else { self.standing(broker) },
         )?;
         self.update_broker(id, touched, |broker| broker.fenced = false);
@@ -89,17 +90,15 @@ impl ClusterState {
         loss: Option<Loss>,
     ) -> Result<Vec<(PartitionId, PartitionImage)>, RefusedReason> {
         self.plan_changes(
-            |partition, same| {
+            |partition| {
                 let counted = [&partition.isr, &partition.elr, &partition.last_known_elr];
-                if !counted.iter().any(|set| set.contains(&id)) {
-                    return None;
-                }
-                Some(match loss {
-                    Some(loss) => same.without(id, loss),
-                    // The last one stays, since everything that was counted is on its disk.
-                    None if partition.isr.len() > 1 => same.retain_in_sync(|broker| broker != id),
-                    None => same,
-                })
+                counted.iter().any(|set| set.contains(&id))
+            },
+            |partition, same| match loss {
+                Some(loss) => same.without(id, loss),
+                // The last one stays, since everything that was counted is on its disk.
+                None if partition.isr.len() > 1 => same.retain_in_sync(|broker| broker != id),
+                None => same,
             },
             |broker| if broker == id { Standing::Fenced } else { self.standing(broker) },
         )

@@ -71,19 +71,22 @@ impl ClusterState {
         before: &PartitionImage,
         replicas: &[BrokerId],
     ) -> Result<(), RefusedReason> {
-        let goes_in_sync = before.isr.iter().chain(&before.elr).any(|broker| !replicas.contains(broker));
-        if !goes_in_sync {
+        let complete = || before.isr.iter().chain(&before.elr);
+        if complete().all(|broker| replicas.contains(broker)) {
             return Ok(());
         }
-        let stays = |b: &&BrokerId| replicas.contains(b) && self.standing(**b).is_eligible();
-        let in_sync = before.isr.iter().filter(stays).count();
-        let needed = PartitionImage { replicas: replicas.to_vec(), ..PartitionImage::default() };
-        let needed = needed.in_sync_min(&topic.settings).min(before.isr.len().max(1));
-        if in_sync >= needed {
+        let after = PartitionImage { replicas: replicas.to_vec(), ..PartitionImage::default() };
+        let enough = after.in_sync_min(&topic.settings);
+        let stays = |broker: &&BrokerId| replicas.contains(broker);
+        let in_sync = before.isr.iter().filter(stays).filter(|b| self.standing(**b).is_eligible()).count();
+        let needed = enough.min(before.isr.len().max(1));
+        // L1: those out of sync that are complete count towards what must not be lost, though not towards writes.
+        let keeps_enough = complete().filter(stays).count() >= enough.min(complete().count());
+        if in_sync >= needed && keeps_enough {
             return Ok(());
         }
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Err(RefusedReason::TooFewInSync { id, in_sync: number(in_sync), needed: number(needed) })
+        Err(RefusedReason::TooFewInSync { id, in_sync: number(in_sync), needed: number(enough) })
     }
 
     fn check_target(

@@ -1,4 +1,10 @@
-//! Apply: what is accepted, what is refused, and that it is deterministic.
+//! Apply: what is accepted, what is refused, and that it is deterministic. Rule numbers are those of the replication
+//! rules that the modules above name.
+
+mod in_sync;
+mod lifecycle;
+mod membership;
+mod moves;
 
 use proptest::prelude::*;
 use streambus_protocol::api::metadata::BrokerEndpoint;
@@ -7,9 +13,9 @@ use streambus_protocol::ids::{DirectoryId, TopicName};
 use streambus_protocol::timestamp::Timestamp;
 
 use super::*;
-use crate::command::{Assignment, ClusterEndpoint, Incarnation};
+use crate::command::{Assignment, ClusterEndpoint, Election, ElectionKind, Incarnation, IsrMember, IsrProposal};
 use crate::delta::ClusterDelta;
-use crate::outcome::AssignmentProblem;
+use crate::outcome::{AlterRefused, AssignmentProblem, PartitionVersion};
 use crate::snapshot;
 use crate::types::SnapshotMeta;
 
@@ -55,6 +61,97 @@ impl Machine {
         outcome
     }
 
+    fn epoch(&self, id: u32) -> BrokerEpoch {
+        self.state.broker(BrokerId::new(id)).unwrap().epoch
+    }
+
+    fn fence(&mut self, id: u32) {
+        let command = Command::FenceBroker { broker: BrokerId::new(id), epoch: self.epoch(id) };
+        assert_eq!(self.apply(&command), Ok(Outcome::BrokerFenced { changed: true }));
+    }
+
+    fn unfence(&mut self, id: u32) {
+        let command = Command::UnfenceBroker { broker: BrokerId::new(id), epoch: self.epoch(id) };
+        assert_eq!(self.apply(&command), Ok(Outcome::BrokerUnfenced { changed: true }));
+    }
+
+    /// A new life on the same disk that found damage (`Some(true)`), or on another disk (`Some(false)`).
+    fn restart(&mut self, id: u32, life: u8, damaged: Option<bool>) {
+        let mut command = register(id, life);
+        if let Command::RegisterBroker { directory, intact, .. } = &mut command {
+            *intact = damaged != Some(true);
+            if damaged == Some(false) {
+                *directory = DirectoryId::from_bytes([life; 16]);
+            }
+        }
+        self.apply(&command).unwrap();
+    }
+
+    /// Topic 1 with one partition on `replicas` and this `min.insync.replicas`.
+    fn topic(&mut self, replicas: &[u32], min_in_sync: u16) {
+        let mut command = create("t", 1, &[replicas]);
+        if let Command::CreateTopic { config, .. } = &mut command {
+            config.insert("min.insync.replicas".to_owned(), min_in_sync.to_string());
+        }
+        self.apply(&command).unwrap();
+    }
+
+    /// The in-sync set that the leader of topic 1 proposes, with everything up to date.
+    fn proposal(&self, isr: &[u32]) -> IsrProposal {
+        let partition = self.partition(1, 0);
+        let member = |id: &u32| IsrMember { broker: BrokerId::new(*id), epoch: self.epoch(*id) };
+        IsrProposal {
+            id: partition_id(),
+            leader_epoch: partition.leader_epoch,
+            partition_epoch: partition.partition_epoch,
+            isr: isr.iter().map(member).collect(),
+            recovering: false,
+        }
+    }
+
+    fn propose(&mut self, proposal: IsrProposal) -> Result<PartitionVersion, AlterRefused> {
+        let broker = self.partition(1, 0).leader.expect("a leader");
+        self.propose_as(broker.get(), self.epoch(broker.get()), proposal)
+    }
+
+    fn propose_as(
+        &mut self,
+        id: u32,
+        broker_epoch: BrokerEpoch,
+        proposal: IsrProposal,
+    ) -> Result<PartitionVersion, AlterRefused> {
+        let before = self.state.clone();
+        let proposals = vec![proposal];
+        let broker = BrokerId::new(id);
+        match self.apply(&Command::AlterPartitions { broker, broker_epoch, proposals }) {
+            Ok(Outcome::PartitionsAltered { mut results }) => {
+                let result = results.remove(0);
+                if result.is_err() {
+                    assert_eq!(self.state.image.topics, before.image.topics, "a refused proposal changed something");
+                }
+                result
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn in_sync(&mut self, isr: &[u32]) {
+        let proposal = self.proposal(isr);
+        let version = self.propose(proposal).unwrap();
+        assert_eq!(ids(&version.isr), isr);
+    }
+
+    /// The leader, the in-sync replicas, the eligible ones and those last known, of topic 1.
+    fn sets(&self) -> (Option<u32>, Vec<u32>, Vec<u32>, Vec<u32>) {
+        let p = self.partition(1, 0);
+        (p.leader.map(BrokerId::get), ids(&p.isr), ids(&p.elr), ids(&p.last_known_elr))
+    }
+
+    fn epochs(&self) -> (u32, u32) {
+        let p = self.partition(1, 0);
+        (p.leader_epoch.get(), p.partition_epoch.get())
+    }
+
     fn partition(&self, topic: u8, index: u32) -> &PartitionImage {
         self.state.partition(topic_id(topic), PartitionIndex::new(index)).unwrap()
     }
@@ -62,6 +159,14 @@ impl Machine {
 
 fn topic_id(n: u8) -> TopicId {
     TopicId::from_bytes([n; 16])
+}
+
+fn ids(brokers: &[BrokerId]) -> Vec<u32> {
+    brokers.iter().map(|broker| broker.get()).collect()
+}
+
+fn partition_id() -> PartitionId {
+    PartitionId { topic: topic_id(1), partition: PartitionIndex::new(0) }
 }
 
 fn register(id: u32, life: u8) -> Command {
@@ -212,6 +317,53 @@ fn delta_names_exactly_what_changed() {
     assert_eq!(changed, [(0, true), (2, false)]);
 }
 
+/// The newer commands, with epochs that are sometimes right.
+fn broker_command() -> impl Strategy<Value = Command> {
+    let life = || (1u32..4, 0u64..20).prop_map(|(id, epoch)| (BrokerId::new(id), BrokerEpoch::new(epoch)));
+    let partition = || {
+        (1u8..4, 0u32..2)
+            .prop_map(|(topic, index)| PartitionId { topic: topic_id(topic), partition: PartitionIndex::new(index) })
+    };
+    let member = || life().prop_map(|(broker, epoch)| IsrMember { broker, epoch });
+    let proposal = (partition(), 0u32..4, 0u32..6, proptest::collection::vec(member(), 0..4), any::<bool>()).prop_map(
+        |(id, leader, epoch, isr, recovering)| IsrProposal {
+            id,
+            leader_epoch: LeaderEpoch::new(leader),
+            partition_epoch: PartitionEpoch::new(epoch),
+            isr,
+            recovering,
+        },
+    );
+    let kind = prop_oneof![
+        Just(ElectionKind::Preferred),
+        (1u32..4).prop_map(|id| ElectionKind::To(BrokerId::new(id))),
+        Just(ElectionKind::Unclean),
+    ];
+    let election = (partition(), kind).prop_map(|(id, kind)| Election { id, kind });
+    let replicas = proptest::collection::vec((1u32..4).prop_map(BrokerId::new), 0..4);
+    prop_oneof![
+        2 => life().prop_map(|(broker, epoch)| Command::FenceBroker { broker, epoch }),
+        4 => life().prop_map(|(broker, epoch)| Command::UnfenceBroker { broker, epoch }),
+        1 => life().prop_map(|(broker, epoch)| Command::BeginShutdown { broker, epoch }),
+        2 => (life(), proptest::collection::vec(proposal, 0..3)).prop_map(|((broker, broker_epoch), proposals)| {
+            Command::AlterPartitions { broker, broker_epoch, proposals }
+        }),
+        2 => proptest::collection::vec(election, 0..3).prop_map(|elections| Command::ElectLeaders { elections }),
+        2 => (partition(), replicas).prop_map(|(id, replicas)| Command::Reassign { id, replicas }),
+        1 => partition().prop_map(|id| Command::CancelReassign { id }),
+        1 => (1u32..4, any::<bool>())
+            .prop_map(|(id, draining)| Command::SetDraining { broker: BrokerId::new(id), draining }),
+        1 => life().prop_map(|(broker, epoch)| Command::RemoveBroker { broker, epoch }),
+        1 => (1u32..4, 0u8..4, 0u16..3).prop_map(|(id, directory, port)| Command::JoinNode {
+            broker: BrokerId::new(id),
+            directory: DirectoryId::from_bytes([directory; 16]),
+            host: "h".to_owned(),
+            port,
+        }),
+        1 => (0u64..30).prop_map(|n| Command::RemoveNode { raft_id: RaftId::new(RaftId::JOINED_MIN.get() + n) }),
+    ]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     let replicas = proptest::collection::vec(0u32..4, 0..4).prop_map(|r| assignment(&r));
     let assignments = proptest::collection::vec(replicas, 0..4);
@@ -241,6 +393,7 @@ fn command() -> impl Strategy<Value = Command> {
             config,
             expected_version,
         }),
+        20 => broker_command(),
         1 => (0u32..4, 0u64..9, 0u32..3).prop_map(|(broker, epoch, count)| Command::AllocateProducerIds {
             broker: BrokerId::new(broker),
             broker_epoch: BrokerEpoch::new(epoch),
@@ -271,7 +424,13 @@ proptest! {
         let mut first = Machine { state: ClusterState::default(), index: 0 };
         let mut second = Machine { state: ClusterState::default(), index: 0 };
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-        for command in &commands {
+        let founding = [Command::FoundCluster { cluster_id: CLUSTER }, register(1, 1), register(2, 1), register(3, 1)];
+        let serving = (1u32..4).map(|id| Command::UnfenceBroker {
+            broker: BrokerId::new(id),
+            epoch: BrokerEpoch::new(u64::from(id) + 1),
+        });
+        for command in founding.into_iter().chain(serving).chain(commands) {
+            let command = &command;
             let before = first.state.image().clone();
             let mut touched = Touched::new();
             first.index += 1;

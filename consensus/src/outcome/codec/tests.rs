@@ -1,1 +1,0 @@
-//! Answers: every one is read back, and nothing else is read.
