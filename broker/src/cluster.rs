@@ -7,6 +7,7 @@ pub mod book;
 pub(crate) mod connection;
 pub(crate) mod dial;
 pub mod door;
+pub(crate) mod heartbeat;
 pub(crate) mod link;
 pub mod local;
 pub mod pool;

@@ -69,6 +69,8 @@ pub enum StopError {
 pub struct Addresses {
     /// For clients.
     pub client: SocketAddr,
+    /// For other brokers; none for a broker on its own.
+    pub cluster: Option<SocketAddr>,
     /// For probes, metrics and the REST API.
     pub http: SocketAddr,
 }

@@ -91,6 +91,8 @@ pub enum Component {
     Storage,
     /// The cluster metadata: no quorum, no controller.
     Metadata,
+    /// This broker's place among the others.
+    Cluster,
     /// The listener for clients.
     Clients,
     /// The HTTP listener.
@@ -99,13 +101,14 @@ pub enum Component {
 
 impl Component {
     /// Every component, in the order of reports.
-    pub const ALL: [Self; 4] = [Self::Storage, Self::Metadata, Self::Clients, Self::Http];
+    pub const ALL: [Self; 5] = [Self::Storage, Self::Metadata, Self::Cluster, Self::Clients, Self::Http];
 
     /// The name in JSON and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Storage => "storage",
             Self::Metadata => "metadata",
+            Self::Cluster => "cluster",
             Self::Clients => "clients",
             Self::Http => "http",
         }

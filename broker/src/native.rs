@@ -1,5 +1,6 @@
 //! The native protocol's door: frames to service calls and back. No rule lives here.
 
+mod assignment;
 pub(crate) mod call;
 mod cluster;
 mod dispatch;

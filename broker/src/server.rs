@@ -3,15 +3,20 @@
 //! Start, in this order; stop in the opposite one:
 //!
 //! 1. listeners are bound (not yet served): the ports are known and taken
-//! 2. HTTP serves probes and metrics
+//! 2. HTTP serves probes and metrics; with peers, the cluster listener serves hellos
 //! 3. the store opens and recovers
-//! 4. the metadata node starts and catches up
-//! 5. partitions are reconciled with the metadata; the broker registers
-//! 6. background tasks run: following the metadata, retention, scrub, health of the store
-//! 7. the client listener accepts, the broker is ready
+//! 4. the metadata node starts and catches up: with peers, when most of them are there
+//! 5. the broker registers; partitions are reconciled with the metadata and follow it
+//! 6. with peers, heartbeats tell the controller, which lets the broker into service
+//! 7. background tasks run: retention, scrub, health of the store
+//! 8. the client listener accepts, the broker is ready
+//!
+//! A broker with peers first hands over what it leads, while it still serves clients; then the opposite order begins.
 //!
 //! Every task runs on one of two trackers and ends by one of three tokens; nothing is spawned elsewhere.
 
+mod join;
+mod peers;
 mod running;
 mod scrape;
 mod start;

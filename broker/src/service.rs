@@ -1,6 +1,7 @@
 //! The product: what a broker does, in domain types. Doors translate their wire to these calls and back; a rule that
 //! exists in a door is a bug.
 
+pub mod assignment;
 pub mod cluster;
 pub mod directory;
 pub mod fetch;
@@ -15,6 +16,7 @@ pub mod topics;
 
 use std::sync::Arc;
 
+use assignment::AssignmentService;
 use cluster::ClusterService;
 use fetch::FetchService;
 use offsets::OffsetService;
@@ -38,6 +40,8 @@ pub struct Services {
     pub subscribe: Arc<SubscribeService>,
     /// Finding offsets.
     pub offsets: OffsetService,
+    /// Moving partitions and leaderships between brokers.
+    pub assignment: AssignmentService,
     /// Metadata, cluster state and health.
     pub cluster: ClusterService,
 }

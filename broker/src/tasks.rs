@@ -2,6 +2,7 @@
 //! spawns and owns them.
 
 pub mod follow_metadata;
+pub mod follow_peers;
 pub mod retention;
 pub mod scrub;
 pub mod watch_metadata;

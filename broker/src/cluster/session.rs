@@ -15,7 +15,7 @@ use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::api::{ApiKey, Listener, Message, encode_error};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::frame::{Flags, Frame, FrameError};
-use streambus_protocol::ids::{BrokerId, CorrelationId};
+use streambus_protocol::ids::{BrokerId, ClusterId, CorrelationId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -44,8 +44,8 @@ pub(super) struct PeerSession {
 struct Caller {
     broker: BrokerId,
     lane: PeerLane,
-    /// False for a broker that belonged to no cluster when it connected.
-    is_member: bool,
+    /// Its cluster when it connected, if it belonged to one.
+    cluster: Option<ClusterId>,
     has_fetched: bool,
 }
 
@@ -114,12 +114,8 @@ impl PeerSession {
             version = hello.software_version,
             "a broker connected"
         );
-        self.caller = Some(Caller {
-            broker: hello.broker_id,
-            lane: hello.lane,
-            is_member: hello.cluster_id.is_some() && hello.cluster_id == standing.cluster_id,
-            has_fetched: false,
-        });
+        self.caller =
+            Some(Caller { broker: hello.broker_id, lane: hello.lane, cluster: hello.cluster_id, has_fetched: false });
         let answer = PeerHandshakeResponse {
             cluster_id: standing.cluster_id,
             broker_id: local.id(),
@@ -183,7 +179,7 @@ impl PeerSession {
 
     fn replica_fetch(&mut self, caller: Caller, call: Call, frame: Frame) -> Result<(), Reply> {
         let (request, call) = call.decode::<ReplicaFetchRequest>(frame)?;
-        let replicas = match member(caller, request.broker).and_then(|()| self.door.replicas()) {
+        let replicas = match self.member(caller, request.broker).and_then(|()| self.door.replicas()) {
             Ok(replicas) => replicas,
             Err(error) => return Err(call.refuse(&error)),
         };
@@ -198,7 +194,7 @@ impl PeerSession {
     /// There is no answer that could say what is wrong, so a connection that says something wrong ends.
     fn replica_progress(&mut self, caller: Caller, call: Call, frame: Frame) -> After {
         match call.decode::<ReplicaProgressRequest>(frame) {
-            Ok((request, call)) => match member(caller, caller.broker).and_then(|()| self.door.replicas()) {
+            Ok((request, call)) => match self.member(caller, caller.broker).and_then(|()| self.door.replicas()) {
                 Ok(replicas) => {
                     replicas.progress(caller.broker, request);
                     call.leave_unanswered(Ok(()));
@@ -211,6 +207,24 @@ impl PeerSession {
             },
             Err(_malformed) => After::Stop,
         }
+    }
+
+    /// Refuses replication with a broker that was in no cluster when it connected, or that speaks for another. This
+    /// broker's own cluster is what it is now: it may have joined since.
+    fn member(&self, caller: Caller, speaks_for: BrokerId) -> Result<(), ErrorBody> {
+        if caller.cluster.is_none() || caller.cluster != self.door.local().standing().cluster_id {
+            return Err(ErrorBody::new(
+                ErrorCode::NotReady,
+                format!("broker {} did not open this connection as a member of this cluster: try again", caller.broker),
+            ));
+        }
+        if speaks_for != caller.broker {
+            return Err(ErrorBody::new(
+                ErrorCode::InvalidRequest,
+                format!("broker {} asks in the name of broker {speaks_for}", caller.broker),
+            ));
+        }
+        Ok(())
     }
 
     /// Polls the answer once now, so that requests are taken up in the order of their arrival, and leaves the rest to
@@ -234,11 +248,7 @@ impl PeerSession {
 }
 
 /// Refuses a broker that is not meant or not one of ours.
-fn check(
-    hello: &PeerHandshakeRequest,
-    me: BrokerId,
-    cluster: Option<streambus_protocol::ids::ClusterId>,
-) -> Result<(), ErrorBody> {
+fn check(hello: &PeerHandshakeRequest, me: BrokerId, cluster: Option<ClusterId>) -> Result<(), ErrorBody> {
     if let Some(expected) = hello.expected.filter(|expected| *expected != me) {
         return Err(ErrorBody::new(
             ErrorCode::WrongBroker,
@@ -258,23 +268,6 @@ fn check(
         )),
         _ => Ok(()),
     }
-}
-
-/// Refuses replication with a broker that was in no cluster when it connected, or that speaks for another.
-fn member(caller: Caller, speaks_for: BrokerId) -> Result<(), ErrorBody> {
-    if !caller.is_member {
-        return Err(ErrorBody::new(
-            ErrorCode::NotReady,
-            format!("broker {} belonged to no cluster when it opened this connection: open another", caller.broker),
-        ));
-    }
-    if speaks_for != caller.broker {
-        return Err(ErrorBody::new(
-            ErrorCode::InvalidRequest,
-            format!("broker {} asks in the name of broker {speaks_for}", caller.broker),
-        ));
-    }
-    Ok(())
 }
 
 impl FrameHandler for PeerSession {

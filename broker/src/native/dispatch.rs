@@ -1,19 +1,11 @@
 //! Every API and who handles it.
 
-use streambus_protocol::api::session::ErrorBody;
-use streambus_protocol::api::{ApiKey, Listener};
-use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::api::ApiKey;
 use streambus_protocol::frame::Frame;
 
 use crate::native::call::Call;
 use crate::native::session::{Handled, Session};
-use crate::native::{cluster, fetch, offsets, produce, subscribe, topics};
-
-/// True for the APIs that clients are told of.
-pub(super) fn serves(api: ApiKey) -> bool {
-    let moves_work = matches!(api, ApiKey::ElectLeader | ApiKey::Reassign | ApiKey::DrainBroker | ApiKey::RemoveBroker);
-    api.listener() == Listener::Client && !moves_work
-}
+use crate::native::{assignment, cluster, fetch, offsets, produce, subscribe, topics};
 
 /// Hands a request to its handler. The session has said hello; the version is one that is served.
 pub(super) fn dispatch(session: &mut Session, api: ApiKey, call: Call, frame: Frame) -> Handled {
@@ -36,12 +28,10 @@ pub(super) fn dispatch(session: &mut Session, api: ApiKey, call: Call, frame: Fr
         ApiKey::AlterTopic => topics::alter(session, call, frame),
         ApiKey::TrimLog => topics::trim(session, call, frame),
         ApiKey::Handshake => cluster::handshake_again(call),
-        ApiKey::ElectLeader | ApiKey::Reassign | ApiKey::DrainBroker | ApiKey::RemoveBroker => {
-            let name = api.as_str();
-            let error =
-                ErrorBody::new(ErrorCode::UnsupportedApi, format!("{name}: there is no other broker to move to"));
-            Ok(call.refuse(&error).into())
-        }
+        ApiKey::ElectLeader => assignment::elect(session, call, frame),
+        ApiKey::Reassign => assignment::reassign(session, call, frame),
+        ApiKey::DrainBroker => assignment::drain(session, call, frame),
+        ApiKey::RemoveBroker => assignment::remove(session, call, frame),
         ApiKey::PeerHandshake
         | ApiKey::RaftHello
         | ApiKey::RaftCall

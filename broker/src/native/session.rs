@@ -163,7 +163,7 @@ impl Session {
         let limits = self.door.limits();
         let apis = ApiKey::ALL
             .iter()
-            .filter(|api| dispatch::serves(**api))
+            .filter(|api| api.listener() == Listener::Client)
             .map(|api| ApiRange { api: api.to_wire(), min: api.versions().min, max: api.versions().max })
             .collect();
         let response = HandshakeResponse {

@@ -9,6 +9,8 @@ use streambus_storage::store::Store;
 use tokio_util::task::TaskTracker;
 
 use super::StopError;
+use super::join::Place;
+use super::peers::Peers;
 use super::start::Tokens;
 use crate::clock::Deadline;
 use crate::error::Addresses;
@@ -36,6 +38,9 @@ pub(super) struct Running {
     pub(super) tokens: Tokens,
     pub(super) clients: TaskTracker,
     pub(super) background: TaskTracker,
+    /// None for a broker on its own.
+    pub(super) peers: Option<Peers>,
+    pub(super) place: Option<Place>,
 }
 
 impl std::fmt::Debug for Running {
@@ -52,6 +57,11 @@ impl RunningServer {
     /// Where clients connect.
     pub fn client_address(&self) -> SocketAddr {
         self.addresses.client
+    }
+
+    /// Where other brokers connect; none for a broker on its own.
+    pub fn cluster_address(&self) -> Option<SocketAddr> {
+        self.addresses.cluster
     }
 
     /// Where probes, metrics and the REST API are.
@@ -95,7 +105,7 @@ impl RunningServer {
         ended.unwrap_or_else(|_| self.lifecycle.get())
     }
 
-    /// Stops accepting, answers what is in flight for at most `grace`, cuts what is left, and closes everything.
+    /// Hands over to other brokers, stops accepting, answers what is in flight for at most `grace`, cuts what is left, and closes everything.
     ///
     /// # Errors
     /// The first thing that was not orderly. The broker is stopped whatever is returned.
@@ -119,8 +129,23 @@ impl Drop for RunningServer {
 
 impl Running {
     async fn stop(self, grace: Duration) -> Result<(), StopError> {
-        let Self { addresses: _, lifecycle, metrics, admission, store, metadata, tokens, clients, background } = self;
+        let Self {
+            addresses: _,
+            lifecycle,
+            metrics,
+            admission,
+            store,
+            metadata,
+            tokens,
+            clients,
+            background,
+            peers,
+            place,
+        } = self;
         let _not_if_failed = lifecycle.set(State::Draining);
+        if let Some(place) = place {
+            place.leave(&metadata, grace).await;
+        }
         tokens.draining.cancel();
         clients.close();
         let mut first_problem = None;
@@ -135,6 +160,9 @@ impl Running {
         background.close();
         background.wait().await;
         metadata.shutdown().await;
+        if let Some(peers) = peers {
+            peers.close().await;
+        }
         // What the scrapes ask holds the store and the metadata: both must be gone before their files can be reopened.
         drop((metadata, metrics, admission));
         let closed = tokio::task::spawn_blocking(move || store.close()).await;

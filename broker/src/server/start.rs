@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use streambus_consensus::command::Command;
 use streambus_consensus::config::ConsensusConfig;
 use streambus_consensus::node::{ConsensusEnv, MetadataNode};
 use streambus_protocol::api::metadata::BrokerEndpoint;
@@ -13,20 +12,22 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::join::Place;
+use super::peers::Peers;
 use super::{BrokerEnv, RunningServer, StartError, net_limits, scrape};
 use crate::config::BrokerConfig;
 use crate::config::address::HostPort;
 use crate::error::Addresses;
 use crate::http::{self, HttpState};
-use crate::lifecycle::{Lifecycle, State};
+use crate::lifecycle::{Component, Lifecycle, State};
 use crate::metrics::BrokerMetrics;
 use crate::native::{NativeDoor, SOFTWARE_VERSION};
 use crate::net::admission::Admission;
 use crate::net::connection::ConnectionContext;
 use crate::net::listener;
-use crate::partition::reconcile::Reconciler;
 use crate::partition::registry::Registry;
 use crate::service::Services;
+use crate::service::assignment::AssignmentService;
 use crate::service::cluster::ClusterService;
 use crate::service::directory::Directory;
 use crate::service::fetch::FetchService;
@@ -36,7 +37,7 @@ use crate::service::producer_ids::ProducerIdService;
 use crate::service::reader::ReadBudget;
 use crate::service::subscribe::SubscribeService;
 use crate::service::topics::{TopicDefaults, TopicService};
-use crate::tasks::{follow_metadata, retention, scrub, watch_metadata, watch_storage};
+use crate::tasks::{retention, scrub, watch_metadata, watch_storage};
 
 /// Record bytes of one answer, one batch apart: with the largest batch on top it still fits the largest frame.
 const FETCH_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -63,7 +64,11 @@ pub(super) async fn start(config: BrokerConfig, env: BrokerEnv) -> Result<Runnin
 
     let (client_listener, client) = bind(&config.client.listen).await?;
     let (http_listener, http_address) = bind(&config.http.listen).await?;
-    let addresses = Addresses { client, http: http_address };
+    let cluster = match config.cluster.peers.is_empty() {
+        true => None,
+        false => Some(bind(&config.cluster.listen).await?),
+    };
+    let addresses = Addresses { client, cluster: cluster.as_ref().map(|(_, address)| *address), http: http_address };
 
     let http_state = Arc::new(HttpState::new(
         config.http.clone(),
@@ -74,7 +79,8 @@ pub(super) async fn start(config: BrokerConfig, env: BrokerEnv) -> Result<Runnin
     ));
     background.spawn(http::serve(http_listener, Arc::clone(&http_state), tokens.stop.clone()));
 
-    let parts = Parts { config, env, lifecycle, metrics, tokens, background, addresses, http_state };
+    let peers = cluster.map(|(listener, address)| Peers::open(&config, listener, address, &metrics));
+    let parts = Parts { config, env, lifecycle, metrics, tokens, background, addresses, http_state, peers };
     match parts.recover(client_listener).await {
         Ok(running) => Ok(running),
         Err((error, parts)) => {
@@ -82,6 +88,9 @@ pub(super) async fn start(config: BrokerConfig, env: BrokerEnv) -> Result<Runnin
             parts.tokens.stop.cancel();
             parts.background.close();
             parts.background.wait().await;
+            if let Some(peers) = parts.peers {
+                peers.close().await;
+            }
             Err(error)
         }
     }
@@ -95,22 +104,24 @@ async fn bind(address: &HostPort) -> Result<(TcpListener, SocketAddr), StartErro
 }
 
 /// What is there before recovery.
-struct Parts {
-    config: BrokerConfig,
-    env: BrokerEnv,
-    lifecycle: Lifecycle,
+pub(super) struct Parts {
+    pub(super) config: BrokerConfig,
+    pub(super) env: BrokerEnv,
+    pub(super) lifecycle: Lifecycle,
     metrics: Arc<BrokerMetrics>,
-    tokens: Tokens,
-    background: TaskTracker,
+    pub(super) tokens: Tokens,
+    pub(super) background: TaskTracker,
     addresses: Addresses,
     http_state: Arc<HttpState>,
+    /// None for a broker on its own.
+    pub(super) peers: Option<Peers>,
 }
 
 impl Parts {
     async fn recover(self, client_listener: TcpListener) -> Result<RunningServer, (StartError, Self)> {
         let _first = self.lifecycle.set(State::Recovering);
-        let store = match self.open_store().await {
-            Ok(store) => store,
+        let (store, is_intact) = match self.open_store().await {
+            Ok(opened) => opened,
             Err(error) => return Err((error, self)),
         };
         let metadata = match self.start_metadata().await {
@@ -121,9 +132,12 @@ impl Parts {
             }
         };
         let registry = Arc::new(Registry::new());
-        match self.reconcile(&store, &metadata, &registry).await {
-            Ok(reconciler) => Ok(self.serve(client_listener, store, metadata, registry, reconciler)),
+        match self.join(&store, is_intact, &metadata, &registry).await {
+            Ok(place) => Ok(self.serve(client_listener, store, metadata, registry, place)),
             Err(error) => {
+                self.tokens.stop.cancel();
+                self.background.close();
+                self.background.wait().await;
                 metadata.shutdown().await;
                 drop(metadata);
                 close_quietly(store).await;
@@ -132,7 +146,8 @@ impl Parts {
         }
     }
 
-    async fn open_store(&self) -> Result<Store, StartError> {
+    /// The store, and whether recovery found everything that was ever counted as durable.
+    async fn open_store(&self) -> Result<(Store, bool), StartError> {
         let directory = self.config.storage.data_dir.clone();
         let store_config = self.config.storage.store_config();
         let (source, clock) = (self.env.store.clone(), Arc::clone(&self.env.clock));
@@ -145,7 +160,8 @@ impl Parts {
         let (store, report) = opening.await.map_err(|_| StartError::Interrupted("the store was opened"))??;
         let took = self.env.clock.monotonic().saturating_sub(started);
         tracing::info!(?report, took_ms = took.as_millis(), "the store is open");
-        Ok(store)
+        let is_intact = report.journal.damaged.is_empty() && store.status().damaged.is_empty();
+        Ok((store, is_intact))
     }
 
     async fn start_metadata(&self) -> Result<MetadataNode, StartError> {
@@ -154,43 +170,39 @@ impl Parts {
         let endpoint = BrokerEndpoint { id: self.config.broker.id, host: advertised.host, port: advertised.port, rack };
         let mut consensus = ConsensusConfig::alone(self.config.storage.data_dir.clone(), endpoint);
         consensus.version = SOFTWARE_VERSION.to_owned();
-        let (broker, random) = (self.config.broker.id, Arc::clone(&self.env.random));
-        Ok(MetadataNode::start(consensus, ConsensusEnv::alone(broker, move || random.next_id())).await?)
-    }
-
-    /// Opens what the metadata places here and registers this broker.
-    async fn reconcile(
-        &self,
-        store: &Store,
-        metadata: &MetadataNode,
-        registry: &Arc<Registry>,
-    ) -> Result<Reconciler, StartError> {
-        let broker = self.config.broker.id;
-        let (claimed, cluster) = (store.clone(), metadata.image().cluster_id);
-        let claim = tokio::task::spawn_blocking(move || claimed.claim(broker, cluster));
-        claim
-            .await
-            .map_err(|_| StartError::Interrupted("the data directory was claimed"))?
-            .map_err(StartError::Claim)?;
-        let mut reconciler = Reconciler::new(broker, store.clone(), Arc::clone(registry));
-        // Leadership follows from the registration, so it comes first and the partitions after it.
-        let epoch = metadata.register().await?;
-        // A registration is fenced until its broker is known to follow the metadata. Alone, it is its own controller.
-        metadata.propose(Command::UnfenceBroker { broker, epoch }).await?;
-        let mut images = metadata.watch();
-        let registered = images
-            .wait_for(|image| image.brokers.get(&broker).is_some_and(|b| b.epoch == epoch && !b.fenced))
-            .await
-            .map(|image| Arc::clone(&image))
-            .map_err(|_| StartError::Interrupted("this broker registered"))?;
-        for stray in reconciler.strays(&registered) {
-            tracing::warn!(
-                partition = %stray,
-                "the data directory has a log that the metadata does not place here; it is kept and not served"
-            );
-        }
-        reconciler.reach(registered).await?;
-        Ok(reconciler)
+        consensus.tuning.session = self.config.cluster.session_timeout;
+        let random = Arc::clone(&self.env.random);
+        let draw = move || random.next_id();
+        let metadata = match &self.peers {
+            None => MetadataNode::start(consensus, ConsensusEnv::alone(self.config.broker.id, draw)).await?,
+            Some(peers) => {
+                consensus.bootstrap = peers.bootstrap();
+                let env = ConsensusEnv {
+                    random: Box::new(draw),
+                    transport: peers.transport(),
+                    door: peers.metadata.clone(),
+                    before_sync: None,
+                };
+                let metadata = tokio::select! {
+                    biased;
+                    started = MetadataNode::start(consensus, env) => started?,
+                    never = peers.report_progress(&self.lifecycle) => match never {},
+                };
+                self.lifecycle.clear(Component::Cluster);
+                let identity = metadata.identity();
+                peers.local.joined(identity.cluster_id, identity.raft_id.get());
+                let (node, stop) = (metadata.clone(), self.tokens.stop.clone());
+                self.background.spawn(async move {
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => {}
+                        () = node.control_loop() => {}
+                    }
+                });
+                metadata
+            }
+        };
+        Ok(metadata)
     }
 
     fn serve(
@@ -199,11 +211,11 @@ impl Parts {
         store: Store,
         metadata: MetadataNode,
         registry: Arc<Registry>,
-        reconciler: Reconciler,
+        place: Option<Place>,
     ) -> RunningServer {
-        let Self { config, env, lifecycle, metrics, tokens, background, addresses, http_state } = self;
+        let Self { config, env, lifecycle, metrics, tokens, background, addresses, http_state, peers } = self;
         let directory = Directory::new(config.broker.id, metadata.clone(), registry);
-        let services = services(&env, &directory, &store, &lifecycle, &metrics);
+        let services = services(&config, &env, &directory, &store, &lifecycle, &metrics);
         let limits = net_limits(&config);
         let admission = Admission::new(limits);
         scrape::attach(&metrics, &admission, &store, &directory);
@@ -215,7 +227,6 @@ impl Parts {
             draining: tokens.draining.clone(),
         });
         let stop = || tokens.stop.clone();
-        background.spawn(follow_metadata::run(reconciler, metadata.watch(), lifecycle.clone(), stop()));
         background.spawn(watch_metadata::run(metadata.clone(), lifecycle.clone(), stop()));
         background.spawn(watch_storage::run(store.clone(), lifecycle.clone(), stop()));
         let (interval, scrub_rate) = (config.storage.retention_interval, config.storage.scrub_rate);
@@ -225,7 +236,7 @@ impl Parts {
         http_state.attach_services(services);
         clients.spawn(listener::accept_loop(client_listener, context, clients.clone(), tokens.abort.clone()));
         let _not_if_stopped = lifecycle.set(State::Ready);
-        tracing::info!(client = %addresses.client, http = %addresses.http, "ready");
+        tracing::info!(client = %addresses.client, cluster = ?addresses.cluster, http = %addresses.http, "ready");
         RunningServer::new(super::running::Running {
             addresses,
             lifecycle,
@@ -236,27 +247,32 @@ impl Parts {
             tokens,
             clients,
             background,
+            peers,
+            place,
         })
     }
 }
 
 fn services(
+    config: &BrokerConfig,
     env: &BrokerEnv,
     directory: &Directory,
     store: &Store,
     lifecycle: &Lifecycle,
     metrics: &Arc<BrokerMetrics>,
 ) -> Arc<Services> {
+    let founders = config.cluster.peers.len();
     let budget = ReadBudget::new(READ_BYTES_MAX);
     let random = Arc::clone(&env.random);
     let clock = Arc::clone(&env.clock);
     Arc::new(Services {
-        topics: TopicService::new(directory.clone(), Arc::clone(&clock), random, TopicDefaults::default()),
+        topics: TopicService::new(directory.clone(), Arc::clone(&clock), random, TopicDefaults::of_cluster(founders)),
         produce: ProduceService::new(directory.clone(), clock, Arc::clone(metrics)),
         producer_ids: ProducerIdService::new(directory.clone()),
         fetch: FetchService::new(directory.clone(), budget.clone(), FETCH_BYTES_MAX, Arc::clone(metrics)),
         subscribe: SubscribeService::new(directory.clone(), budget, Arc::clone(metrics)),
         offsets: OffsetService::new(directory.clone()),
+        assignment: AssignmentService::new(directory.clone()),
         cluster: ClusterService::new(directory.clone(), store.clone(), lifecycle.clone()),
     })
 }

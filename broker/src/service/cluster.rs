@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use streambus_consensus::image::{BrokerImage, ClusterImage, TopicImage};
+use streambus_consensus::node::membership::{NodeRole, NodeStatus};
 use streambus_protocol::api::cluster::{BrokerDescription, ClusterDescribeResponse};
 use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, TopicLayout, TopicMetadata};
 use streambus_protocol::api::session::{ErrorBody, HealthResponse};
@@ -32,6 +33,8 @@ struct Tally {
     under_min_isr: u32,
     leaders: BTreeMap<BrokerId, u32>,
     replicas: BTreeMap<BrokerId, u32>,
+    reassigning: u32,
+    moving: BTreeMap<BrokerId, u32>,
 }
 
 impl ClusterService {
@@ -91,7 +94,11 @@ impl ClusterService {
         let image = self.directory.image();
         let status = self.directory.metadata().status();
         let tally = tally(&image);
-        let brokers = image.brokers.iter().map(|(id, broker)| self.describe_broker(*id, broker, &tally)).collect();
+        let describe = |(id, broker): (&BrokerId, &BrokerImage)| {
+            let node = status.nodes.iter().rev().find(|node| node.broker == *id);
+            self.describe_broker(*id, broker, node, &tally)
+        };
+        let brokers = image.brokers.iter().map(describe).collect();
         Ok(ClusterDescribeResponse {
             cluster_id: image.cluster_id,
             controller: status.leader,
@@ -103,11 +110,17 @@ impl ClusterService {
             leaderless: tally.leaderless,
             under_replicated: tally.under_replicated,
             under_min_isr: tally.under_min_isr,
-            reassigning: 0,
+            reassigning: tally.reassigning,
         })
     }
 
-    fn describe_broker(&self, id: BrokerId, broker: &BrokerImage, tally: &Tally) -> BrokerDescription {
+    fn describe_broker(
+        &self,
+        id: BrokerId,
+        broker: &BrokerImage,
+        node: Option<&NodeStatus>,
+        tally: &Tally,
+    ) -> BrokerDescription {
         let is_this = id == self.directory.broker();
         // A broker's disk is known to itself only; brokers will report theirs with their heartbeats.
         let (disk_used_bytes, disk_free_bytes) = if is_this {
@@ -123,20 +136,19 @@ impl ClusterService {
         };
         BrokerDescription {
             endpoint: broker.endpoint.clone(),
-            // A cluster of one: its only broker is its only voter and has no listener for others.
-            cluster_host: String::new(),
-            cluster_port: 0,
+            cluster_host: broker.cluster.host.clone(),
+            cluster_port: broker.cluster.port,
             epoch: broker.epoch,
             fenced: broker.fenced,
-            in_controlled_shutdown: false,
-            draining: false,
-            is_voter: is_this,
-            metadata_lag: is_this.then_some(0),
+            in_controlled_shutdown: broker.in_controlled_shutdown,
+            draining: broker.draining,
+            is_voter: node.is_some_and(|node| node.role == NodeRole::Voter),
+            metadata_lag: node.and_then(|node| node.lag),
             state,
             version: broker.version.clone(),
             leaders: tally.leaders.get(&id).copied().unwrap_or(0),
             replicas: tally.replicas.get(&id).copied().unwrap_or(0),
-            reassigning: 0,
+            reassigning: tally.moving.get(&id).copied().unwrap_or(0),
             disk_used_bytes,
             disk_free_bytes,
         }
@@ -200,7 +212,6 @@ fn wire_bytes_min(topic: &TopicMetadata) -> usize {
 fn tally(image: &ClusterImage) -> Tally {
     let mut tally = Tally::default();
     for topic in image.topics() {
-        let in_sync_min = usize::from(topic.settings.min_insync_replicas);
         for partition in &topic.partitions {
             tally.partitions = tally.partitions.saturating_add(1);
             match partition.leader {
@@ -210,8 +221,12 @@ fn tally(image: &ClusterImage) -> Tally {
             for replica in &partition.replicas {
                 *tally.replicas.entry(*replica).or_default() += 1;
             }
+            tally.reassigning += u32::from(partition.is_moving());
+            for moving in partition.adding.iter().chain(&partition.removing) {
+                *tally.moving.entry(*moving).or_default() += 1;
+            }
             tally.under_replicated += u32::from(partition.isr.len() < partition.replicas.len());
-            tally.under_min_isr += u32::from(partition.isr.len() < in_sync_min);
+            tally.under_min_isr += u32::from(partition.isr.len() < partition.in_sync_min(&topic.settings));
         }
     }
     tally

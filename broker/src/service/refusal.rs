@@ -3,7 +3,7 @@
 //! Each message names the thing, the limit and the remedy. What a client cannot act on is logged here, once.
 
 use streambus_consensus::error::ProposeError;
-use streambus_consensus::outcome::{Outcome, RefusedReason};
+use streambus_consensus::outcome::{ElectRefused, Outcome, RefusedReason};
 use streambus_consensus::placement::PlacementError;
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::batch::{BatchError, ProducerStamp};
@@ -159,21 +159,36 @@ fn refused(reason: &RefusedReason) -> ErrorBody {
         RefusedReason::ClusterLimit { .. }
         | RefusedReason::ProducerCount { .. }
         | RefusedReason::TooManyChanges { .. }
-        | RefusedReason::DuplicateBroker { .. }
-        | RefusedReason::BrokerAlive(_)
-        | RefusedReason::BrokerHoldsReplicas { .. }
         | RefusedReason::DirectoryInUse { .. } => ErrorCode::InvalidRequest,
+        RefusedReason::DuplicateBroker { .. } => ErrorCode::DuplicateBroker,
+        RefusedReason::BrokerAlive(_) | RefusedReason::BrokerHoldsReplicas { .. } => ErrorCode::BrokerNotEmpty,
+        RefusedReason::UnknownBroker(_) => ErrorCode::UnknownBroker,
+        RefusedReason::StaleBrokerEpoch { .. } => ErrorCode::StaleBrokerEpoch,
         RefusedReason::TooFewInSync { .. } => ErrorCode::NotEnoughReplicas,
         // Somebody else changed it first: reading again and retrying is the remedy.
         RefusedReason::PartitionCountChanged { .. } | RefusedReason::ConfigVersionChanged { .. } => {
             return ErrorBody::new(ErrorCode::NoController, format!("{reason}: somebody changed it first, try again"));
         }
-        RefusedReason::ZeroId
-        | RefusedReason::UnknownBroker(_)
-        | RefusedReason::StaleBrokerEpoch { .. }
-        | RefusedReason::TopicIdInUse { .. }
-        | RefusedReason::Exhausted(_) => {
+        RefusedReason::ZeroId | RefusedReason::TopicIdInUse { .. } | RefusedReason::Exhausted(_) => {
             tracing::error!(%reason, "the metadata group refused a change that this broker should not have proposed");
+            ErrorCode::Internal
+        }
+    };
+    ErrorBody::new(code, reason.to_string())
+}
+
+/// An election that changed nothing.
+pub(crate) fn election(reason: &ElectRefused) -> ErrorBody {
+    let code = match reason {
+        ElectRefused::UnknownTopic => ErrorCode::UnknownTopicId,
+        ElectRefused::UnknownPartition => ErrorCode::UnknownPartition,
+        ElectRefused::NotAReplica(_) => ErrorCode::InvalidAssignment,
+        ElectRefused::NotInSync(_) | ElectRefused::NotAlive(_) | ElectRefused::Draining(_) => {
+            ErrorCode::IneligibleReplica
+        }
+        ElectRefused::NoneAlive => ErrorCode::LeaderNotAvailable,
+        ElectRefused::Exhausted => {
+            tracing::error!(%reason, "an election was refused for a reason that cannot be");
             ErrorCode::Internal
         }
     };

@@ -50,10 +50,10 @@ fn without_log(layout: PartitionLayout, state: &PartitionImage) -> PartitionDesc
         size_bytes: 0,
         damaged: Vec::new(),
         elr: state.elr.clone(),
-        last_known_elr: Vec::new(),
-        adding: Vec::new(),
-        removing: Vec::new(),
-        recovering: false,
+        last_known_elr: state.last_known_elr.clone(),
+        adding: state.adding.clone(),
+        removing: state.removing.clone(),
+        recovering: state.recovering,
         replica_states: Vec::new(),
     }
 }

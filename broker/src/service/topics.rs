@@ -36,6 +36,9 @@ pub struct TopicService {
     defaults: TopicDefaults,
 }
 
+/// Three replicas survive any one broker, and one more while another is being repaired.
+const REPLICATION_FACTOR_DEFAULT_MAX: u16 = 3;
+
 /// What a topic gets when its creator does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TopicDefaults {
@@ -48,6 +51,14 @@ pub struct TopicDefaults {
 impl Default for TopicDefaults {
     fn default() -> Self {
         Self { partitions: 1, replication_factor: 1 }
+    }
+}
+
+impl TopicDefaults {
+    /// What suits a cluster that `founders` brokers found; 0 is a broker on its own.
+    pub fn of_cluster(founders: usize) -> Self {
+        let replication_factor = u16::try_from(founders).unwrap_or(u16::MAX).clamp(1, REPLICATION_FACTOR_DEFAULT_MAX);
+        Self { replication_factor, ..Self::default() }
     }
 }
 
@@ -70,13 +81,15 @@ impl TopicService {
         if image.topic_by_name(&request.name).is_some() {
             return Err(ErrorBody::new(ErrorCode::TopicExists, format!("topic '{}' exists", request.name)));
         }
-        let settings = parse_config(&request.config)?;
+        let mut config = request.config;
+        let settings = parse_config(&config)?;
         let count = if request.partitions == 0 { self.defaults.partitions } else { request.partitions };
         check_partition_count(count)?;
         let replication_factor = match request.replication_factor {
             0 => self.defaults.replication_factor,
             given => given,
         };
+        let settings = in_sync_default(&mut config, settings, replication_factor);
         check_in_sync(&settings, usize::from(replication_factor))?;
         let live = placement::candidates(&image);
         let partitions = placement::place(&live, count, replication_factor, self.random.next_u64())
@@ -86,8 +99,7 @@ impl TopicService {
             return Ok(response(TopicId::from_bytes([0; 16])));
         }
         let id = TopicId::from_bytes(self.random.next_id());
-        let command =
-            Command::CreateTopic { name: request.name, id, partitions, config: request.config, at: self.clock.now() };
+        let command = Command::CreateTopic { name: request.name, id, partitions, config, at: self.clock.now() };
         match self.propose(command, deadline).await? {
             Outcome::TopicCreated { id } => {
                 self.wait_until_held(id, deadline).await?;
@@ -271,6 +283,23 @@ impl TopicService {
         self.directory.registry().of_topic(topic.id).len() >= here
     }
 }
+
+/// A topic with three replicas or more, whose creator did not say how many must be in sync, gets two: then what is
+/// acknowledged survives any one disk. It is written into the configuration, where everybody sees it.
+fn in_sync_default(
+    config: &mut BTreeMap<String, String>,
+    mut settings: TopicConfig,
+    replication_factor: u16,
+) -> TopicConfig {
+    if replication_factor > IN_SYNC_DEFAULT && !config.contains_key(MIN_IN_SYNC) {
+        config.insert(MIN_IN_SYNC.to_owned(), IN_SYNC_DEFAULT.to_string());
+        settings.min_insync_replicas = IN_SYNC_DEFAULT;
+    }
+    settings
+}
+
+const MIN_IN_SYNC: &str = "min.insync.replicas";
+const IN_SYNC_DEFAULT: u16 = 2;
 
 fn parse_config(config: &BTreeMap<String, String>) -> Result<TopicConfig, ErrorBody> {
     TopicConfig::parse(config).map_err(|problems| refusal::config(&problems))

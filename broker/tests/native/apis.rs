@@ -26,8 +26,7 @@ async fn the_handshake_names_the_cluster_and_every_api() {
     let hello = client.handshake().await.expect("welcome");
     assert_eq!(hello.broker_id, BrokerId::new(1));
     assert!(!hello.cluster_id.is_zero());
-    let moving = [ApiKey::ElectLeader, ApiKey::Reassign, ApiKey::DrainBroker, ApiKey::RemoveBroker];
-    let served = ApiKey::ALL.iter().filter(|api| api.listener() == Listener::Client && !moving.contains(api));
+    let served = ApiKey::ALL.iter().filter(|api| api.listener() == Listener::Client);
     assert_eq!(hello.apis.len(), served.count());
     assert_eq!(code(client.handshake().await), ErrorCode::InvalidRequest, "a second hello is refused, not obeyed");
     broker.stop().await.expect("an orderly stop");

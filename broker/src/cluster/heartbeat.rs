@@ -1,0 +1,173 @@
+//! Says to the controller that this broker is there, and hears what the controller makes of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streambus_consensus::controller::liveness::{Heartbeat, Wants};
+use streambus_consensus::heartbeat::{HeartbeatAnswer, HeartbeatError};
+use streambus_consensus::node::MetadataNode;
+use streambus_protocol::epoch::BrokerEpoch;
+use streambus_protocol::ids::DirectoryId;
+use streambus_storage::clock::Clock;
+use streambus_storage::store::{Store, StoreStatus};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::local::LocalBroker;
+use crate::lifecycle::{Component, Lifecycle, Problem};
+
+/// Between heartbeats while one was not heard, or while this broker waits to be let in or out.
+const EAGER: Duration = Duration::from_millis(50);
+/// Between two looks at the disk's fill.
+const DISK_EVERY: Duration = Duration::from_secs(2);
+
+/// What the heartbeats of this broker need and tell.
+pub(crate) struct Heartbeats {
+    pub(crate) metadata: MetadataNode,
+    /// The disk of the records, and whether recovery found all of them.
+    pub(crate) disk: (DirectoryId, bool),
+    pub(crate) local: LocalBroker,
+    pub(crate) store: Store,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Between two of them.
+    pub(crate) interval: Duration,
+    /// Silence that the controller bears.
+    pub(crate) session: Duration,
+    /// What this broker wants; changed once, when it is to stop.
+    pub(crate) wants: watch::Receiver<Wants>,
+    /// The controller's last answer.
+    pub(crate) answers: watch::Sender<Option<HeartbeatAnswer>>,
+}
+
+/// The disk's fill, asked for beside the heartbeats: a disk that hangs must not silence them.
+#[derive(Default)]
+struct DiskGauge {
+    asked: Option<JoinHandle<StoreStatus>>,
+    asked_at: Option<Duration>,
+    used_bytes: u64,
+    free_bytes: u64,
+}
+
+impl DiskGauge {
+    async fn refresh(&mut self, store: &Store, now: Duration) {
+        if let Some(asked) = self.asked.take_if(|asked| asked.is_finished())
+            && let Ok(status) = asked.await
+        {
+            (self.used_bytes, self.free_bytes) = (status.used_bytes, status.free_bytes);
+        }
+        let is_due = self.asked_at.is_none_or(|at| now.saturating_sub(at) >= DISK_EVERY);
+        if self.asked.is_none() && is_due {
+            let store = store.clone();
+            self.asked = Some(tokio::task::spawn_blocking(move || store.status()));
+            self.asked_at = Some(now);
+        }
+    }
+}
+
+/// Sends heartbeats in the life `epoch` until `stop`.
+pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: CancellationToken) {
+    let mut disk = DiskGauge::default();
+    let mut heard_at = task.clock.monotonic();
+    let mut reported = None;
+    let mut has_served = false;
+    loop {
+        disk.refresh(&task.store, task.clock.monotonic()).await;
+        let wants = *task.wants.borrow_and_update();
+        let beat = Heartbeat {
+            broker: task.local.id(),
+            epoch,
+            applied: task.metadata.image().applied,
+            wants,
+            disk_used_bytes: disk.used_bytes,
+            disk_free_bytes: disk.free_bytes,
+            problem: task.lifecycle.problems().into_iter().find(|p| p.blocks_ready).map(|p| p.message),
+        };
+        let answer = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            answer = task.metadata.heartbeat(beat) => answer,
+        };
+        let now = task.clock.monotonic();
+        let pause = match &answer {
+            Ok(answer) => {
+                heard_at = now;
+                if answer.unknown_registration {
+                    epoch = register_again(&task, epoch).await;
+                }
+                if answer.fenced || wants == Wants::ShutDown { EAGER } else { task.interval }
+            }
+            Err(_) => EAGER,
+        };
+        // A life that starts is fenced until its first heartbeat was heard: that is no problem.
+        has_served |= answer.as_ref().is_ok_and(|answer| !answer.fenced);
+        let problem = problem(&answer, wants, now.saturating_sub(heard_at), task.session)
+            .filter(|_| has_served || answer.is_err());
+        if problem != reported {
+            tell(&task.lifecycle, problem.as_deref());
+            reported = problem;
+        }
+        if let Ok(answer) = answer {
+            task.answers.send_replace(Some(answer));
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = task.wants.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// The controller does not know this life: it was removed, or the controller knows less than the one before it did and
+/// will know again. Registering is idempotent, so it settles both.
+async fn register_again(task: &Heartbeats, epoch: BrokerEpoch) -> BrokerEpoch {
+    let (directory, is_intact) = task.disk;
+    match task.metadata.register_disk(directory, is_intact).await {
+        Ok(new) => {
+            if new != epoch {
+                tracing::warn!(was = %epoch, epoch = %new, "this broker was forgotten by the cluster and registered anew");
+                task.local.registered(new);
+            }
+            new
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the controller does not know this broker, and it could not register anew");
+            epoch
+        }
+    }
+}
+
+fn problem(
+    answer: &Result<HeartbeatAnswer, HeartbeatError>,
+    wants: Wants,
+    silence: Duration,
+    session: Duration,
+) -> Option<String> {
+    match answer {
+        _ if wants == Wants::ShutDown => None,
+        Ok(answer) if answer.fenced => {
+            Some(format!("the controller (broker {}) lets this broker take no part yet", answer.controller))
+        }
+        Ok(_) => None,
+        Err(error) if silence >= session => Some(format!(
+            "{error}: what this broker leads may be led by others by now; are most of the metadata group's voters up?"
+        )),
+        Err(_) => None,
+    }
+}
+
+fn tell(lifecycle: &Lifecycle, problem: Option<&str>) {
+    match problem {
+        Some(message) => {
+            tracing::warn!(message, "this broker takes no part in the cluster");
+            let message = message.to_owned();
+            lifecycle.report(Problem { component: Component::Cluster, message, blocks_ready: false });
+        }
+        None => {
+            tracing::info!("this broker takes part in the cluster");
+            lifecycle.clear(Component::Cluster);
+        }
+    }
+}

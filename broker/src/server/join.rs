@@ -1,0 +1,189 @@
+//! Taking part: claiming the data directory, registering, following the metadata, being let into service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streambus_consensus::command::Command;
+use streambus_consensus::controller::liveness::Wants;
+use streambus_consensus::error::ProposeError;
+use streambus_consensus::heartbeat::{HeartbeatAnswer, ShutdownProgress};
+use streambus_consensus::image::ClusterImage;
+use streambus_consensus::node::MetadataNode;
+use streambus_consensus::outcome::RefusedReason;
+use streambus_protocol::epoch::BrokerEpoch;
+use streambus_protocol::ids::{BrokerId, DirectoryId};
+use streambus_storage::store::Store;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::StartError;
+use super::start::Parts;
+use crate::clock::Deadline;
+use crate::cluster::heartbeat::{self, Heartbeats};
+use crate::lifecycle::{Component, Problem};
+use crate::partition::reconcile::Reconciler;
+use crate::partition::registry::Registry;
+use crate::tasks::{follow_metadata, follow_peers};
+
+/// Between attempts to register.
+const REGISTER_PAUSE: Duration = Duration::from_millis(200);
+/// Sessions that a former life under the same broker id may still last.
+const FORMER_LIFE_SESSIONS: u32 = 3;
+/// How long handing over what this broker leads may take before it stops without.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long handing over the controller's office may take.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// This broker's place among others, to be given up before it stops.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Silence after which nobody is there to hand over to.
+    session: Duration,
+    wants: watch::Sender<Wants>,
+    answers: watch::Receiver<Option<HeartbeatAnswer>>,
+}
+
+impl Place {
+    /// Hands over everything that this broker leads, and the controller's office if it has it.
+    pub(super) async fn leave(&self, metadata: &MetadataNode, grace: Duration) {
+        self.wants.send_replace(Wants::ShutDown);
+        match Deadline::after(grace.min(LEAVE_PATIENCE)).limit(self.may_stop()).await {
+            Some(true) => tracing::info!("others lead what this broker led"),
+            Some(false) => tracing::warn!("no controller answers: stopping without handing over"),
+            None => tracing::warn!("stopping before others lead what this broker led: they take over when they notice"),
+        }
+        if metadata.status().is_leader {
+            match metadata.transfer_controller(TRANSFER_PATIENCE).await {
+                Ok(to) => tracing::info!(broker = %to, "handed the controller's office over"),
+                Err(error) => tracing::info!(%error, "the controller's office was not handed over"),
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Waits until the controller says that this broker may stop; false when no controller answers any more.
+    async fn may_stop(&self) -> bool {
+        let mut answers = self.answers.clone();
+        loop {
+            let heard = answers.borrow_and_update().as_ref().map(|answer| answer.shutdown);
+            if heard == Some(ShutdownProgress::MayStop) {
+                return true;
+            }
+            // Every answer counts as a change, the same one too.
+            match tokio::time::timeout(self.session, answers.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
+    }
+}
+
+impl Parts {
+    /// Opens what the metadata places here and enters this broker into service.
+    pub(super) async fn join(
+        &self,
+        store: &Store,
+        is_intact: bool,
+        metadata: &MetadataNode,
+        registry: &Arc<Registry>,
+    ) -> Result<Option<Place>, StartError> {
+        let broker = self.config.broker.id;
+        let (claimed, cluster) = (store.clone(), metadata.identity().cluster_id);
+        let claim = tokio::task::spawn_blocking(move || claimed.claim(broker, cluster));
+        claim
+            .await
+            .map_err(|_| StartError::Interrupted("the data directory was claimed"))?
+            .map_err(StartError::Claim)?;
+        let disk = (store.status().directory, is_intact);
+        let mut reconciler = Reconciler::new(broker, store.clone(), Arc::clone(registry));
+        let epoch = self.register(metadata, disk).await?;
+        if self.peers.is_none() {
+            // A registration is fenced until its broker is known to follow the metadata. Alone, it is its own
+            // controller, and follows itself.
+            metadata.propose(Command::UnfenceBroker { broker, epoch }).await?;
+        }
+        let is_alone = self.peers.is_none();
+        let registered = reached(metadata, broker, epoch, |fenced| !(fenced && is_alone)).await?;
+        for stray in reconciler.strays(&registered) {
+            tracing::warn!(
+                partition = %stray,
+                "the data directory has a log that the metadata does not place here; it is kept and not served"
+            );
+        }
+        reconciler.reach(registered).await?;
+        let stop = || self.tokens.stop.clone();
+        let images = metadata.watch();
+        self.background.spawn(follow_metadata::run(reconciler, images, self.lifecycle.clone(), stop()));
+        let Some(peers) = &self.peers else { return Ok(None) };
+
+        peers.local.registered(epoch);
+        let book = peers.pool.book().clone();
+        self.background.spawn(follow_peers::run(book, metadata.watch(), stop()));
+        let (wants, wanted) = watch::channel(Wants::Serve);
+        let (answered, answers) = watch::channel(None);
+        let heartbeats = Heartbeats {
+            metadata: metadata.clone(),
+            disk,
+            local: peers.local.clone(),
+            store: store.clone(),
+            lifecycle: self.lifecycle.clone(),
+            clock: Arc::clone(&self.env.clock),
+            interval: self.config.cluster.heartbeat_interval,
+            session: self.config.cluster.session_timeout,
+            wants: wanted,
+            answers: answered,
+        };
+        self.background.spawn(heartbeat::run(heartbeats, epoch, stop()));
+        reached(metadata, broker, epoch, |fenced| !fenced).await?;
+        Ok(Some(Place { session: self.config.cluster.session_timeout, wants, answers }))
+    }
+
+    /// Registers this life. With peers it is tried until it succeeds: a cluster without a quorum gets one, and a former
+    /// life with another disk is fenced after its session.
+    async fn register(
+        &self,
+        metadata: &MetadataNode,
+        (directory, is_intact): (DirectoryId, bool),
+    ) -> Result<BrokerEpoch, StartError> {
+        let patience = self.config.cluster.session_timeout * FORMER_LIFE_SESSIONS;
+        let former_life_until = Instant::now() + patience;
+        loop {
+            let error = match metadata.register_disk(directory, is_intact).await {
+                Ok(epoch) => {
+                    self.lifecycle.clear(Component::Cluster);
+                    return Ok(epoch);
+                }
+                Err(error) => error,
+            };
+            let is_passing = match &error {
+                ProposeError::Refused(RefusedReason::DuplicateBroker { .. }) => Instant::now() < former_life_until,
+                ProposeError::Refused(_) => false,
+                // Registering is idempotent, so an unknown outcome is tried again like none.
+                ProposeError::NotApplied(_) | ProposeError::Unknown(_) => true,
+            };
+            if self.peers.is_none() || !is_passing {
+                return Err(error.into());
+            }
+            let message = format!("registering: {error}");
+            tracing::info!(waiting = message, "starting");
+            self.lifecycle.report(Problem { component: Component::Cluster, message, blocks_ready: true });
+            tokio::time::sleep(REGISTER_PAUSE).await;
+        }
+    }
+}
+
+/// Waits for an image in which this life stands as `accepts` wants it, given whether it is fenced.
+async fn reached(
+    metadata: &MetadataNode,
+    broker: BrokerId,
+    epoch: BrokerEpoch,
+    accepts: impl Fn(bool) -> bool,
+) -> Result<Arc<ClusterImage>, StartError> {
+    let mut images = metadata.watch();
+    let is_there = |image: &Arc<ClusterImage>| {
+        image.brokers.get(&broker).is_some_and(|broker| broker.epoch >= epoch && accepts(broker.fenced))
+    };
+    let image = images.wait_for(is_there).await.map(|image| Arc::clone(&image));
+    image.map_err(|_| StartError::Interrupted("this broker registered"))
+}

@@ -1,0 +1,267 @@
+//! Three brokers in one process, over loopback: founding, one view of the cluster, moving work, stopping one.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures::future::join_all;
+use harness::{PATIENCE, TestClient, config, name, within};
+use streambus_broker::config::address::HostPort;
+use streambus_broker::error::StartError;
+use streambus_broker::server::{BrokerEnv, RunningServer, Server};
+use streambus_protocol::api::cluster::{
+    ClusterDescribeRequest, ClusterDescribeResponse, DrainBrokerRequest, ElectLeaderRequest, LeaderChoice,
+    ReassignRequest, RemoveBrokerRequest,
+};
+use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, PartitionLayout};
+use streambus_protocol::api::topics::{
+    CreateTopicRequest, CreateTopicResponse, DescribeTopicRequest, DescribeTopicResponse,
+};
+use streambus_protocol::api::{ApiKey, Listener};
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::ids::{BrokerId, PartitionIndex};
+use tempfile::TempDir;
+
+static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
+/// Founders on addresses that no other test has: founders must know one another's before they listen.
+struct Founders {
+    network: [u8; 2],
+    disks: BTreeMap<u32, TempDir>,
+}
+
+impl Founders {
+    fn new(count: u32) -> Self {
+        let running = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        let mixed = std::process::id().wrapping_mul(0x9E37_79B1) ^ running.wrapping_mul(0x85EB_CA6B);
+        let [first, second, ..] = mixed.to_be_bytes();
+        let disks = (1..=count).map(|id| (id, tempfile::tempdir().expect("a directory"))).collect();
+        Self { network: [first | 1, second], disks }
+    }
+
+    fn cluster_address(&self, id: u32) -> HostPort {
+        let host = Ipv4Addr::new(127, self.network[0], self.network[1], u8::try_from(id).expect("few brokers"));
+        HostPort { host: host.to_string(), port: 9094 }
+    }
+
+    /// Starts `id` on its disk, which may be another broker's.
+    async fn start_on(&self, id: u32, disk: u32) -> Result<RunningServer, StartError> {
+        let mut config = config(self.disks[&disk].path());
+        config.broker.id = BrokerId::new(id);
+        config.cluster.listen = self.cluster_address(id);
+        let founders: Vec<u32> = self.disks.keys().copied().collect();
+        let peers: Vec<String> = founders.iter().map(|id| format!("{id}@{}", self.cluster_address(*id))).collect();
+        config.cluster.peers = peers.join(",").parse().expect("peers");
+        Server::start(config, BrokerEnv::system()).await
+    }
+
+    async fn start(&self, id: u32) -> RunningServer {
+        within(self.start_on(id, id)).await.unwrap_or_else(|error| panic!("broker {id}: {error}"))
+    }
+
+    async fn start_all(&self) -> BTreeMap<u32, RunningServer> {
+        let ids: Vec<u32> = self.disks.keys().copied().collect();
+        let started = join_all(ids.iter().map(|id| self.start(*id))).await;
+        ids.into_iter().zip(started).collect()
+    }
+}
+
+async fn client(server: &RunningServer) -> TestClient {
+    TestClient::connect(server.client_address()).await
+}
+
+async fn create(client: &mut TestClient, topic: &str, replication_factor: u16) -> CreateTopicResponse {
+    let request = CreateTopicRequest {
+        name: name(topic),
+        partitions: 3,
+        replication_factor,
+        config: BTreeMap::new(),
+        validate_only: false,
+    };
+    client.call(&request).await.expect("created")
+}
+
+async fn layout(client: &mut TestClient, topic: &str) -> Option<Vec<PartitionLayout>> {
+    let metadata: MetadataResponse =
+        client.call(&MetadataRequest { topics: Some(vec![name(topic)]) }).await.expect("metadata");
+    metadata.topics.into_iter().next().and_then(|topic| topic.outcome.ok()).map(|layout| layout.partitions)
+}
+
+async fn describe(client: &mut TestClient) -> ClusterDescribeResponse {
+    client.call(&ClusterDescribeRequest {}).await.expect("a description")
+}
+
+/// Asks again until `accepts`; the metadata reaches every broker, and nobody says when it reached this one.
+async fn until<T>(mut ask: impl AsyncFnMut() -> T, accepts: impl Fn(&T) -> bool) -> T {
+    within(async {
+        loop {
+            let answer = ask().await;
+            if accepts(&answer) {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+fn ids(brokers: &[u32]) -> Vec<BrokerId> {
+    brokers.iter().copied().map(BrokerId::new).collect()
+}
+
+// Catches founders that each found a cluster of their own, a topic that only its creator's broker knows, and a default
+// that would lose records with one disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_brokers_found_one_cluster_and_all_of_them_know_its_topics() {
+    let founders = Founders::new(3);
+    let servers = founders.start_all().await;
+    let mut clusters = Vec::new();
+    for (id, server) in &servers {
+        let mut client = client(server).await;
+        let created = create(&mut client, &format!("of-{id}"), 0).await;
+        assert_eq!((created.partitions, created.replication_factor), (3, 3));
+        clusters.push(describe(&mut client).await.cluster_id);
+    }
+    clusters.dedup();
+    assert_eq!(clusters.len(), 1, "{clusters:?}");
+    for server in servers.values() {
+        let mut client = client(server).await;
+        for id in servers.keys() {
+            let topic = format!("of-{id}");
+            let partitions = until(async || layout(&mut client, &topic).await, Option::is_some).await;
+            for partition in partitions.expect("a layout") {
+                let mut replicas = partition.replicas.clone();
+                replicas.sort_unstable();
+                assert_eq!(replicas, ids(&[1, 2, 3]));
+                assert!(partition.leader.is_some());
+            }
+        }
+        let described: DescribeTopicResponse =
+            client.call(&DescribeTopicRequest { name: name("of-1") }).await.expect("described");
+        let in_sync = described.config.iter().find(|entry| entry.key == "min.insync.replicas").expect("a setting");
+        assert_eq!(in_sync.value, "2");
+        let state = describe(&mut client).await;
+        assert!(state.controller.is_some());
+        assert_eq!(state.brokers.len(), 3);
+        for broker in &state.brokers {
+            assert!(!broker.fenced && broker.is_voter, "{broker:?}");
+            let address = founders.cluster_address(broker.endpoint.id.get());
+            assert_eq!((&broker.cluster_host, broker.cluster_port), (&address.host, address.port));
+        }
+    }
+}
+
+// Catches a planned stop that leaves its partitions without a leader, and a broker that does not come back as itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_stops_hands_its_leaderships_over_first_and_comes_back() {
+    let founders = Founders::new(3);
+    let mut servers = founders.start_all().await;
+    let mut first = client(&servers[&1]).await;
+    create(&mut first, "orders", 3).await;
+    let leads = |id: u32| {
+        move |layout: &Option<Vec<PartitionLayout>>| {
+            layout.iter().flatten().any(|partition| partition.leader == Some(BrokerId::new(id)))
+        }
+    };
+    until(async || layout(&mut first, "orders").await, leads(3)).await;
+    let third = servers.remove(&3).expect("started");
+    third.drain_and_stop(PATIENCE).await.expect("an orderly stop");
+    let now = layout(&mut first, "orders").await.expect("a layout");
+    for partition in &now {
+        assert!(partition.leader.is_some_and(|leader| leader != BrokerId::new(3)), "{partition:?}");
+    }
+    servers.insert(3, founders.start(3).await);
+    let state = describe(&mut first).await;
+    let again = state.brokers.iter().find(|broker| broker.endpoint.id == BrokerId::new(3)).expect("known");
+    assert!(!again.fenced && again.is_voter && again.leaders == 0, "{again:?}");
+}
+
+// Catches admin calls that only the controller answers, and answers without their reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_is_moved_from_any_broker_and_refusals_say_why() {
+    let founders = Founders::new(3);
+    let servers = founders.start_all().await;
+    let mut by = Vec::new();
+    for server in servers.values() {
+        by.push(client(server).await);
+    }
+    create(&mut by[0], "orders", 2).await;
+    let partition = PartitionIndex::new(0);
+    let before = layout(&mut by[0], "orders").await.expect("a layout")[0].clone();
+    let (old, new) = (before.leader.expect("a leader"), before.replicas[1]);
+    for client in &mut by {
+        until(async || layout(client, "orders").await, Option::is_some).await;
+        let elect = |choice| ElectLeaderRequest { topic: name("orders"), partition, choice };
+        let moved = client.call(&elect(LeaderChoice::Broker(new))).await.expect("elected");
+        assert_eq!(moved.leader, new);
+        assert!(moved.leader_epoch > before.leader_epoch);
+        let back = client.call(&elect(LeaderChoice::Preferred)).await.expect("elected");
+        assert_eq!(back.leader, old);
+
+        let outsider = BrokerId::new((1..=3).find(|id| !before.replicas.contains(&BrokerId::new(*id))).expect("one"));
+        let refused = client.call(&elect(LeaderChoice::Broker(outsider))).await.expect_err("no replica");
+        assert_eq!(refused.code, ErrorCode::InvalidAssignment, "{refused}");
+        let reassign = |replicas| ReassignRequest { topic: name("orders"), partition, replicas };
+        for wrong in [vec![], ids(&[1, 1]), ids(&[1, 9])] {
+            let refused = client.call(&reassign(Some(wrong))).await.expect_err("no assignment");
+            assert_eq!(refused.code, ErrorCode::InvalidAssignment, "{refused}");
+        }
+        let refused = client.call(&reassign(None)).await.expect_err("nothing moves");
+        assert_eq!(refused.code, ErrorCode::NoReassignment, "{refused}");
+        let unknown = DrainBrokerRequest { broker: BrokerId::new(9), draining: true };
+        assert_eq!(client.call(&unknown).await.expect_err("unknown").code, ErrorCode::UnknownBroker);
+        let alive = RemoveBrokerRequest { broker: BrokerId::new(3) };
+        assert_eq!(client.call(&alive).await.expect_err("alive").code, ErrorCode::BrokerNotEmpty);
+        let drain = |draining| DrainBrokerRequest { broker: BrokerId::new(2), draining };
+        let progress = client.call(&drain(true)).await.expect("draining");
+        assert!(progress.replicas_left > 0);
+        assert!(describe(client).await.brokers.iter().any(|broker| broker.draining));
+        client.call(&drain(false)).await.expect("serving again");
+    }
+}
+
+// Catches a disk of one broker that serves another, and a cluster that is taken for one's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_disk_is_refused_with_its_reason() {
+    let founders = Founders::new(3);
+    let mut servers = founders.start_all().await;
+    let second = servers.remove(&2).expect("started");
+    second.drain_and_stop(PATIENCE).await.expect("an orderly stop");
+    let refused = within(founders.start_on(4, 2)).await.expect_err("the disk of broker 2");
+    let text = refused.to_string();
+    assert!(text.contains("broker 4") && text.contains("broker 2"), "{text}");
+}
+
+// Catches a vote, or a follower's fetch, that comes in where clients come in.
+#[tokio::test]
+async fn every_peer_api_is_refused_on_the_client_listener() {
+    let broker = harness::TestBroker::start().await;
+    for api in ApiKey::ALL.iter().filter(|api| api.listener() == Listener::Cluster) {
+        for says_hello in [false, true] {
+            let mut client = TestClient::connect_preface(broker.address()).await;
+            if says_hello {
+                client.handshake().await.expect("welcome");
+            }
+            client.send_bytes(&bare_request(*api)).await;
+            let frame = client.receive().await.expect("an answer");
+            let error = streambus_protocol::api::decode_error(&frame).expect("an error");
+            assert_eq!(error.code, ErrorCode::ClusterListenerOnly, "{api:?}");
+            assert!(client.receive().await.is_none(), "{api:?} leaves the connection open");
+        }
+    }
+    broker.stop().await.expect("an orderly stop");
+}
+
+/// A request of `api` without a body; what is refused for its number is refused before its body is looked at.
+fn bare_request(api: ApiKey) -> Vec<u8> {
+    let mut frame = vec![0; 24];
+    frame[..4].copy_from_slice(&20_u32.to_le_bytes());
+    frame[8] = api.to_wire();
+    frame[9] = 1;
+    frame[12] = 77;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..]);
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    frame
+}
