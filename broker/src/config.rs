@@ -298,7 +298,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info,openraft=warn".to_owned() }
+        Self { format: LogFormat::Text, level: "info,openraft=error".to_owned() }
     }
 }
 

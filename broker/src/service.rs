@@ -5,6 +5,7 @@ pub mod assignment;
 pub mod cluster;
 pub mod directory;
 pub mod fetch;
+pub mod leader_states;
 pub mod offsets;
 pub mod produce;
 pub mod producer_ids;

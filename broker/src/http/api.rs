@@ -69,7 +69,7 @@ where
         }
         ApiTarget::DescribeTopic(name) => {
             query(&[])?;
-            topics::describe(services, &topic_name(&name)?)
+            topics::describe(services, &topic_name(&name)?, deadline).await
         }
         ApiTarget::ChangeTopic(name) => {
             query(&[])?;

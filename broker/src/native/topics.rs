@@ -31,7 +31,8 @@ pub(super) fn list(session: &Session, call: Call, frame: Frame) -> Result<Handle
 
 pub(super) fn describe(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {
     let (request, call) = call.decode::<DescribeTopicRequest>(frame)?;
-    Ok(call.finish(session.door.services().topics.describe(&request)).into())
+    let (services, deadline) = (Arc::clone(session.door.services()), call.deadline());
+    Ok(Handled::Later(Box::pin(async move { call.finish(services.topics.describe_fully(&request, deadline).await) })))
 }
 
 pub(super) fn add_partitions(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {

@@ -31,6 +31,7 @@ use crate::service::assignment::AssignmentService;
 use crate::service::cluster::ClusterService;
 use crate::service::directory::Directory;
 use crate::service::fetch::FetchService;
+use crate::service::leader_states::LeaderStates;
 use crate::service::offsets::OffsetService;
 use crate::service::produce::ProduceService;
 use crate::service::producer_ids::ProducerIdService;
@@ -215,7 +216,8 @@ impl Parts {
     ) -> RunningServer {
         let Self { config, env, lifecycle, metrics, tokens, background, addresses, http_state, peers } = self;
         let directory = Directory::new(config.broker.id, metadata.clone(), registry);
-        let services = services(&config, &env, &directory, &store, &lifecycle, &metrics);
+        let leaders = peers.as_ref().map(|peers| LeaderStates::new(config.broker.id, peers.pool.clone()));
+        let services = services(&config, leaders, &env, &directory, &store, &lifecycle, &metrics);
         let limits = net_limits(&config);
         let admission = Admission::new(limits);
         scrape::attach(&metrics, &admission, &store, &directory);
@@ -255,18 +257,19 @@ impl Parts {
 
 fn services(
     config: &BrokerConfig,
+    leaders: Option<LeaderStates>,
     env: &BrokerEnv,
     directory: &Directory,
     store: &Store,
     lifecycle: &Lifecycle,
     metrics: &Arc<BrokerMetrics>,
 ) -> Arc<Services> {
-    let founders = config.cluster.peers.len();
+    let defaults = TopicDefaults::of_cluster(config.cluster.peers.len());
     let budget = ReadBudget::new(READ_BYTES_MAX);
     let random = Arc::clone(&env.random);
     let clock = Arc::clone(&env.clock);
     Arc::new(Services {
-        topics: TopicService::new(directory.clone(), Arc::clone(&clock), random, TopicDefaults::of_cluster(founders)),
+        topics: TopicService::new(directory.clone(), Arc::clone(&clock), random, defaults, leaders),
         produce: ProduceService::new(directory.clone(), clock, Arc::clone(metrics)),
         producer_ids: ProducerIdService::new(directory.clone()),
         fetch: FetchService::new(directory.clone(), budget.clone(), FETCH_BYTES_MAX, Arc::clone(metrics)),

@@ -24,6 +24,7 @@ use streambus_storage::clock::Clock;
 use crate::clock::Deadline;
 use crate::random::Random;
 use crate::service::directory::Directory;
+use crate::service::leader_states::LeaderStates;
 use crate::service::refusal;
 use crate::service::topic_description;
 
@@ -34,6 +35,8 @@ pub struct TopicService {
     clock: Arc<dyn Clock>,
     random: Arc<Random>,
     defaults: TopicDefaults,
+    /// None for a broker on its own: it leads everything.
+    leaders: Option<LeaderStates>,
 }
 
 /// Three replicas survive any one broker, and one more while another is being repaired.
@@ -64,8 +67,14 @@ impl TopicDefaults {
 
 impl TopicService {
     /// A service over the cluster of `directory`.
-    pub fn new(directory: Directory, clock: Arc<dyn Clock>, random: Arc<Random>, defaults: TopicDefaults) -> Self {
-        Self { directory, clock, random, defaults }
+    pub fn new(
+        directory: Directory,
+        clock: Arc<dyn Clock>,
+        random: Arc<Random>,
+        defaults: TopicDefaults,
+        leaders: Option<LeaderStates>,
+    ) -> Self {
+        Self { directory, clock, random, defaults, leaders }
     }
 
     /// Creates a topic and answers when its partitions here can be written.
@@ -157,6 +166,22 @@ impl TopicService {
         let image = self.directory.image();
         let topic = self.directory.topic(&image, &request.name)?;
         Ok(topic_description::describe(&topic, self.directory.registry()))
+    }
+
+    /// One topic with the state of its partitions' logs at their leaders.
+    ///
+    /// # Errors
+    /// `UNKNOWN_TOPIC`.
+    pub async fn describe_fully(
+        &self,
+        request: &DescribeTopicRequest,
+        deadline: Deadline,
+    ) -> Result<DescribeTopicResponse, ErrorBody> {
+        let mut topic = self.describe(request)?;
+        if let Some(leaders) = &self.leaders {
+            leaders.complete(&mut topic, deadline.left()).await;
+        }
+        Ok(topic)
     }
 
     /// Grows a topic to `total` partitions and answers when the new ones here can be written.

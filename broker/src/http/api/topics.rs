@@ -54,8 +54,12 @@ fn page(mut topics: Vec<TopicListing>, query: &Query, with_internal: bool, limit
 }
 
 /// `GET /topics/{t}`.
-pub(super) fn describe(services: &Services, name: &TopicName) -> Result<Response<Answer>, Problem> {
-    let topic = services.topics.describe(&DescribeTopicRequest { name: name.clone() })?;
+pub(super) async fn describe(
+    services: &Services,
+    name: &TopicName,
+    deadline: Deadline,
+) -> Result<Response<Answer>, Problem> {
+    let topic = services.topics.describe_fully(&DescribeTopicRequest { name: name.clone() }, deadline).await?;
     Ok(json(StatusCode::OK, &Topic::from(topic)))
 }
 
