@@ -68,6 +68,20 @@ pub enum StartError {
         /// The member that says so.
         told_by: BrokerId,
     },
+    /// The disk went back behind what it had confirmed.
+    #[error(
+        "the metadata log of raft node {raft}, which is this disk, ends at {last}, but it had confirmed more, says \
+         broker {told_by}: the disk was restored from an old copy or lost what it said it had; empty the metadata \
+         directory, so that it joins as a new one"
+    )]
+    LogLost {
+        /// The node.
+        raft: RaftId,
+        /// The last index it still has.
+        last: u64,
+        /// The controller, to which it had confirmed more.
+        told_by: BrokerId,
+    },
     /// The new cluster could not be given its identity.
     #[error("the new cluster could not be founded: {0}")]
     Founding(#[source] ProposeError),

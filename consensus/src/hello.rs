@@ -33,6 +33,8 @@ pub(crate) struct Disk {
     pub(crate) cluster: ClusterId,
     pub(crate) raft: RaftId,
     pub(crate) directory: DirectoryId,
+    /// Index of the last entry in its log; zero before the first.
+    pub(crate) last: u64,
 }
 
 /// What the asker wants besides an introduction.
@@ -85,6 +87,8 @@ pub(crate) enum Place {
     Member,
     /// It was a member and is none any more: it can never be one again.
     Removed,
+    /// It confirmed entries to this node, which is the controller, that its disk does not have any more.
+    LogLost,
 }
 
 /// The answer to a request to join.
@@ -119,6 +123,7 @@ impl Message for Hello {
             out.raw(disk.cluster.as_bytes());
             out.u64(disk.raft.get());
             out.raw(disk.directory.as_bytes());
+            out.u64(disk.last);
         });
         match &self.wish {
             Wish::Nothing => out.u8(0),
@@ -145,6 +150,7 @@ impl Message for Hello {
                 cluster: ClusterId::from_bytes(input.array()?),
                 raft: RaftId::new(input.u64()?),
                 directory: DirectoryId::from_bytes(input.array()?),
+                last: input.u64()?,
             })
         })?;
         let wish = match input.u8()? {
@@ -202,6 +208,7 @@ impl Message for Introduction {
             Place::Unknown => 0,
             Place::Member => 1,
             Place::Removed => 2,
+            Place::LogLost => 3,
         });
         out.option(self.joined.as_ref(), |out, joined| match joined {
             Joined::As(raft) => {
@@ -232,6 +239,7 @@ impl Message for Introduction {
             0 => Place::Unknown,
             1 => Place::Member,
             2 => Place::Removed,
+            3 => Place::LogLost,
             other => return Err(DecodeError::Invalid { what: "place", found: other.to_string() }),
         };
         let joined = input.option(|input| match input.u8()? {
@@ -260,7 +268,7 @@ mod tests {
             from: BrokerId::new(3),
             to: BrokerId::new(1),
             founders: (1..=3).map(BrokerId::new).collect(),
-            disk: Some(Disk { cluster, raft: RaftId::new(3), directory }),
+            disk: Some(Disk { cluster, raft: RaftId::new(3), directory, last: 9 }),
             wish: Wish::Join { cluster, directory, host: "h".to_owned(), port: 9093 },
         };
         assert_eq!(decode::<Hello>(&encode(&hello)).unwrap(), hello);
@@ -272,7 +280,7 @@ mod tests {
             Standing::Joining(cluster),
             Standing::Member(cluster),
         ] {
-            for place in [Place::Unknown, Place::Member, Place::Removed] {
+            for place in [Place::Unknown, Place::Member, Place::Removed, Place::LogLost] {
                 let joined = Some(Joined::As(RaftId::new(1 << 20)));
                 let answer: HelloAnswer = Ok(Introduction { broker: BrokerId::new(1), standing, place, joined });
                 assert_eq!(decode::<HelloAnswer>(&encode(&answer)).unwrap(), answer);

@@ -76,6 +76,11 @@ impl LogStore {
         Ok(self.last.is_none() && self.reader.vote()?.is_none())
     }
 
+    /// Index of the last entry, or of the last purged one when none is left; zero before the first.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.last.unwrap_or(0)
+    }
+
     /// Waits until everything written so far is durable.
     pub(crate) async fn sync(&self) -> io::Result<()> {
         let (done, waiting) = TypeConfig::oneshot();

@@ -109,7 +109,7 @@ impl PeerService {
         }
         match self.place_of(route.from) {
             Place::Removed => Err(PeerError::SenderRemoved { from: route.from }),
-            Place::Member | Place::Unknown => Ok(()),
+            Place::Member | Place::Unknown | Place::LogLost => Ok(()),
         }
     }
 

@@ -64,7 +64,17 @@ impl Inner {
 
     /// What this node knows of a disk that says hello.
     pub(crate) fn place_of(&self, disk: &Disk) -> Place {
-        if disk.cluster == self.identity.cluster_id { self.peers.place_of(disk.raft) } else { Place::Unknown }
+        if disk.cluster != self.identity.cluster_id {
+            return Place::Unknown;
+        }
+        let confirmed = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let matched = metrics.replication.as_ref().and_then(|nodes| nodes.get(&disk.raft).copied().flatten());
+            matched.map_or(0, |matched| matched.index)
+        };
+        // Confirmed means durable there. Running on would make Raft stop the controller, and rightly so.
+        if confirmed > disk.last && self.is_followed() { Place::LogLost } else { self.peers.place_of(disk.raft) }
     }
 
     /// Gives an empty disk of `broker` its Raft id.

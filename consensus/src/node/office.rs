@@ -83,7 +83,7 @@ impl Inner {
     }
 
     /// False for a controller that no quorum has answered for as long as a lease. It may have been succeeded.
-    fn is_followed(&self) -> bool {
+    pub(super) fn is_followed(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let lease = self.config.tuning.election_max;

@@ -61,9 +61,24 @@ impl Inner {
             if again >= deadline {
                 return Err(NotApplied::NoController.into());
             }
-            sleep_until(again).await;
+            self.next_controller(again).await;
             backoff = (backoff * 2).min(BACKOFF_MAX);
         }
+    }
+
+    /// Ends when this node knows another controller than now, or at `until`.
+    async fn next_controller(&self, until: Instant) {
+        let mut metrics = self.raft.server_metrics();
+        let former = metrics.borrow_watched().current_leader;
+        let changed = async {
+            while metrics.borrow_watched().current_leader == former {
+                if metrics.changed().await.is_err() {
+                    return futures::future::pending().await;
+                }
+            }
+        };
+        // Nobody named a controller, or the one named does not answer: time is the other way out.
+        let _either = timeout_at(until, changed).await;
     }
 
     /// Appends the command if this node is the controller.

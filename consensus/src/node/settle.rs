@@ -97,6 +97,7 @@ impl Neighbours {
         let identity = match content {
             Content::Formatted(identity) => {
                 check(&identity)?;
+                self.check_log(disk, &identity).await?;
                 identity
             }
             Content::Formatting(identity) => {
@@ -112,6 +113,21 @@ impl Neighbours {
         };
         self.door.stand(self.standing(disk, &identity)?);
         Ok(identity)
+    }
+
+    /// Refuses a disk whose log went back. Only a controller that is there can tell.
+    async fn check_log(&self, disk: &Disk, identity: &Identity) -> Result<(), StartError> {
+        if disk.log.is_pristine().map_err(StartError::Storage)? {
+            return Ok(());
+        }
+        self.door.stand(Standing::Member(identity.cluster_id));
+        let mine = described(identity, disk.log.last_index());
+        for (broker, answer) in self.ask_all(Some(mine)).await {
+            if matches!(answer, Ok(Introduction { place: Place::LogLost, .. })) {
+                return Err(StartError::LogLost { raft: identity.raft_id, last: mine.last, told_by: broker });
+            }
+        }
+        Ok(())
     }
 
     /// What this disk is to its cluster, before its node runs.
@@ -191,7 +207,7 @@ impl Neighbours {
     pub(super) async fn gather(&self, identity: &Identity) -> Result<(), StartError> {
         let began = Instant::now();
         loop {
-            let answers = self.ask_all(Some(identity)).await;
+            let answers = self.ask_all(Some(described(identity, 0))).await;
             match self.census(&standings(&answers), began.elapsed()).first_founder(identity.cluster_id)? {
                 FirstFounder::Wait(phase) => self.door.report(phase),
                 FirstFounder::Initialise => break,
@@ -206,7 +222,8 @@ impl Neighbours {
     pub(super) async fn watch_quorum(&self, identity: &Identity) -> StartError {
         loop {
             sleep(ASK_EVERY).await;
-            let answers = self.ask_all(Some(identity)).await;
+            // The node runs: its log grows, and has been compared.
+            let answers = self.ask_all(Some(described(identity, u64::MAX))).await;
             let mut unreachable = Vec::new();
             for (broker, answer) in answers {
                 match answer {
@@ -235,9 +252,9 @@ impl Neighbours {
         self.peers.iter().filter(|(broker, _)| **broker != self.me).map(|(broker, address)| (*broker, address))
     }
 
-    async fn ask_all(&self, identity: Option<&Identity>) -> Answers {
+    async fn ask_all(&self, disk: Option<hello::Disk>) -> Answers {
         let asked = self.others().map(|(broker, address)| async move {
-            (broker, self.ask(broker, address, identity, Wish::Nothing, HELLO_TTL).await)
+            (broker, self.ask(broker, address, disk, Wish::Nothing, HELLO_TTL).await)
         });
         let answers: Answers = join_all(asked).await.into_iter().collect();
         let mut problems = self.problems.lock();
@@ -259,15 +276,10 @@ impl Neighbours {
         &self,
         broker: BrokerId,
         (host, port): &(String, u16),
-        identity: Option<&Identity>,
+        disk: Option<hello::Disk>,
         wish: Wish,
         ttl: Duration,
     ) -> Result<Introduction, String> {
-        let disk = identity.map(|identity| hello::Disk {
-            cluster: identity.cluster_id,
-            raft: identity.raft_id,
-            directory: identity.directory_id,
-        });
         let hello = Hello { from: self.me, to: broker, founders: self.founders.clone(), disk, wish };
         let sent = self.transport.hello(host.clone(), *port, Bytes::from(encode(&hello)), ttl);
         // The transport should keep to `ttl` itself; this makes sure.
@@ -283,4 +295,9 @@ impl Neighbours {
 
 fn standings(answers: &Answers) -> BTreeMap<BrokerId, Standing> {
     answers.iter().filter_map(|(broker, answer)| answer.as_ref().ok().map(|a| (*broker, a.standing))).collect()
+}
+
+/// A disk as its hello describes it.
+fn described(identity: &Identity, last: u64) -> hello::Disk {
+    hello::Disk { cluster: identity.cluster_id, raft: identity.raft_id, directory: identity.directory_id, last }
 }

@@ -5,3 +5,4 @@ mod cluster;
 mod faults;
 mod founding;
 mod joining;
+mod office;

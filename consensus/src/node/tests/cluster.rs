@@ -95,6 +95,15 @@ pub(super) struct Cluster {
     loops: JoinSet<()>,
 }
 
+impl Drop for Cluster {
+    /// A test that fails while a disk is stalled must end all the same.
+    fn drop(&mut self) {
+        for stall in self.stalls.values() {
+            stall.set(false);
+        }
+    }
+}
+
 impl Cluster {
     /// Three founders, none of them started.
     pub(super) fn new() -> Self {

@@ -77,6 +77,42 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
     }
 }
 
+/// Catches: a disk that was restored from an old copy and is let in: Raft stops the controller when it hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_that_lost_confirmed_entries_is_refused() {
+    let mut cluster = Cluster::started().await;
+    cluster.host(1).await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let old = if controller == 3 { 2 } else { 3 };
+    cluster.kill(old).await;
+    let backup = tempfile::tempdir().unwrap();
+    let metadata = cluster.directory(old).join("metadata");
+    copy(&metadata, backup.path());
+    cluster.start(&[old]).await;
+    for n in 1..=20 {
+        cluster.nodes[&old].propose_within(create(&format!("t{n}"), n, HOST), PATIENCE).await.unwrap();
+    }
+    // Everything is confirmed, also by this disk.
+    let raft_id = cluster.nodes[&old].identity().raft_id;
+    let confirmed = |m: &openraft::RaftMetrics<TypeConfig>| {
+        let matched = m.replication.as_ref().and_then(|nodes| nodes.get(&raft_id).copied().flatten());
+        matched.map(|matched| matched.index) == m.last_log_index
+    };
+    let raft = &cluster.nodes[&controller].inner.raft;
+    raft.wait(Some(PATIENCE)).metrics(confirmed, "confirmed").await.unwrap();
+    cluster.kill(old).await;
+    cluster.wipe(old);
+    copy(backup.path(), &metadata);
+    let refused = timeout(PATIENCE, cluster.begin(old)).await.expect("it must not wait").map(|_| ());
+    assert!(matches!(refused, Err(StartError::LogLost { raft, .. }) if raft == raft_id), "{refused:?}");
+    cluster.nodes[&controller].propose(create("on", 99, HOST)).await.unwrap();
+    // Emptied, as the message says, it is welcome.
+    cluster.wipe(old);
+    cluster.start(&[old]).await;
+    assert_eq!(cluster.nodes[&old].image().topic_count(), 21);
+    cluster.stop().await;
+}
+
 /// Catches: a join that was interrupted and draws a second id, so that the first stays in the membership for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interrupted_join_goes_on_under_the_same_id() {

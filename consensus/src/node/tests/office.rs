@@ -1,0 +1,195 @@
+//! The controller's office: who is heard, who is fenced, and how it passes on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout};
+
+use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
+use crate::controller::liveness::{Heartbeat, Wants};
+use crate::error::TransferError;
+use crate::heartbeat::{HeartbeatAnswer, HeartbeatError, ShutdownProgress};
+use crate::node::MetadataNode;
+
+/// The heartbeats of several brokers, as their processes send them.
+#[derive(Default)]
+struct Pulse {
+    beating: BTreeMap<u32, JoinSet<()>>,
+    wants: std::sync::Arc<Mutex<BTreeMap<u32, Wants>>>,
+    answers: std::sync::Arc<Mutex<BTreeMap<u32, HeartbeatAnswer>>>,
+}
+
+impl Pulse {
+    /// Registers the broker's life and begins to beat.
+    async fn begin(&mut self, n: u32, node: &MetadataNode) {
+        let epoch = node.register_disk(node.identity().directory_id, true).await.unwrap();
+        let (node, answers, wants) = (node.clone(), self.answers.clone(), self.wants.clone());
+        let beats = async move {
+            let mut ticks = interval(Duration::from_millis(50));
+            loop {
+                ticks.tick().await;
+                let beat = Heartbeat {
+                    broker: broker(n),
+                    epoch,
+                    applied: node.image().applied,
+                    wants: wants.lock().get(&n).copied().unwrap_or(Wants::Serve),
+                    disk_used_bytes: 0,
+                    disk_free_bytes: 1,
+                    problem: None,
+                };
+                if let Ok(answer) = node.heartbeat(beat).await {
+                    answers.lock().insert(n, answer);
+                }
+            }
+        };
+        self.beating.entry(n).or_default().spawn(beats);
+    }
+
+    async fn end(&mut self, n: u32) {
+        self.beating.remove(&n).unwrap().shutdown().await;
+    }
+}
+
+async fn fenced(cluster: &Cluster, via: u32, expected: &[u32]) {
+    let fenced = |image: &std::sync::Arc<crate::image::ClusterImage>| {
+        let fenced = image.brokers.iter().filter(|(id, b)| b.fenced && id.get() != HOST);
+        fenced.map(|(id, _)| id.get()).collect::<Vec<_>>() == expected
+    };
+    cluster.image(via, |image| image.brokers.len() >= 3 && fenced(image)).await;
+}
+
+/// Catches: heartbeats that only the controller's own broker can send, a broker that is never put into service, one
+/// that is silent and stays in it, one that is fenced although it is heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heard_brokers_serve_and_silent_ones_are_fenced() {
+    let mut cluster = Cluster::new();
+    cluster.tuning.session = Duration::from_secs(2);
+    cluster.start(&[1, 2, 3]).await;
+    let mut pulse = Pulse::default();
+    for n in 1..=3 {
+        pulse.begin(n, &cluster.nodes[&n]).await;
+    }
+    fenced(&cluster, 1, &[]).await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let silent = if controller == 1 { 2 } else { 1 };
+    pulse.end(silent).await;
+    fenced(&cluster, 3, &[silent]).await;
+    pulse.begin(silent, &cluster.nodes[&silent]).await;
+    fenced(&cluster, 3, &[]).await;
+    for n in 1..=3 {
+        let answer = pulse.answers.lock()[&n].clone();
+        assert_eq!((answer.controller, answer.unknown_registration), (broker(controller), false));
+    }
+    cluster.stop().await;
+}
+
+/// Catches: a dead broker that leads until its session is over although its machine says that it is gone, also when
+/// the controller died with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_process_is_fenced_at_once() {
+    for controller_dies in [false, true] {
+        // Its sessions never end.
+        let mut cluster = Cluster::started().await;
+        let mut pulse = Pulse::default();
+        for n in 1..=3 {
+            pulse.begin(n, &cluster.nodes[&n]).await;
+        }
+        fenced(&cluster, 1, &[]).await;
+        let controller = cluster.controller(&[1, 2, 3]).await;
+        let follower = if controller == 1 { 2 } else { 1 };
+        let dead = if controller_dies { controller } else { follower };
+        pulse.end(dead).await;
+        cluster.kill(dead).await;
+        let via = cluster.running()[0];
+        fenced(&cluster, via, &[dead]).await;
+        cluster.stop().await;
+    }
+}
+
+/// Catches: a controller without a quorum that tells its own broker to go on serving.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn isolated_controller_hears_nobody() {
+    let cluster = Cluster::started().await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let node = &cluster.nodes[&controller];
+    let epoch = node.register_disk(node.identity().directory_id, true).await.unwrap();
+    let beat = Heartbeat {
+        broker: broker(controller),
+        epoch,
+        applied: epoch.get(),
+        wants: Wants::Serve,
+        disk_used_bytes: 0,
+        disk_free_bytes: 1,
+        problem: None,
+    };
+    let heard = async {
+        let mut ticks = interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            if node.heartbeat(beat.clone()).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, heard).await.expect("with a quorum it hears its broker");
+    cluster.network.isolate(broker(controller));
+    let refused = async {
+        let mut ticks = interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            if let Err(e) = node.heartbeat(beat.clone()).await {
+                return e;
+            }
+        }
+    };
+    let error = timeout(PATIENCE, refused).await.expect("it goes on hearing");
+    assert_eq!(error, HeartbeatError::NoController);
+    cluster.stop().await;
+}
+
+/// Catches: a planned stop that cannot move the controller, or loses what was acknowledged on the way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controller_hands_over_its_office() {
+    let cluster = Cluster::started().await;
+    cluster.host(1).await;
+    for round in 0..4 {
+        let old = cluster.controller(&[1, 2, 3]).await;
+        cluster.nodes[&old].propose(create(&format!("t{round}"), round + 1, HOST)).await.unwrap();
+        let new = cluster.nodes[&old].transfer_controller(PATIENCE).await.unwrap();
+        assert_ne!(new, broker(old));
+        assert_eq!(broker(cluster.controller(&[1, 2, 3]).await), new);
+        let not = cluster.nodes[&old].transfer_controller(PATIENCE).await;
+        assert_eq!(not, Err(TransferError::NotController));
+    }
+    cluster.nodes[&1].read_index().await.unwrap();
+    assert_eq!(cluster.nodes[&1].image().topic_count(), 4);
+    cluster.stop().await;
+}
+
+/// Catches: a broker that wants to stop and is never let go, or is let go while it still leads in the metadata.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broker_that_wants_to_stop_is_let_go() {
+    let cluster = Cluster::started().await;
+    let mut pulse = Pulse::default();
+    for n in 1..=3 {
+        pulse.begin(n, &cluster.nodes[&n]).await;
+    }
+    fenced(&cluster, 1, &[]).await;
+    pulse.wants.lock().insert(2, Wants::ShutDown);
+    let may_stop = async {
+        let mut ticks = interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            let progress = pulse.answers.lock().get(&2).map(|answer| answer.shutdown);
+            if progress == Some(ShutdownProgress::MayStop) {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, may_stop).await.expect("it is never let go");
+    let image = cluster.image(1, |image| image.brokers[&broker(2)].in_controlled_shutdown).await;
+    assert!(!image.brokers[&broker(1)].in_controlled_shutdown);
+    cluster.stop().await;
+}
