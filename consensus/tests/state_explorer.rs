@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use world::World;
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1000;
 const STEPS: usize = 250;
 
 fn number(variable: &str) -> Option<u64> {

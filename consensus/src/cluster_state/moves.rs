@@ -71,7 +71,10 @@ impl ClusterState {
         before: &PartitionImage,
         replicas: &[BrokerId],
     ) -> Result<(), RefusedReason> {
-        let complete = || before.isr.iter().chain(&before.elr);
+        // When nobody is complete, what the last known ones hold is all there is.
+        let nobody = before.isr.is_empty() && before.elr.is_empty();
+        let last_known = if nobody { before.last_known_elr.as_slice() } else { &[] };
+        let complete = || before.isr.iter().chain(&before.elr).chain(last_known);
         if complete().all(|broker| replicas.contains(broker)) {
             return Ok(());
         }

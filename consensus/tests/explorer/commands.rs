@@ -108,10 +108,11 @@ impl World {
             proposal.recovering = true;
             proposal.isr.retain(|member| member.broker == leader);
         }
-        // Not from any state there was: from a later one, or by an earlier life.
+        // Now and then not from any state there was yet, or by an earlier life.
+        let is_current = self.image().partition(id).is_some_and(|current| current == partition);
         match self.random.below(30) {
-            0 => proposal.partition_epoch = proposal.partition_epoch.next()?,
-            1 => proposal.leader_epoch = proposal.leader_epoch.next()?,
+            0 if is_current => proposal.partition_epoch = proposal.partition_epoch.next()?,
+            1 if is_current => proposal.leader_epoch = proposal.leader_epoch.next()?,
             2 => broker_epoch = BrokerEpoch::new(broker_epoch.get() - 1),
             _ => {}
         }

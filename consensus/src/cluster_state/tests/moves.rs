@@ -92,6 +92,23 @@ fn cancel_needs_the_old_replicas() {
     assert_eq!((ids(&m.partition(1, 0).replicas), m.epochs().0), (vec![1, 2], led + 1));
 }
 
+/// L2, R3. Catches: a cancel that decides by the way which of two damaged replicas' records are given up.
+#[test]
+fn cancel_drops_no_last_known_replica() {
+    let mut m = Machine::with_brokers(3);
+    m.topic(&[1, 2], 2);
+    m.apply(&reassign(&[3, 2])).unwrap();
+    let proposal = m.proposal(&[3, 1]);
+    m.propose(proposal).unwrap();
+    m.restart(1, 2, Some(true));
+    m.restart(3, 2, Some(true));
+    m.unfence(1);
+    m.unfence(3);
+    assert_eq!(m.sets(), (None, vec![], vec![], vec![3, 1]));
+    let refused = m.apply(&cancel());
+    assert!(matches!(refused, Err(RefusedReason::TooFewInSync { in_sync: 0, .. })), "{refused:?}");
+}
+
 /// Catches: a second target that forgets the first one's newcomers, or the replicas from before both.
 #[test]
 fn another_target_replaces_a_move_under_way() {
