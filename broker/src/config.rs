@@ -146,18 +146,11 @@ pub struct ReplicationConfig {
     pub fetch_wait: Duration,
     /// A follower that is behind for this long is out of sync.
     pub lag_time_max: Duration,
-    /// How fast replicas that are not in sync may catch up from this broker, in bytes per second; 0 = no bound.
-    pub catch_up_rate: u64,
 }
 
 impl Default for ReplicationConfig {
     fn default() -> Self {
-        Self {
-            fetch_bytes: 2 * MIB,
-            fetch_wait: Duration::from_millis(500),
-            lag_time_max: Duration::from_secs(10),
-            catch_up_rate: 0,
-        }
+        Self { fetch_bytes: 2 * MIB, fetch_wait: Duration::from_millis(500), lag_time_max: Duration::from_secs(10) }
     }
 }
 

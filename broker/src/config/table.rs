@@ -122,14 +122,6 @@ pub(super) static SETTINGS: &[Setting] = &[
               it.",
     },
     Setting {
-        key: "replication.catch_up_rate",
-        kind: Kind::Rate { min: 0, max: 10 * GIB, slot: |c| &mut c.replication.catch_up_rate },
-        flag: None,
-        reload: Reload::Restart,
-        doc: "How fast all replicas together that are out of sync may copy from this broker, so that moving partitions \
-              does not slow clients down. `0B/s` sets no bound.",
-    },
-    Setting {
         key: "http.listen",
         kind: Kind::Address { slot: |c| &mut c.http.listen },
         flag: Some("http"),
