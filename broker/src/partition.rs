@@ -4,38 +4,88 @@ pub mod append;
 pub mod fetch_wait;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod follow;
+pub mod lead;
 pub mod read;
 pub mod reconcile;
 pub mod registry;
 pub mod role;
+pub mod standing;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use streambus_protocol::ids::{PartitionId, TopicName};
+use streambus_protocol::ids::{BrokerId, PartitionId, TopicName};
 use streambus_protocol::offset::Offset;
+use streambus_protocol::topic_config::Durability;
 use streambus_storage::partition_log::PartitionLog;
 use tokio::sync::watch;
 
-use crate::partition::role::Role;
-use crate::replication::watermark::InSync;
+use crate::partition::lead::Leading;
+use crate::partition::role::{Leadership, Role};
+use crate::partition::standing::Standing;
+use crate::replication::follower_state::FollowerState;
+use crate::replication::leader_state::LeaderState;
 
 /// One partition: its log and this broker's part in it.
+///
+/// Lock order: `append_lock`, `part`, then the log's own. What the log tells its watchers it tells without a lock of ours.
 pub struct Partition {
     id: PartitionId,
     topic: TopicName,
     log: PartitionLog,
+    owner: Owner,
     role: ArcSwap<Role>,
-    /// Held from the leadership check to the append, and while the role changes: check and use cannot drift apart.
+    /// Held from the check of the role to the change of the log, and while the role changes: check and use cannot drift
+    /// apart.
     append_lock: Mutex<()>,
+    part: Mutex<Part>,
+    standing: watch::Sender<Standing>,
+}
+
+/// Whose partition it is, and what that broker demands of followers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// This broker.
+    pub broker: BrokerId,
+    /// A follower that has not had everything for this long leaves the in-sync set.
+    pub lag_limit: Duration,
+}
+
+/// The state that goes with the role.
+#[derive(Debug)]
+enum Part {
+    /// No other broker holds it: what is on this disk is committed.
+    Alone,
+    /// Leads others.
+    Leading(Leading),
+    /// Copies from a leader.
+    Following(BrokerId, FollowerState),
+    /// Waits for a leader, or is about to lead.
+    Idle,
 }
 
 impl Partition {
-    /// A partition over `log`, with the part that the metadata gives this broker.
-    pub fn new(id: PartitionId, topic: TopicName, log: PartitionLog, role: Role) -> Self {
-        Self { id, topic, log, role: ArcSwap::from_pointee(role), append_lock: Mutex::new(()) }
+    /// A partition over `log`, with the part that the metadata gives this broker at `now`.
+    pub fn new(id: PartitionId, topic: TopicName, log: PartitionLog, owner: Owner, role: Role, now: Duration) -> Self {
+        // What was committed before this process is not known beyond the start: the other replicas will say (rule H3).
+        let standing = Standing { high_watermark: log.log_start(), leads: None, has_enough_in_sync: false, version: 0 };
+        let idle = Role { leadership: Leadership::Nobody, ..role.clone() };
+        let partition = Self {
+            id,
+            topic,
+            log,
+            owner,
+            role: ArcSwap::from_pointee(idle),
+            append_lock: Mutex::new(()),
+            part: Mutex::new(Part::Idle),
+            standing: watch::Sender::new(standing),
+        };
+        partition.set_role(role, now);
+        partition
     }
 
     /// Its identity.
@@ -58,31 +108,113 @@ impl Partition {
         self.role.load_full()
     }
 
-    /// Takes a new part. Appends that checked the old one have been placed when this returns.
-    pub fn set_role(&self, role: Role) {
+    /// Stops to follow, before a new leadership of this broker is written to the log: no record of the former leader may
+    /// come after that. The next [`Partition::set_role`] ends the pause.
+    pub fn pause_following(&self) {
         let _no_append = self.append_lock.lock();
+        let mut part = self.part.lock();
+        if matches!(*part, Part::Following(..)) {
+            *part = Part::Idle;
+        }
+    }
+
+    /// Takes a new part at `now`. Appends that checked the old one have been placed when this returns. A new leadership
+    /// must be on disk, with the log end it begins at, before this is called (rule E2).
+    pub fn set_role(&self, role: Role, now: Duration) {
+        let _no_append = self.append_lock.lock();
+        let mut part = self.part.lock();
+        let high_watermark = self.high_watermark();
+        let former = std::mem::replace(&mut *part, Part::Idle);
+        *part = self.part_for(&role, former, high_watermark, now);
+        // Before the role, so that no reader sees the watermark go back; after it, so that no waiter misses the role.
+        self.publish(&part, &role, high_watermark);
         self.role.store(Arc::new(role));
+        self.standing.send_modify(|standing| standing.version = standing.version.wrapping_add(1));
     }
 
-    /// The end of what is committed: consumers see only what lies below it.
+    fn part_for(&self, role: &Role, former: Part, high_watermark: Offset, now: Duration) -> Part {
+        match (role.leadership, former) {
+            (Leadership::Here, _) if !role.is_replicated() => Part::Alone,
+            (Leadership::Here, Part::Leading(mut leading)) if leading.state.leader_epoch() == role.leader_epoch => {
+                leading.state.on_metadata(role.leader_view(), now);
+                leading.state.advance(self.leader_log(), now);
+                Part::Leading(leading)
+            }
+            (Leadership::Here, _) => {
+                let end = self.log.log_end();
+                let began = self.log.latest_epoch().filter(|latest| latest.epoch == role.leader_epoch);
+                let epoch_start = began.map_or(end, |epoch| epoch.start);
+                let view = role.leader_view();
+                let Owner { broker, lag_limit } = self.owner;
+                let mut state = LeaderState::new(broker, view, epoch_start, high_watermark.min(end), lag_limit, now);
+                state.advance(self.leader_log(), now);
+                Part::Leading(Leading::new(state))
+            }
+            (Leadership::There(leader), former) => {
+                let unclean = role.recovering || role.settings.durability == Durability::Async;
+                match former {
+                    Part::Following(same, mut state) if same == leader && state.leader_epoch() == role.leader_epoch => {
+                        if unclean {
+                            state.on_unclean_election();
+                        }
+                        Part::Following(leader, state)
+                    }
+                    Part::Following(_, state) => {
+                        let unclean = unclean || state.is_unclean();
+                        Part::Following(leader, FollowerState::new(role.leader_epoch, high_watermark, unclean))
+                    }
+                    Part::Alone | Part::Leading(_) | Part::Idle => {
+                        Part::Following(leader, FollowerState::new(role.leader_epoch, high_watermark, unclean))
+                    }
+                }
+            }
+            (Leadership::Nobody, _) => Part::Idle,
+        }
+    }
+
+    /// The end of what is committed, as far as this broker knows: consumers see only what lies below it.
     pub fn high_watermark(&self) -> Offset {
-        self.high_watermark_under(&self.role.load())
+        let role = self.role.load();
+        if role.is_replicated() {
+            return self.standing.borrow().high_watermark;
+        }
+        // A log that was begun anew a moment ago is not on disk yet where it starts.
+        let log_start = self.log.log_start();
+        self.log.durable_end().max(log_start)
     }
 
-    pub(crate) fn high_watermark_under(&self, role: &Role) -> Offset {
-        let in_sync = InSync {
-            leader_durable_end: self.log.durable_end(),
-            follower_durable_ends: &[],
-            replicas_min: role.commit_replicas_min(),
+    /// False while this broker leads and its watermark may lag the true one (rule H3): nobody may learn the latest offset
+    /// from it then.
+    pub fn is_watermark_settled(&self) -> bool {
+        match &*self.part.lock() {
+            Part::Leading(leading) => leading.state.is_watermark_settled(),
+            Part::Alone | Part::Following(..) | Part::Idle => true,
+        }
+    }
+
+    /// Changes whenever the high watermark of a replicated partition, or who may move it, may have changed.
+    pub(crate) fn watch_standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Tells waiters what `part` has come to.
+    fn publish(&self, part: &Part, role: &Role, high_watermark: Offset) {
+        let (high_watermark, leads) = match part {
+            Part::Leading(leading) => (leading.state.high_watermark(), Some(leading.state.leader_epoch())),
+            Part::Following(_, state) => (state.high_watermark(), None),
+            Part::Alone => (high_watermark, Some(role.leader_epoch)),
+            Part::Idle => (high_watermark, None),
         };
-        let high_watermark = in_sync.high_watermark(self.log.log_start());
-        debug_assert!(high_watermark <= self.log.log_end().max(self.log.log_start()));
-        high_watermark
-    }
-
-    /// Changes whenever the high watermark may have moved.
-    pub fn watch_high_watermark(&self) -> watch::Receiver<Offset> {
-        self.log.watch_durable_end()
+        let has_enough_in_sync = match part {
+            Part::Leading(leading) => leading.state.has_enough_in_sync(),
+            Part::Alone | Part::Following(..) | Part::Idle => role.has_enough_in_sync(),
+        };
+        // Retention takes nothing that is not committed (rule H5).
+        self.log.set_protect(role.is_replicated().then_some(high_watermark));
+        self.standing.send_if_modified(|standing| {
+            let next = Standing { high_watermark, leads, has_enough_in_sync, ..*standing };
+            std::mem::replace(standing, next) != next
+        });
     }
 }
 

@@ -1,3 +1,28 @@
-//! Replication: today the rule that says what is committed; followers attach here.
+//! Replication: what is committed, who is in sync, and how followers copy.
+//!
+//! The rules are pure: `leader_state` (with `follower_progress`, `in_sync` and `watermark`), `follower_state` and
+//! `fetch_session` take values and return values. The rest acts on them: `replica_service` answers followers,
+//! `copying` and its `fetcher`s follow leaders, `isr_proposer` talks to the metadata group, `own_disk` watches this one.
 
+pub mod copying;
+pub mod due_set;
+pub mod engine;
+#[cfg(test)]
+mod explorer;
+pub mod fetch_session;
+pub(crate) mod fetcher;
+pub mod follower_progress;
+pub mod follower_state;
+pub mod in_sync;
+pub mod isr_proposer;
+pub mod leader_state;
+pub mod metadata_authority;
+pub mod own_disk;
+pub mod peer_link;
+#[cfg(test)]
+pub(crate) mod planted;
+pub mod registration;
+pub mod replica_service;
+mod replica_session;
+pub mod settings;
 pub mod watermark;

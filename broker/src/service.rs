@@ -12,7 +12,7 @@ pub mod producer_ids;
 pub mod reader;
 pub mod refusal;
 pub mod subscribe;
-mod topic_description;
+pub(crate) mod topic_description;
 pub mod topics;
 
 use std::sync::Arc;

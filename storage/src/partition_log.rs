@@ -102,7 +102,8 @@ impl PartitionLog {
         self.core.id
     }
 
-    /// Appends a batch that the caller placed at the log end, and remembers its producer and leader epoch.
+    /// Appends a batch that the caller placed at the log end, and remembers its producer and leader epoch. An empty log
+    /// also takes a batch that holds its place: it starts with that batch then, for the caller to trim.
     ///
     /// # Errors
     /// See [`AppendError`]; nothing was appended then.
@@ -116,8 +117,12 @@ impl PartitionLog {
         self.store.check_index_keeps_up()?;
         let _order = self.core.order.lock();
         {
-            let state = self.core.state.lock();
+            let mut state = self.core.state.lock();
             check_exists(&state)?;
+            if state.start == state.end && base < state.end && state.end < next {
+                // As replay does when it meets the batch.
+                state.cut_for_replay(base);
+            }
             if state.end != base {
                 return Err(AppendError::OutOfOrder { expected: state.end, found: base });
             }

@@ -16,8 +16,8 @@ use streambus_storage::partition_log::Durable;
 use streambus_storage::producer_state::SequenceVerdict;
 
 use crate::partition::Partition;
-use crate::partition::fetch_wait;
-use crate::partition::role::Role;
+use crate::partition::standing;
+use crate::replication::leader_state::Holders;
 use crate::service::refusal;
 
 /// A batch that has its place in the log.
@@ -30,8 +30,6 @@ pub struct Appended {
     pub next: Offset,
     /// Whether it was appended now or by an earlier request.
     pub placing: Placing,
-    /// Replicas that will hold it, in memory at least, when it is acknowledged.
-    replicas: u8,
     /// What the log promised when it took the batch. The topic's setting may be another by now.
     promise: Durability,
     wait: CommitWait,
@@ -48,10 +46,12 @@ pub enum Placing {
 
 #[derive(Debug)]
 enum CommitWait {
-    /// The leader's own disk, or nothing for a topic that does not wait for it.
+    /// The only replica's disk, or nothing for a topic that does not wait for it.
     Local(Durable),
-    /// The high watermark: every in-sync replica's disk.
-    Watermark(Arc<Partition>),
+    /// The same of a leader that others copy.
+    Leader(Durable, Arc<Partition>),
+    /// The high watermark, moved by the leadership that appended: every in-sync replica's disk.
+    Watermark(Arc<Partition>, LeaderEpoch),
 }
 
 impl Appended {
@@ -59,27 +59,30 @@ impl Appended {
     /// take the append back.
     ///
     /// # Errors
-    /// `STORAGE_FAILED` when the sync failed: the outcome is then unknown.
+    /// The outcome is unknown: `STORAGE_FAILED` when the sync failed, and what
+    /// [`standing::committed`](super::standing) says when the replicas or the leadership went.
     pub async fn committed(self) -> Result<Receipt, ErrorBody> {
-        let Self { next, replicas, promise, wait, .. } = self;
-        let is_synced = match wait {
+        let Self { next, promise, wait, .. } = self;
+        let holders = match wait {
             CommitWait::Local(durable) => {
                 durable.await.map_err(refusal::durability_lost)?;
-                true
+                Holders { replicas: 1, durable: 1 }
             }
-            CommitWait::Watermark(partition) => {
-                if let Some(last) = next.get().checked_sub(1).and_then(Offset::new) {
-                    fetch_wait::committed_above(Arc::clone(&partition), last).await;
-                }
-                // A change to `async` moves the watermark ahead of the disk: only the disk itself proves the promise.
-                partition.log.synced_end() >= next
+            CommitWait::Leader(durable, partition) => {
+                durable.await.map_err(refusal::durability_lost)?;
+                partition.holders(next)
+            }
+            CommitWait::Watermark(partition, epoch) => {
+                standing::committed(Arc::clone(&partition), next, epoch).await?;
+                partition.holders(next)
             }
         };
+        let count = |replicas| u8::try_from(replicas).unwrap_or(u8::MAX);
         let durable = match promise {
-            Durability::Sync if is_synced => replicas,
-            Durability::Sync | Durability::Async => 0,
+            Durability::Sync => count(holders.durable),
+            Durability::Async => 0,
         };
-        Ok(Receipt { replicas, durable })
+        Ok(Receipt { replicas: count(holders.replicas), durable })
     }
 }
 
@@ -119,9 +122,8 @@ impl Partition {
                         base,
                         next,
                         placing: Placing::Repeated,
-                        replicas: in_sync_count(&role),
                         promise: self.log.options().durability,
-                        wait: CommitWait::Watermark(Arc::clone(self)),
+                        wait: CommitWait::Watermark(Arc::clone(self), role.leader_epoch),
                     });
                 }
                 refused => return Err(refusal::sequence(stamp, &refused)),
@@ -134,18 +136,19 @@ impl Partition {
         assert!(next > base, "a batch has at least one record");
         let appended = self.log.append(placed).map_err(|error| refusal::append(&error))?;
         drop(append_guard);
+        if role.is_replicated() {
+            self.tell_followers();
+        }
         debug_assert_eq!((appended.base, appended.next), (base, next));
-        let (replicas, wait) = if acks == Acks::All && role.in_sync.len() > 1 {
-            (in_sync_count(&role), CommitWait::Watermark(Arc::clone(self)))
+        let wait = if !role.is_replicated() {
+            CommitWait::Local(appended.durable)
+        } else if acks == Acks::All {
+            CommitWait::Watermark(Arc::clone(self), role.leader_epoch)
         } else {
-            (1, CommitWait::Local(appended.durable))
+            CommitWait::Leader(appended.durable, Arc::clone(self))
         };
-        Ok(Appended { base, next, placing: Placing::New, replicas, promise: appended.promise, wait })
+        Ok(Appended { base, next, placing: Placing::New, promise: appended.promise, wait })
     }
-}
-
-fn in_sync_count(role: &Role) -> u8 {
-    u8::try_from(role.in_sync.len()).unwrap_or(u8::MAX).max(1)
 }
 
 #[cfg(test)]

@@ -10,14 +10,23 @@ use crate::partition::Partition;
 
 /// Completes once the record at `offset` is committed. Safe to drop at any time.
 pub async fn committed_above(partition: Arc<Partition>, offset: Offset) {
-    let mut moves = partition.watch_high_watermark();
+    // A partition alone is committed where its disk is; one that others hold, where its watermark is. Both are watched,
+    // because a partition may become the other kind while somebody waits.
+    let mut moves = partition.watch_standing();
+    let mut own_disk = partition.log().watch_durable_end();
     loop {
         // Seen first, looked at second: a move in between wakes us again, none is missed.
         drop(moves.borrow_and_update());
+        drop(own_disk.borrow_and_update());
         if partition.high_watermark() > offset {
             return;
         }
-        if moves.changed().await.is_err() {
+        let moved = tokio::select! {
+            biased;
+            moved = own_disk.changed() => moved,
+            moved = moves.changed() => moved,
+        };
+        if moved.is_err() {
             // The log is gone. Whoever waits also watches the registry, or has a deadline.
             std::future::pending::<()>().await;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use streambus_protocol::batch::{BatchBuilder, BatchOptions, ProducerStamp, RecordBatch, UnverifiedBatch};
@@ -17,8 +18,8 @@ use streambus_storage::index::memory::MemoryIndex;
 use streambus_storage::partition_log::LogOptions;
 use streambus_storage::store::{Drive, Store, StoreEnv};
 
-use crate::partition::Partition;
 use crate::partition::role::{Leadership, Role};
+use crate::partition::{Owner, Partition};
 
 /// A store that does nothing by itself.
 pub(crate) fn store(config: StoreConfig) -> Store {
@@ -49,10 +50,13 @@ pub(crate) fn partition(store: &Store, index: u32, durability: Durability) -> Ar
         replicas: vec![BrokerId::new(1)],
         in_sync: vec![BrokerId::new(1)],
         eligible: Vec::new(),
+        recovering: false,
+        registered: BTreeMap::new(),
         settings,
     };
     while store.step() {}
-    Arc::new(Partition::new(id, TopicName::new("t").expect("a name"), log, role))
+    let owner = Owner { broker: BrokerId::new(1), lag_limit: Duration::from_secs(10) };
+    Arc::new(Partition::new(id, TopicName::new("t").expect("a name"), log, owner, role, Duration::ZERO))
 }
 
 /// A batch of one record.

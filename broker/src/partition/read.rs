@@ -1,4 +1,4 @@
-//! Reading: never past the high watermark.
+//! Reading: consumers never past the high watermark, followers up to the log end.
 
 use bytes::Bytes;
 use streambus_protocol::api::fetch::{Batches, Fetched};
@@ -19,6 +19,15 @@ pub struct PartitionRead {
     pub high_watermark: Offset,
     /// The batches, or where they are.
     pub found: Found,
+}
+
+/// How far a read may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadScope {
+    /// What is committed: for consumers.
+    Committed,
+    /// Everything in the log, on stable storage or not: for followers.
+    Accepted,
 }
 
 /// Where the batches of a read are.
@@ -49,11 +58,11 @@ impl PartitionRead {
 }
 
 impl Partition {
-    /// Reads whole batches from `from` on: at most `bytes_max` bytes, but at least one batch if one is committed there.
+    /// Reads whole batches from `from` on: at most `bytes_max` bytes, but at least one batch if `scope` has one there.
     ///
     /// # Errors
     /// `OFFSET_OUT_OF_RANGE` below the log start or above the log end; `STORAGE_DAMAGED` where the disk lost them.
-    pub fn read(&self, from: Offset, bytes_max: usize) -> Result<PartitionRead, ErrorBody> {
+    pub fn read(&self, from: Offset, bytes_max: usize, scope: ReadScope) -> Result<PartitionRead, ErrorBody> {
         // In the order of the number line: each is at most the ones read after it.
         let log_start = self.log.log_start();
         let high_watermark = self.high_watermark();
@@ -69,10 +78,14 @@ impl Partition {
             ));
         }
         let nothing = |found| PartitionRead { log_start, high_watermark, found };
-        if from >= high_watermark {
+        let below = match scope {
+            ReadScope::Committed => high_watermark,
+            ReadScope::Accepted => log_end,
+        };
+        if from >= below {
             return Ok(nothing(Found::Nothing));
         }
-        let found = match self.log.read(from, ReadLimit { bytes_max, below: high_watermark }) {
+        let found = match self.log.read(from, ReadLimit { bytes_max, below }) {
             Ok(Read::Ready(chunks, _)) if chunks.is_empty() => Found::Nothing,
             Ok(Read::Ready(chunks, next)) => Found::InMemory { chunks, next },
             Ok(Read::Disk(read)) => Found::OnDisk(read),

@@ -1,27 +1,31 @@
 //! Making what is here equal to what the metadata says: opening logs, taking roles, deleting what was deleted.
 //!
-//! A log is deleted only when a topic that this process has seen in the metadata is gone from it. A log that the
-//! metadata does not know is kept, is not served, and is said: metadata that looks empty must never delete data.
+//! A log is deleted only when the metadata has a record of its topic's deletion. A log that the metadata does not know is
+//! kept, is not served, and is said: metadata that looks empty must never delete data.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use streambus_consensus::delta::ClusterDelta;
 use streambus_consensus::image::{ClusterImage, PartitionImage, TopicImage};
 use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicName};
+use streambus_storage::clock::Clock;
 use streambus_storage::error::{DurabilityLost, StoreError};
 use streambus_storage::partition_log::{Durable, LogOptions, PartitionLog};
 use streambus_storage::store::Store;
 
-use crate::partition::Partition;
 use crate::partition::registry::Registry;
 use crate::partition::role::{Leadership, Role};
+use crate::partition::{Owner, Partition};
+use crate::replication::leader_state::Registered;
 
 /// Follows the metadata. Owned by one task; every step is idempotent, so that a failed one is repeated as a whole.
 #[derive(Debug)]
 pub struct Reconciler {
-    broker: BrokerId,
+    owner: Owner,
     store: Store,
     registry: Arc<Registry>,
+    clock: Arc<dyn Clock>,
     /// What has been reached.
     reached: Arc<ClusterImage>,
 }
@@ -64,15 +68,15 @@ struct Opened {
 
 impl Reconciler {
     /// A reconciler that has reached nothing yet.
-    pub fn new(broker: BrokerId, store: Store, registry: Arc<Registry>) -> Self {
-        Self { broker, store, registry, reached: Arc::new(ClusterImage::empty()) }
+    pub fn new(owner: Owner, store: Store, registry: Arc<Registry>, clock: Arc<dyn Clock>) -> Self {
+        Self { owner, store, registry, clock, reached: Arc::new(ClusterImage::empty()) }
     }
 
     /// Logs in the data directory that `image` does not place here: kept and not served.
     pub fn strays(&self, image: &ClusterImage) -> Vec<PartitionId> {
         let belongs = |id: &PartitionId| {
             let topic = image.topic_by_id(id.topic);
-            topic.and_then(|t| t.partition(id.partition)).is_some_and(|p| p.replicas.contains(&self.broker))
+            topic.and_then(|t| t.partition(id.partition)).is_some_and(|p| p.replicas.contains(&self.owner.broker))
         };
         self.store.log_ids().into_iter().filter(|id| !belongs(id)).collect()
     }
@@ -81,21 +85,38 @@ impl Reconciler {
     /// from what was reached last, so nothing is missed.
     pub async fn reach(&mut self, image: Arc<ClusterImage>) -> Result<(), ReconcileError> {
         let delta = ClusterDelta::between(&self.reached, &image);
-        let mut changed = self.close_deleted(&delta).await?;
+        let mut changed = self.close_deleted(&delta, &image).await?;
         let desired = self.desired(&delta, &image);
         changed |= !desired.is_empty();
+        for desired in &desired {
+            if let Some(partition) = self.registry.get(desired.id)
+                && desired.role.leadership == Leadership::Here
+            {
+                partition.pause_following();
+            }
+        }
         let opened = self.open(desired).await?;
         for Opened { desired, log, epoch_durable } in opened {
             if let Some(durable) = epoch_durable {
                 durable.await?;
             }
-            match self.registry.get(desired.id) {
-                Some(partition) => partition.set_role(desired.role),
-                None => self.registry.insert(Arc::new(Partition::new(desired.id, desired.topic, log, desired.role))),
+            let (id, now) = (desired.id, self.clock.monotonic());
+            match self.registry.get(id) {
+                Some(partition) => partition.set_role(desired.role, now),
+                None => {
+                    let partition = Partition::new(id, desired.topic, log, self.owner, desired.role, now);
+                    self.registry.insert(Arc::new(partition));
+                }
             }
+            self.registry.announce_role(id);
         }
         for change in &delta.partitions {
-            if !change.after.replicas.contains(&self.broker) && self.registry.remove(change.id).is_some() {
+            if !change.after.replicas.contains(&self.owner.broker)
+                && let Some(partition) = self.registry.remove(change.id)
+            {
+                // An answer of the leader that is on its way must not reach a log that may be opened anew meanwhile.
+                partition.pause_following();
+                self.registry.announce_role(change.id);
                 tracing::info!(partition = %change.id, "this broker no longer holds a partition; its log is kept");
                 changed = true;
             }
@@ -107,17 +128,32 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn close_deleted(&self, delta: &ClusterDelta) -> Result<bool, ReconcileError> {
+    async fn close_deleted(&self, delta: &ClusterDelta, image: &ClusterImage) -> Result<bool, ReconcileError> {
         let mut doomed = Vec::new();
+        let mut has_closed = false;
         for topic in &delta.deleted {
+            // Its absence proves nothing: only the record of its deletion does.
+            let is_deleted = image.is_deleted(topic.id);
+            if !is_deleted {
+                tracing::error!(
+                    topic = %topic.name, id = %topic.id,
+                    "a topic is gone from the metadata without a record of its deletion: its logs are kept and not served"
+                );
+            }
             for (id, state) in indexed(topic) {
-                if state.replicas.contains(&self.broker) {
-                    self.registry.remove(id);
-                    doomed.push((id, topic.name.clone()));
+                if state.replicas.contains(&self.owner.broker) {
+                    if let Some(partition) = self.registry.remove(id) {
+                        partition.pause_following();
+                    }
+                    self.registry.announce_role(id);
+                    has_closed = true;
+                    if is_deleted {
+                        doomed.push((id, topic.name.clone()));
+                    }
                 }
             }
         }
-        if doomed.is_empty() {
+        if !has_closed {
             return Ok(false);
         }
         // Waiters learn at once; the disk may take its time.
@@ -139,23 +175,44 @@ impl Reconciler {
     fn desired(&self, delta: &ClusterDelta, image: &ClusterImage) -> Vec<Desired> {
         let mut desired = Vec::new();
         for topic in delta.created.iter().chain(&delta.reconfigured) {
-            desired.extend(indexed(topic).filter_map(|(id, state)| self.desire(topic, id, state)));
+            desired.extend(indexed(topic).filter_map(|(id, state)| self.desire(image, topic, id, state)));
         }
         for change in &delta.partitions {
             if let Some(topic) = image.topic_by_id(change.id.topic) {
-                desired.extend(self.desire(topic, change.id, &change.after));
+                desired.extend(self.desire(image, topic, change.id, &change.after));
+            }
+        }
+        // A leader judges its followers by their registrations: those of a broker that came or went are news to it.
+        if !delta.brokers.is_empty() {
+            let named: HashSet<PartitionId> = desired.iter().map(|desired| desired.id).collect();
+            for partition in self.registry.all() {
+                let id = partition.id();
+                let role = partition.role();
+                let concerns = role.leadership == Leadership::Here && role.is_replicated() && !named.contains(&id);
+                if concerns
+                    && let Some(topic) = image.topic_by_id(id.topic)
+                    && let Some(state) = topic.partition(id.partition)
+                {
+                    desired.extend(self.desire(image, topic, id, state));
+                }
             }
         }
         desired
     }
 
-    fn desire(&self, topic: &TopicImage, id: PartitionId, state: &PartitionImage) -> Option<Desired> {
-        state.replicas.contains(&self.broker).then(|| Desired {
+    fn desire(
+        &self,
+        image: &ClusterImage,
+        topic: &TopicImage,
+        id: PartitionId,
+        state: &PartitionImage,
+    ) -> Option<Desired> {
+        state.replicas.contains(&self.owner.broker).then(|| Desired {
             id,
             topic: topic.name.clone(),
             role: Role {
                 leadership: match state.leader {
-                    Some(leader) if leader == self.broker => Leadership::Here,
+                    Some(leader) if leader == self.owner.broker => Leadership::Here,
                     Some(leader) => Leadership::There(leader),
                     None => Leadership::Nobody,
                 },
@@ -164,6 +221,8 @@ impl Reconciler {
                 replicas: state.replicas.clone(),
                 in_sync: state.isr.clone(),
                 eligible: state.elr.clone(),
+                recovering: state.recovering,
+                registered: state.replicas.iter().filter_map(|broker| registered(image, *broker)).collect(),
                 settings: topic.settings.clone(),
             },
         })
@@ -188,10 +247,18 @@ fn open_one(store: &Store, desired: Desired) -> Result<Opened, ReconcileError> {
     if log.options() != options {
         store.set_options(desired.id, options).map_err(error)?;
     }
-    // A new leader's epoch is on disk before it serves, also when no record follows (KAFKA-7415).
-    let leads = desired.role.leadership == Leadership::Here;
-    let epoch_durable = if leads { Some(log.start_epoch(desired.role.leader_epoch).map_err(error)?) } else { None };
+    // A new leader's epoch is on disk before it serves, also when no record follows (rule E2, KAFKA-7415). Once: a change
+    // of the in-sync set is no new leadership.
+    let epoch = desired.role.leader_epoch;
+    let is_new = log.latest_epoch().is_none_or(|latest| latest.epoch != epoch);
+    let begins = desired.role.leadership == Leadership::Here && is_new;
+    let epoch_durable = if begins { Some(log.start_epoch(epoch).map_err(error)?) } else { None };
     Ok(Opened { desired, log, epoch_durable })
+}
+
+fn registered(image: &ClusterImage, id: BrokerId) -> Option<(BrokerId, Registered)> {
+    let broker = image.brokers.get(&id)?;
+    Some((id, Registered { epoch: broker.epoch, may_join: broker.standing().is_eligible() }))
 }
 
 fn indexed(topic: &TopicImage) -> impl Iterator<Item = (PartitionId, &PartitionImage)> {

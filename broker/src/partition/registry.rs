@@ -1,25 +1,28 @@
 //! Every partition this broker holds, by id.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 use streambus_protocol::ids::{PartitionId, TopicId};
 use tokio::sync::watch;
 
 use crate::partition::Partition;
+use crate::replication::due_set::DueSet;
 
 /// The partitions held here. Changed by one task only, the one that follows the metadata; read by every request.
 #[derive(Debug)]
 pub struct Registry {
     partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
     changes: watch::Sender<u64>,
+    /// Where tasks that act on roles learn which have changed.
+    role_watchers: RwLock<Vec<Weak<DueSet>>>,
 }
 
 impl Registry {
     /// An empty registry.
     pub fn new() -> Self {
-        Self { partitions: RwLock::default(), changes: watch::Sender::new(0) }
+        Self { partitions: RwLock::default(), changes: watch::Sender::new(0), role_watchers: RwLock::default() }
     }
 
     /// The partition of this id, if it is held here.
@@ -60,6 +63,24 @@ impl Registry {
     /// Tells whoever waits on a partition to look again: one was added or removed, or a role changed.
     pub fn announce_change(&self) {
         self.changes.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    /// Tells the tasks that act on roles that this one was added, removed or given another role.
+    pub fn announce_role(&self, id: PartitionId) {
+        for watcher in self.role_watchers.read().iter().filter_map(Weak::upgrade) {
+            watcher.add(id);
+        }
+    }
+
+    /// Collects every partition whose role changes from now on, and all that are held now.
+    pub fn watch_roles(&self) -> Arc<DueSet> {
+        let watcher = Arc::new(DueSet::new());
+        let mut watchers = self.role_watchers.write();
+        watchers.retain(|known| known.strong_count() > 0);
+        watchers.push(Arc::downgrade(&watcher));
+        drop(watchers);
+        watcher.extend(self.partitions.read().keys().copied());
+        watcher
     }
 
     /// Changes with every [`Registry::announce_change`].

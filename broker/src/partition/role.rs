@@ -1,10 +1,15 @@
 //! This broker's part in a partition, as the cluster metadata says.
 
-use streambus_protocol::api::session::ErrorBody;
+use std::collections::BTreeMap;
+
+use streambus_protocol::api::session::{ErrorBody, LeaderHint};
 use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::BrokerId;
 use streambus_protocol::topic_config::TopicConfig;
+
+use crate::replication::in_sync::PartitionVersion;
+use crate::replication::leader_state::{LeaderView, Registered};
 
 /// A partition's state in one version of the metadata, seen from this broker.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +26,10 @@ pub struct Role {
     pub in_sync: Vec<BrokerId>,
     /// Those that left the in-sync set with everything committed (KIP-966).
     pub eligible: Vec<BrokerId>,
+    /// True from an unclean election until the in-sync set grows again.
+    pub recovering: bool,
+    /// Those of the replicas that are registered.
+    pub registered: BTreeMap<BrokerId, Registered>,
     /// The topic's settings.
     pub settings: TopicConfig,
 }
@@ -65,7 +74,8 @@ impl Role {
                         "broker {leader} leads this partition in epoch {}: refresh the metadata",
                         self.leader_epoch
                     ),
-                ));
+                )
+                .with_leader(self.leader_hint()));
             }
             Leadership::Nobody => {
                 return Err(ErrorBody::new(
@@ -90,9 +100,39 @@ impl Role {
         }
     }
 
-    /// How many replicas must be in sync for anything to be committed.
+    /// The leader that requests should go to, when it is another broker.
+    pub fn leader_hint(&self) -> Option<LeaderHint> {
+        match self.leadership {
+            Leadership::There(leader) => Some(LeaderHint { leader, leader_epoch: self.leader_epoch }),
+            Leadership::Here | Leadership::Nobody => None,
+        }
+    }
+
+    /// True when other brokers hold the partition too: what is committed is then a matter between them.
+    pub fn is_replicated(&self) -> bool {
+        self.replicas.len() > 1
+    }
+
+    /// The role as the leader's rules take it.
+    pub fn leader_view(&self) -> LeaderView {
+        LeaderView {
+            version: PartitionVersion {
+                leader_epoch: self.leader_epoch,
+                partition_epoch: self.partition_epoch,
+                isr: self.in_sync.clone(),
+                recovering: self.recovering,
+            },
+            replicas: self.replicas.clone(),
+            replicas_min: self.commit_replicas_min(),
+            registered: self.registered.clone(),
+        }
+    }
+
+    /// How many replicas must be in sync for anything to be committed: as the metadata group counts it
+    /// ([`PartitionImage::in_sync_min`](streambus_consensus::image::PartitionImage::in_sync_min)), since which replicas
+    /// are known to be complete rests on both counting alike.
     pub fn commit_replicas_min(&self) -> usize {
-        usize::from(self.settings.min_insync_replicas)
+        usize::from(self.settings.min_insync_replicas).min(self.replicas.len()).max(1)
     }
 
     /// Whether as many replicas are in sync as the topic demands.
@@ -103,8 +143,6 @@ impl Role {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn role(leadership: Leadership) -> Role {
@@ -115,6 +153,8 @@ mod tests {
             replicas: vec![BrokerId::new(1)],
             in_sync: vec![BrokerId::new(1)],
             eligible: Vec::new(),
+            recovering: false,
+            registered: BTreeMap::new(),
             settings: TopicConfig::parse(&BTreeMap::new()).expect("the defaults"),
         }
     }

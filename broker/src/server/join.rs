@@ -23,8 +23,15 @@ use crate::cluster::heartbeat::{self, Heartbeats};
 use crate::lifecycle::{Component, Problem};
 use crate::partition::reconcile::Reconciler;
 use crate::partition::registry::Registry;
+use crate::replication::engine::Engine;
+use crate::replication::metadata_authority::MetadataAuthority;
+use crate::replication::registration::Registration;
+use crate::replication::settings::ReplicationSettings;
+use crate::service::reader::ReadBudget;
 use crate::tasks::{follow_metadata, follow_peers};
 
+/// Bytes that reads from disk for followers may hold. Their own: a consumer that is slow must not hold up commits.
+const FOLLOWER_READ_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Between attempts to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(200);
 /// Sessions that a former life under the same broker id may still last.
@@ -96,7 +103,15 @@ impl Parts {
             .map_err(|_| StartError::Interrupted("the data directory was claimed"))?
             .map_err(StartError::Claim)?;
         let disk = (store.status().directory, is_intact);
-        let mut reconciler = Reconciler::new(broker, store.clone(), Arc::clone(registry));
+        let engine = Engine::new(
+            Arc::clone(registry),
+            Registration::new(broker),
+            Arc::clone(&self.env.clock),
+            ReplicationSettings::from(&self.config.replication),
+            ReadBudget::new(FOLLOWER_READ_BYTES_MAX),
+        );
+        let mut reconciler =
+            Reconciler::new(engine.owner(), store.clone(), Arc::clone(registry), Arc::clone(&self.env.clock));
         let epoch = self.register(metadata, disk).await?;
         if self.peers.is_none() {
             // A registration is fenced until its broker is known to follow the metadata. Alone, it is its own
@@ -118,6 +133,10 @@ impl Parts {
         let Some(peers) = &self.peers else { return Ok(None) };
 
         peers.local.registered(epoch);
+        engine.registration().set(epoch);
+        peers.door.attach_replicas(Arc::new(engine.service()));
+        let authority = Arc::new(MetadataAuthority::new(broker, metadata.clone()));
+        engine.start(Arc::new(peers.pool.clone()), authority, &self.background, &self.tokens.stop);
         let book = peers.pool.book().clone();
         self.background.spawn(follow_peers::run(book, metadata.watch(), stop()));
         let (wants, wanted) = watch::channel(Wants::Serve);

@@ -29,6 +29,8 @@ use crate::net::listener;
 pub(super) struct Peers {
     pub(super) local: LocalBroker,
     pub(super) metadata: PeerDoor,
+    /// What is behind the cluster listener.
+    pub(super) door: Arc<ClusterDoor>,
     pub(super) pool: PeerPool,
     /// Where other brokers are told to connect.
     pub(super) advertised: HostPort,
@@ -50,8 +52,11 @@ impl Peers {
         let (local, metadata) = (LocalBroker::new(me), PeerDoor::new(me));
         let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
         let door = Arc::new(ClusterDoor::new(local.clone(), metadata.clone(), Arc::clone(metrics)));
-        let context =
-            ConnectionContext { admission: Admission::new(peer_limits()), door: door as _, draining: closing.clone() };
+        let context = ConnectionContext {
+            admission: Admission::new(peer_limits()),
+            door: Arc::clone(&door) as _,
+            draining: closing.clone(),
+        };
         tasks.spawn(listener::accept_loop(listener, Arc::new(context), tasks.clone(), closing.clone()));
         let peers = config.cluster.peers.iter();
         let book = PeerBook::new(peers.map(|(broker, address)| (broker, address.clone())).collect());
@@ -62,6 +67,7 @@ impl Peers {
         Self {
             local,
             metadata,
+            door,
             pool,
             advertised: config.cluster.advertised(me, address.port()),
             founders: founders.map(|(broker, at)| (broker, (at.host.clone(), at.port))).collect(),

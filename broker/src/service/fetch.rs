@@ -16,6 +16,7 @@ use crate::clock::Deadline;
 use crate::metrics::BrokerMetrics;
 use crate::partition::Partition;
 use crate::partition::fetch_wait::WaitSet;
+use crate::partition::read::ReadScope;
 use crate::service::directory::Directory;
 use crate::service::reader::{Got, Patience, ReadBudget, Wanted, read_all};
 
@@ -128,6 +129,7 @@ impl FetchService {
                     partition: Arc::clone(partition),
                     from: ask.offset,
                     bytes_max: bytes(ask.bytes_max),
+                    scope: ReadScope::Committed,
                 }),
                 Err(error) => outcome.add(Got { place, result: Err(error.clone()) }),
             }

@@ -45,7 +45,15 @@ impl OffsetService {
         let end = |offset| OffsetFound { offset, timestamp: Timestamp::NONE };
         match asked.query {
             OffsetQuery::Earliest => Ok(end(partition.log().log_start())),
-            OffsetQuery::Latest => Ok(end(high_watermark)),
+            OffsetQuery::Latest if partition.is_watermark_settled() => Ok(end(high_watermark)),
+            OffsetQuery::Latest => Err(ErrorBody::new(
+                ErrorCode::OffsetNotAvailable,
+                format!(
+                    "the new leader of '{}' partition {} does not know yet what is committed: try again shortly",
+                    partition.topic(),
+                    asked.partition
+                ),
+            )),
             OffsetQuery::At(time) => {
                 let log = partition.log().clone();
                 let search = tokio::task::spawn_blocking(move || log.offset_for_time(time, high_watermark));

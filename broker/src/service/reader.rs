@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Deadline;
 use crate::partition::Partition;
-use crate::partition::read::{Found, PartitionRead};
+use crate::partition::read::{Found, PartitionRead, ReadScope};
 use crate::service::refusal;
 
 /// Batches read from disk are copied up to this many bytes: the size to which the store's extents grow by default.
@@ -111,6 +111,8 @@ pub struct Wanted {
     pub from: Offset,
     /// Bytes of it, at most; its first batch comes whole.
     pub bytes_max: usize,
+    /// How far it may be read.
+    pub scope: ReadScope,
 }
 
 /// What one partition gave.
@@ -145,9 +147,9 @@ pub async fn read_all(budget: &ReadBudget, wanted: Vec<Wanted>, bytes_max: usize
     let mut allowance = Allowance { left: bytes_max.max(1), anything: false };
     let mut got = Vec::with_capacity(wanted.len());
     let mut disk: Vec<(Pending, DiskRead)> = Vec::new();
-    for Wanted { place, partition, from, bytes_max } in wanted {
+    for Wanted { place, partition, from, bytes_max, scope } in wanted {
         let limit = bytes_max.clamp(1, allowance.left.max(1));
-        let mut read = match partition.read(from, limit) {
+        let mut read = match partition.read(from, limit, scope) {
             Ok(read) => read,
             Err(error) => {
                 got.push(Got { place, result: Err(error) });

@@ -24,6 +24,7 @@ use crate::metrics::BrokerMetrics;
 use crate::partition::Partition;
 use crate::partition::fetch_wait::WaitSet;
 use crate::partition::read::Found;
+use crate::partition::read::ReadScope;
 use crate::service::directory::Directory;
 use crate::service::reader::{Got, Patience, ReadBudget, Wanted, read_all};
 
@@ -164,7 +165,7 @@ impl SubscribeService {
         let partition = self.directory.partition(asked.topic, asked.partition)?;
         let epoch = partition.role().lead(asked.leader_epoch)?.epoch();
         // A read of one byte checks the offset; what it finds in memory is only referenced.
-        let read = partition.read(asked.offset, 1)?;
+        let read = partition.read(asked.offset, 1, ReadScope::Committed)?;
         debug_assert!(!matches!(&read.found, Found::InMemory { chunks, .. } if chunks.is_empty()));
         let watermarks = Watermarks { log_start: read.log_start, high_watermark: read.high_watermark };
         Ok((Stream { asked, partition, next: asked.offset, epoch }, watermarks))
@@ -221,6 +222,7 @@ impl Subscription {
                     partition: Arc::clone(&stream.partition),
                     from: stream.next,
                     bytes_max: PUSH_PARTITION_BYTES_MAX,
+                    scope: ReadScope::Committed,
                 });
             }
         }

@@ -165,7 +165,7 @@ impl TopicService {
     pub fn describe(&self, request: &DescribeTopicRequest) -> Result<DescribeTopicResponse, ErrorBody> {
         let image = self.directory.image();
         let topic = self.directory.topic(&image, &request.name)?;
-        Ok(topic_description::describe(&topic, self.directory.registry()))
+        Ok(topic_description::describe(&topic, self.directory.registry(), self.clock.monotonic()))
     }
 
     /// One topic with the state of its partitions' logs at their leaders.

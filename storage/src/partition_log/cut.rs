@@ -62,8 +62,8 @@ impl PartitionLog {
         Ok(durable)
     }
 
-    /// Cuts the log at `to`, or at the start of the batch that holds `to`; returns the new end. An offset at or above
-    /// the end changes nothing. The durable end falls at once, and a promise of a batch that was cut while it was on its
+    /// Cuts the log at `to`, or at the start of the batch that holds `to`; returns the new end. An offset above the end
+    /// changes nothing; the end itself takes away only a leadership that began there and wrote nothing (KAFKA-20961). The durable end falls at once, and a promise of a batch that was cut while it was on its
     /// way to the disk breaks with [`DurabilityLost::Truncated`](crate::error::DurabilityLost::Truncated). May read the
     /// disk.
     ///
@@ -75,11 +75,12 @@ impl PartitionLog {
         if to < start {
             return Err(StoreError::OutOfRange { asked: to, start, end });
         }
-        if to >= end {
+        let is_idle_epoch = to == end && self.latest_epoch().is_some_and(|latest| latest.start >= end);
+        if to >= end && !is_idle_epoch {
             return Ok((end, Durable::at_once()));
         }
         // A batch that straddles the start is kept from the start on.
-        let new_end = self.batch_boundary(to)?.max(start);
+        let new_end = if is_idle_epoch { end } else { self.batch_boundary(to)?.max(start) };
         let gone = self.index_bytes(new_end, end, |extent| extent.base >= new_end)?;
         let durable = self.change(EntryKind::Truncate, new_end, LeaderEpoch::ZERO, |state, lsn| {
             state.accept_truncate(lsn, new_end, gone);

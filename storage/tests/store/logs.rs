@@ -182,3 +182,49 @@ fn a_log_can_go_on_far_behind_its_end() {
     assert_eq!(read_all(&log).expect("readable").len(), 1);
     assert!(matches!(log.restart_at(offset(1_001)), Err(StoreError::OutOfRange { .. })));
 }
+
+// KAFKA-20961. Catches a replica that keeps a leadership nobody else saw, and is told to cut for ever.
+#[test]
+fn a_cut_at_the_end_takes_away_a_leadership_that_wrote_nothing() {
+    let world = World::new(11);
+    let store = world.open();
+    let log = create(&store, 0);
+    append(&log, &Spec { epoch: 4, records: 3, ..Spec::default() });
+    log.start_epoch(epoch(5)).expect("begun");
+    settle(&store);
+    assert_eq!(log.latest_epoch().map(|latest| latest.epoch), Some(epoch(5)));
+    assert_eq!(log.truncate(offset(3)).expect("cut").0, offset(3));
+    settle(&store);
+    assert_eq!(log.latest_epoch().map(|latest| latest.epoch), Some(epoch(4)));
+    append(&log, &Spec { epoch: 4, ..Spec::default() });
+    settle(&store);
+    let before = read_all(&log).expect("readable");
+    let (store, _) = world.crash_and_open(store);
+    let log = store.log(partition(0)).expect("there");
+    assert_eq!((log.log_end(), log.latest_epoch().map(|latest| latest.epoch)), (offset(4), Some(epoch(4))));
+    assert_eq!(read_all(&log).expect("readable"), before);
+}
+
+// Catches a replica that can never begin at a leader's log start which lies within a batch.
+#[test]
+fn an_empty_log_takes_the_batch_that_holds_its_place() {
+    let world = World::new(12);
+    let store = world.open();
+    let log = create(&store, 0);
+    append(&log, &Spec::default());
+    settle(&store);
+    log.restart_at(offset(7)).expect("restarted");
+    settle(&store);
+    log.append(batch(offset(5), &Spec { records: 4, epoch: 2, ..Spec::default() })).expect("the batch of 5 to 9");
+    log.append(batch(offset(9), &Spec { epoch: 2, ..Spec::default() })).expect("the next");
+    settle(&store);
+    assert_eq!((log.log_start(), log.durable_end(), log.log_end()), (offset(5), offset(10), offset(10)));
+    log.trim(offset(7)).expect("trimmed");
+    settle(&store);
+    let before = read_all(&log).expect("readable");
+    let (store, _) = world.crash_and_open(store);
+    let log = store.log(partition(0)).expect("there");
+    assert_eq!((log.log_start(), log.log_end()), (offset(7), offset(10)));
+    assert_eq!(read_all(&log).expect("readable"), before);
+    assert_eq!(log.damaged(), []);
+}

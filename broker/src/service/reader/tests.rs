@@ -33,6 +33,7 @@ fn wanted(partitions: &[Arc<Partition>], bytes_max: usize) -> Vec<Wanted> {
         partition: Arc::clone(partition),
         from: Offset::ZERO,
         bytes_max,
+        scope: ReadScope::Committed,
     };
     partitions.iter().enumerate().map(wanted).collect()
 }

@@ -1,0 +1,68 @@
+//! How far a partition is, for whoever waits on it; and the wait for an acknowledgement.
+
+use std::sync::Arc;
+
+use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::offset::Offset;
+
+use crate::partition::Partition;
+
+/// What a partition has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The end of what is committed, for a partition that other brokers hold too.
+    pub high_watermark: Offset,
+    /// The leadership of this broker, while it leads.
+    pub leads: Option<LeaderEpoch>,
+    /// Whether as many replicas are in sync as the topic demands.
+    pub has_enough_in_sync: bool,
+    /// Grows when the role changes.
+    pub version: u64,
+}
+
+/// Completes once everything below `next`, which was appended in the leadership of `epoch`, is committed. Safe to drop at
+/// any time.
+///
+/// # Errors
+/// The append's outcome is then unknown: `NOT_ENOUGH_REPLICAS_AFTER_APPEND` when replicas left the in-sync set,
+/// `LEADERSHIP_LOST` when this broker no longer leads in that epoch.
+pub(crate) async fn committed(partition: Arc<Partition>, next: Offset, epoch: LeaderEpoch) -> Result<(), ErrorBody> {
+    let mut moves = partition.watch_standing();
+    let mut own_disk = partition.log().watch_durable_end();
+    loop {
+        // Seen first, looked at second: a move in between wakes us again, none is missed.
+        let standing = *moves.borrow_and_update();
+        drop(own_disk.borrow_and_update());
+        if standing.leads != Some(epoch) {
+            return Err(ErrorBody::new(
+                ErrorCode::LeadershipLost,
+                format!(
+                    "the leadership of epoch {epoch} ended before the batch was committed: it may yet be; refresh the \
+                     metadata and send it again"
+                ),
+            )
+            .with_leader(partition.role().leader_hint()));
+        }
+        if partition.high_watermark() >= next {
+            return Ok(());
+        }
+        if !standing.has_enough_in_sync {
+            return Err(ErrorBody::new(
+                ErrorCode::NotEnoughReplicasAfterAppend,
+                "replicas left the in-sync set before the batch was committed: it may yet be; send it again once they \
+                 are back",
+            ));
+        }
+        let moved = tokio::select! {
+            biased;
+            moved = moves.changed() => moved,
+            moved = own_disk.changed() => moved,
+        };
+        if moved.is_err() {
+            // The log is gone. Whoever waits also watches the registry, or has a deadline.
+            std::future::pending::<()>().await;
+        }
+    }
+}

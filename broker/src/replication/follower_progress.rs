@@ -1,0 +1,189 @@
+//! One follower as its leader sees it: how far it is, and since when it has not kept up. Pure.
+//!
+//! ```text
+//! log start  <=  durable end  <=  log end          of the follower, all as it said itself
+//!                (what counts)    (what to send)
+//! ```
+//! A follower has caught up at a time when it has durably everything that the leader had at that time (rule I1,
+//! KAFKA-7152). Time is the monotonic clock's.
+
+use std::time::Duration;
+
+use streambus_protocol::epoch::BrokerEpoch;
+use streambus_protocol::offset::Offset;
+
+/// What a follower says about its log, once the epoch checks have shown that it is a prefix of the leader's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerReport {
+    /// The registration it fetches under.
+    pub broker_epoch: BrokerEpoch,
+    /// The end of its log.
+    pub log_end: Offset,
+    /// What it has on stable storage.
+    pub durable_end: Offset,
+    /// The first offset it still has.
+    pub log_start: Offset,
+}
+
+/// A follower in one leadership.
+#[derive(Clone, Debug)]
+pub struct FollowerProgress {
+    /// None until it fetched in this leadership: what it had before may not be this leader's log.
+    report: Option<FollowerReport>,
+    /// The last time at which it had everything, or when the leadership began.
+    caught_up_at: Duration,
+    has_caught_up: bool,
+    /// The leader's end at an earlier time, which the follower has not reached yet.
+    goal: Option<(Duration, Offset)>,
+}
+
+impl FollowerProgress {
+    /// A follower that has not fetched in this leadership, which began at `now`: it has the whole lag limit to show up.
+    pub fn new(now: Duration) -> Self {
+        Self { report: None, caught_up_at: now, has_caught_up: false, goal: None }
+    }
+
+    /// What it said last, in this leadership.
+    pub fn report(&self) -> Option<FollowerReport> {
+        self.report
+    }
+
+    /// What counts towards the high watermark; nothing before the first fetch of this leadership.
+    pub fn durable_end(&self) -> Offset {
+        self.report.map_or(Offset::ZERO, |report| report.durable_end.min(report.log_end))
+    }
+
+    /// The last time at which it had everything the leader had, or when the leadership began.
+    pub fn caught_up_at(&self) -> Duration {
+        self.caught_up_at
+    }
+
+    /// Whether it has had everything in this leadership.
+    pub fn has_caught_up(&self) -> bool {
+        self.has_caught_up
+    }
+
+    /// It fetched: `report` is what it has, the leader's log ends at `leader_end`.
+    pub fn on_fetch(&mut self, report: FollowerReport, leader_end: Offset, now: Duration) {
+        self.report = Some(report);
+        self.catch_up(leader_end, now);
+    }
+
+    /// It said how far its disk is, in between fetches; false when it has not fetched in this leadership.
+    pub fn on_durable_end(&mut self, durable_end: Offset, leader_end: Offset, now: Duration) -> bool {
+        let Some(report) = self.report.as_mut() else { return false };
+        // Within one leadership a follower's log only grows once it matches, so a smaller end is an older message.
+        report.durable_end = report.durable_end.max(durable_end);
+        self.catch_up(leader_end, now);
+        true
+    }
+
+    /// Time passes. A follower that has everything keeps up without a word.
+    pub fn catch_up(&mut self, leader_end: Offset, now: Duration) {
+        if self.report.is_none() {
+            return;
+        }
+        let durable_end = self.durable_end();
+        if durable_end >= leader_end {
+            self.caught_up_at = self.caught_up_at.max(now);
+            self.has_caught_up = true;
+            self.goal = None;
+            return;
+        }
+        match self.goal {
+            Some((_, end)) if end > durable_end => {}
+            reached => {
+                if let Some((at, _)) = reached {
+                    self.caught_up_at = self.caught_up_at.max(at);
+                    self.has_caught_up = true;
+                }
+                self.goal = Some((now, leader_end));
+            }
+        }
+    }
+
+    /// True when it has not had everything for longer than `limit` (rule I1).
+    pub fn is_lagging(&self, leader_end: Offset, limit: Duration, now: Duration) -> bool {
+        let has_everything = self.report.is_some() && self.durable_end() >= leader_end;
+        !has_everything && now.saturating_sub(self.caught_up_at) > limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(value: u64) -> Offset {
+        Offset::new(value).expect("in range")
+    }
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn report(log_end: u64, durable_end: u64) -> FollowerReport {
+        FollowerReport {
+            broker_epoch: BrokerEpoch::new(1),
+            log_end: at(log_end),
+            durable_end: at(durable_end),
+            log_start: Offset::ZERO,
+        }
+    }
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    // I1. Catches removing a follower that keeps up with a constant distance under load.
+    #[test]
+    fn i1_a_follower_that_is_always_a_little_behind_is_not_lagging() {
+        let mut follower = FollowerProgress::new(s(0));
+        for second in 1..60_u64 {
+            follower.on_fetch(report(second * 100 - 50, second * 100 - 60), at(second * 100), s(second));
+            assert!(!follower.is_lagging(at(second * 100), LIMIT, s(second)), "at {second} s");
+        }
+        assert!(follower.caught_up_at() >= s(57), "{:?}", follower.caught_up_at());
+    }
+
+    // I1. Catches a follower with a hung disk that stays in sync because it still receives everything.
+    #[test]
+    fn i1_what_is_not_durable_does_not_count_as_caught_up() {
+        let mut follower = FollowerProgress::new(s(0));
+        for second in 1..=11_u64 {
+            follower.on_fetch(report(second, 1), at(second), s(second));
+        }
+        assert_eq!(follower.durable_end(), at(1));
+        assert!(!follower.is_lagging(at(11), LIMIT, s(11)));
+        assert!(follower.is_lagging(at(11), LIMIT, s(12)));
+    }
+
+    // I1. Catches a shrink for time alone: an idle partition's followers have nothing to fetch.
+    #[test]
+    fn i1_a_follower_that_has_everything_never_lags() {
+        let mut follower = FollowerProgress::new(s(0));
+        follower.on_fetch(report(5, 5), at(5), s(1));
+        assert!(!follower.is_lagging(at(5), LIMIT, s(1_000)));
+        follower.catch_up(at(5), s(1_000));
+        assert!(!follower.is_lagging(at(6), LIMIT, s(1_005)), "it had everything until a moment ago");
+        assert!(follower.is_lagging(at(6), LIMIT, s(1_011)));
+    }
+
+    #[test]
+    fn a_follower_that_never_fetched_lags_after_the_limit_and_counts_for_nothing() {
+        let mut follower = FollowerProgress::new(s(5));
+        assert_eq!(follower.durable_end(), Offset::ZERO);
+        assert!(!follower.on_durable_end(at(9), at(9), s(6)), "progress before a fetch says nothing");
+        assert!(!follower.is_lagging(at(0), LIMIT, s(15)));
+        assert!(follower.is_lagging(at(0), LIMIT, s(16)), "also on an empty log: it is not known to match");
+    }
+
+    // Catches a durable end above what the follower has: it would count a record that is not there.
+    #[test]
+    fn progress_counts_up_to_the_fetched_end_and_never_goes_back() {
+        let mut follower = FollowerProgress::new(s(0));
+        follower.on_fetch(report(5, 2), at(9), s(1));
+        assert!(follower.on_durable_end(at(9), at(9), s(2)));
+        assert_eq!(follower.durable_end(), at(5));
+        follower.on_fetch(report(9, 9), at(9), s(3));
+        assert!(follower.on_durable_end(at(4), at(9), s(4)));
+        assert_eq!(follower.durable_end(), at(9));
+    }
+}

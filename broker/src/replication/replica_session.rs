@@ -1,0 +1,162 @@
+//! A follower's fetch session on the leader: what may have news, and who waits for it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use streambus_protocol::api::replica::{ReplicaFetchPartition, ReplicaFetchRequest};
+use streambus_protocol::epoch::BrokerEpoch;
+use streambus_protocol::ids::{BrokerId, PartitionId};
+use streambus_protocol::limits::PARTITIONS_PER_REQUEST_MAX;
+use streambus_protocol::offset::Offset;
+use tokio::sync::Notify;
+
+use crate::partition::lead::FollowerNews;
+use crate::replication::fetch_session::{LeaderSession, UnknownSession};
+
+/// One follower's session. Partitions hold it weakly and note their news in it.
+pub(crate) struct ReplicaSession {
+    follower: BrokerId,
+    broker_epoch: BrokerEpoch,
+    id: u32,
+    state: Mutex<State>,
+    notify: Notify,
+}
+
+struct State {
+    session: LeaderSession,
+    /// Watermarks that moved, and may wait a moment for records to travel with.
+    watermarks: BTreeSet<PartitionId>,
+    /// Grows with each request: an older one that still waits is over.
+    turn: u64,
+    /// The open fetch is to be answered with what there is.
+    is_nudged: bool,
+    is_closed: bool,
+}
+
+/// The place of one request in its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn(u64);
+
+/// What a waiting fetch should do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// Look at the queue.
+    Ready,
+    /// Only watermarks have moved: a moment longer.
+    Linger,
+    /// Nothing yet.
+    Nothing,
+    /// Answer with what there is: the follower has something new to ask, or the session is over.
+    Answer,
+}
+
+impl ReplicaSession {
+    pub(crate) fn new(follower: BrokerId, broker_epoch: BrokerEpoch, id: u32) -> Self {
+        Self {
+            follower,
+            broker_epoch,
+            id,
+            state: Mutex::new(State {
+                session: LeaderSession::new(id),
+                watermarks: BTreeSet::new(),
+                turn: 0,
+                is_nudged: false,
+                is_closed: false,
+            }),
+            notify: Notify::new(),
+        }
+    }
+
+    pub(crate) fn follower(&self) -> (BrokerId, BrokerEpoch) {
+        (self.follower, self.broker_epoch)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Takes a request; an older one of the session that still waits is answered at once.
+    pub(crate) fn accept(&self, request: &mut ReplicaFetchRequest) -> Result<Turn, UnknownSession> {
+        let mut state = self.state.lock();
+        let changed = std::mem::take(&mut request.changed);
+        state.session.on_request(request.session, request.sequence, changed, &request.forgotten)?;
+        state.turn += 1;
+        state.is_nudged = false;
+        let turn = Turn(state.turn);
+        drop(state);
+        self.notify.notify_waiters();
+        Ok(turn)
+    }
+
+    /// The positions to look at, each with whether the follower said it just now. What moved only its watermark comes with
+    /// the rest. What happens from now on is for the next answer.
+    pub(crate) fn take_queued(&self) -> Vec<(ReplicaFetchPartition, bool)> {
+        let mut state = self.state.lock();
+        for id in std::mem::take(&mut state.watermarks) {
+            state.session.mark(id);
+        }
+        std::iter::from_fn(|| state.session.next_queued()).take(PARTITIONS_PER_REQUEST_MAX).collect()
+    }
+
+    /// Looks at a partition again with the next answer: its records did not fit this one.
+    pub(crate) fn requeue(&self, id: PartitionId) {
+        self.state.lock().session.mark(id);
+    }
+
+    pub(crate) fn on_watermark_told(&self, id: PartitionId, high_watermark: Offset) {
+        self.state.lock().session.on_watermark_told(id, high_watermark);
+    }
+
+    /// What the fetch of `turn` should do now.
+    pub(crate) fn waiting(&self, turn: Turn) -> Waiting {
+        let state = self.state.lock();
+        if state.is_closed || state.is_nudged || Turn(state.turn) != turn {
+            Waiting::Answer
+        } else if state.session.has_queued() {
+            Waiting::Ready
+        } else if state.watermarks.is_empty() {
+            Waiting::Nothing
+        } else {
+            Waiting::Linger
+        }
+    }
+
+    /// Completes with the next news. Create it before looking at [`ReplicaSession::waiting`].
+    pub(crate) fn news(&self) -> tokio::sync::futures::Notified<'_> {
+        self.notify.notified()
+    }
+
+    /// The follower wants its open fetch answered.
+    pub(crate) fn nudge(&self) {
+        self.state.lock().is_nudged = true;
+        self.notify.notify_waiters();
+    }
+
+    /// The session is over.
+    pub(crate) fn close(&self) {
+        self.state.lock().is_closed = true;
+        self.notify.notify_waiters();
+    }
+
+    pub(crate) fn as_news(self: &Arc<Self>) -> Arc<dyn FollowerNews> {
+        Arc::clone(self) as Arc<dyn FollowerNews>
+    }
+}
+
+impl FollowerNews for ReplicaSession {
+    fn has_records(&self, id: PartitionId) {
+        // Under load the partition is queued already, and nobody has to be woken.
+        if self.state.lock().session.mark(id) {
+            self.notify.notify_waiters();
+        }
+    }
+
+    fn has_watermark(&self, id: PartitionId) {
+        let mut state = self.state.lock();
+        if state.session.contains(id) && state.watermarks.insert(id) && state.watermarks.len() == 1 {
+            drop(state);
+            self.notify.notify_waiters();
+        }
+    }
+}

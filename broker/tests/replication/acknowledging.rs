@@ -1,0 +1,89 @@
+//! What an acknowledgement waits for, and what it says.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use streambus_protocol::api::produce::Acks;
+use streambus_protocol::error_code::ErrorCode;
+use streambus_storage::store::Drive;
+
+use crate::world::World;
+
+const LONG: Duration = Duration::from_secs(60);
+
+// H1. Catches an acknowledgement that counts what a follower has in memory only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acks_all_waits_for_the_slowest_disk_of_the_in_sync_set() {
+    let world = World::with_drives(LONG, &[Drive::Threads, Drive::Threads, Drive::Stepped]).await;
+    let leader = world.partition(1);
+    let appended = world.append(1, "one", Acks::All).expect("it is appended");
+    let next = appended.next;
+    let mut committed = Box::pin(appended.committed());
+    world
+        .until("broker 3 should have the record, and broker 2 and the leader on disk", || {
+            let standings = leader.standings(Duration::ZERO);
+            standings.iter().all(|replica| replica.log_end == next)
+                && standings.iter().filter(|replica| replica.durable_end == next).count() == 2
+        })
+        .await;
+    assert!(committed.as_mut().now_or_never().is_none(), "broker 3 has it in memory only");
+    assert!(leader.high_watermark() < next);
+    world.step(3);
+    world.settle(committed).await.expect("it is committed");
+    assert_eq!(leader.high_watermark(), next);
+}
+
+// Section 5 and trap 18. Catches an append that could never be committed, and a wait that would never end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_few_in_sync_replicas_are_told_before_and_after_the_append() {
+    let world = World::new(LONG).await;
+    world.commit(1, "zero").await;
+    world.cut(2);
+    world.cut(3);
+    let appended = world.append(1, "one", Acks::All).expect("two are in sync");
+    let before = world.partition(1).high_watermark();
+    world.set_isr(&[1]);
+    let after = world.settle(appended.committed()).await.expect_err("too few are left");
+    assert_eq!(after.code, ErrorCode::NotEnoughReplicasAfterAppend);
+    let refused = world.append(1, "two", Acks::All).expect_err("too few are in sync");
+    assert_eq!(refused.code, ErrorCode::NotEnoughReplicas);
+    let alone = world.append(1, "three", Acks::Leader).expect("one disk is enough for it");
+    world.settle(alone.committed()).await.expect("it is on this disk");
+    assert_eq!(world.partition(1).high_watermark(), before, "nothing is committed below min.insync.replicas");
+    world.set_isr(&[1, 2, 3]);
+    world.heal();
+    world.converge().await;
+}
+
+// Catches a producer that waits for ever for a leader that leads no more, or takes its record for committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_replaced_does_not_acknowledge() {
+    let world = World::new(LONG).await;
+    world.commit(1, "zero").await;
+    world.cut(1);
+    let appended = world.append(1, "lost", Acks::All).expect("it still thinks that it leads");
+    world.elect(2).await;
+    world.set_isr(&[2, 3]);
+    world.commit(2, "one").await;
+    world.heal();
+    let lost = world.settle(appended.committed()).await.expect_err("another leads");
+    assert_eq!(lost.code, ErrorCode::LeadershipLost);
+    assert_eq!(lost.leader.map(|hint| hint.leader.get()), Some(2), "the new leader is named");
+    world.converge().await;
+    assert_eq!(world.bytes(1), world.bytes(2));
+}
+
+// I1 and I2 over the real tasks. Catches a set that never shrinks, or never grows again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_in_sync_set_shrinks_without_a_follower_and_grows_with_it() {
+    let world = World::new(Duration::from_millis(300)).await;
+    world.commit(1, "zero").await;
+    world.cut(3);
+    let waiting = world.append(1, "one", Acks::All).expect("it is appended");
+    world.settle(waiting.committed()).await.expect("it is committed once broker 3 has left");
+    assert_eq!(world.isr(), [1, 2]);
+    world.heal();
+    world.until("broker 3 should join", || world.isr() == [1, 2, 3]).await;
+    world.commit(1, "two").await;
+    world.converge().await;
+}

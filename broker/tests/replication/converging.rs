@@ -1,0 +1,157 @@
+//! Logs that differed become equal, byte for byte.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use streambus_protocol::api::produce::Acks;
+use streambus_protocol::batch::ProducerStamp;
+use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::ids::{ProducerEpoch, ProducerId, Sequence};
+use streambus_protocol::offset::Offset;
+
+use crate::world::{World, batch};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn assert_equal(world: &World) {
+    let leader = world.bytes(1);
+    assert!(!leader.is_empty());
+    for id in [2, 3] {
+        assert!(world.bytes(id) == leader, "broker {id} differs from broker 1");
+    }
+}
+
+// F5. Catches a follower that keeps what its leader never had, or cuts too much.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn divergent_tails_of_two_leaderships_converge() {
+    let world = World::new(LONG).await;
+    world.commit(1, "common").await;
+    world.cut(1);
+    for n in 0..5 {
+        let _unheard = world.append(1, &format!("lost {n}"), Acks::Leader).expect("it thinks that it leads");
+    }
+    world.elect(2).await;
+    world.set_isr(&[2, 3]);
+    for n in 0..3 {
+        world.commit(2, &format!("kept {n}")).await;
+    }
+    world.heal();
+    world.converge().await;
+    assert_equal(&world);
+    assert!(world.shared.diverging.load(Ordering::Relaxed) > 0, "nothing diverged: the test tests nothing");
+    world.until("broker 1 should join again", || world.isr() == [1, 2, 3]).await;
+}
+
+// Trap 13, KAFKA-20961. Catches an idle partition whose followers are told to cut for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaderships_without_records_do_not_keep_followers_busy() {
+    let world = World::new(LONG).await;
+    world.commit(1, "one").await;
+    world.converge().await;
+    // Broker 1 leads an epoch that nobody hears of, twice.
+    for _ in 0..2 {
+        world.cut(2);
+        world.cut(3);
+        world.elect(1).await;
+        world.shared.cut.lock().clear();
+        world.elect(2).await;
+        world.elect(3).await;
+    }
+    world.heal();
+    let leader = world.partition(3);
+    world
+        .until("the followers should match the leader", || {
+            leader.standings(Duration::ZERO).iter().all(|r| r.log_end == leader.log().log_end())
+        })
+        .await;
+    assert!(world.shared.diverging.load(Ordering::Relaxed) <= 8, "a follower is told to cut again and again");
+    let before = world.shared.fetches.load(Ordering::Relaxed);
+    world.commit(3, "two").await;
+    world.converge().await;
+    let fetches = world.shared.fetches.load(Ordering::Relaxed) - before;
+    assert!(fetches < 30, "{fetches} fetches for one record");
+    assert_equal(&world);
+}
+
+// Catches a follower with an emptied disk that does not come back, or counts as in sync on its word of before (KIP-903).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_with_an_empty_disk_copies_everything() {
+    let mut world = World::new(LONG).await;
+    for n in 0..50 {
+        world.commit(1, &format!("record {n}")).await;
+    }
+    world.stop(3).await;
+    world.set_isr(&[1, 2]);
+    world.restart(3, None);
+    world.until("broker 3 should join", || world.isr() == [1, 2, 3]).await;
+    world.commit(1, "last").await;
+    world.converge().await;
+    assert_equal(&world);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_restarts_goes_on_where_its_disk_ends() {
+    let mut world = World::new(LONG).await;
+    world.commit(1, "before").await;
+    let disk = world.stop(3).await;
+    world.set_isr(&[1, 2]);
+    for n in 0..20 {
+        world.commit(1, &format!("meanwhile {n}")).await;
+    }
+    world.restart(3, Some(disk));
+    world.until("broker 3 should join", || world.isr() == [1, 2, 3]).await;
+    world.commit(1, "after").await;
+    world.converge().await;
+    assert_equal(&world);
+    assert_eq!(world.shared.diverging.load(Ordering::Relaxed), 0, "its log was a prefix");
+}
+
+// F6, KAFKA-9491. Catches a follower that asks for ever for what the leader has given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_behind_the_leaders_start_begins_there() {
+    let mut world = World::new(LONG).await;
+    let disk = world.stop(3).await;
+    world.set_isr(&[1, 2]);
+    for n in 0..20 {
+        world.commit(1, &format!("record {n}")).await;
+    }
+    let start = Offset::new(15).expect("small");
+    world.partition(1).log().trim(start).expect("it trims");
+    world.restart(3, Some(disk));
+    world.until("broker 3 should join", || world.isr() == [1, 2, 3]).await;
+    assert_eq!(world.partition(3).log().log_start(), start);
+    world.commit(1, "last").await;
+    world.converge().await;
+    world
+        .until("followers should give up what the leader has given up", || {
+            world.partition(2).log().log_start() == start
+        })
+        .await;
+    assert_equal(&world);
+}
+
+// KIP-98 over a leader change. Catches a new leader that takes a repeated batch for a new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_batch_is_found_by_the_new_leader() {
+    let world = World::new(LONG).await;
+    let stamp = |base| ProducerStamp {
+        id: ProducerId::new(7),
+        epoch: ProducerEpoch::new(0),
+        base_sequence: Sequence::new(base),
+    };
+    let send = |leader: u32, sequence: i32| {
+        world.partition(leader).append(batch("x", Some(stamp(sequence))), LeaderEpoch::UNKNOWN, Acks::All)
+    };
+    for sequence in 0..3 {
+        world.settle(send(1, sequence).expect("appended").committed()).await.expect("committed");
+    }
+    world.elect(2).await;
+    let again = send(2, 1).expect("a repetition");
+    assert_eq!(again.base, Offset::new(1).expect("small"));
+    world.settle(again.committed()).await.expect("its original is committed");
+    assert_eq!(send(2, 4).expect_err("sequence 3 is missing").code, ErrorCode::OutOfOrderSequence);
+    world.settle(send(2, 3).expect("appended").committed()).await.expect("committed");
+    world.converge().await;
+    assert_equal(&world);
+}

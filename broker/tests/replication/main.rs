@@ -1,0 +1,6 @@
+//! Three partitions with their stores in one process: real logs and the real replication tasks, a link and a controller
+//! made by the test.
+
+mod acknowledging;
+mod converging;
+mod world;
