@@ -14,6 +14,8 @@ pub mod pool;
 pub mod raft_transport;
 pub mod replica_service;
 mod session;
+#[cfg(test)]
+mod snapshot_tests;
 mod snapshot_transfer;
 #[cfg(test)]
 mod tests;

@@ -131,7 +131,7 @@ impl Default for ClusterConfig {
             listen: HostPort::loopback(9094),
             advertise: None,
             peers: Peers::default(),
-            session_timeout: Duration::from_secs(3),
+            session_timeout: Duration::from_secs(2),
             heartbeat_interval: Duration::from_millis(250),
         }
     }

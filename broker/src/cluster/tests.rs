@@ -114,10 +114,14 @@ struct Other {
 
 impl Other {
     async fn start(port: u16) -> Self {
-        let socket = TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
-        let address = HostPort::loopback(socket.local_addr().expect("bound").port());
         let local = LocalBroker::new(TWO);
         local.joined(cluster(1), 2);
+        Self::start_as(local, port).await
+    }
+
+    async fn start_as(local: LocalBroker, port: u16) -> Self {
+        let socket = TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
+        let address = HostPort::loopback(socket.local_addr().expect("bound").port());
         let door = Arc::new(ClusterDoor::new(local, PeerDoor::new(TWO), Arc::new(BrokerMetrics::new())));
         let (sender, told) = mpsc::unbounded_channel();
         door.attach_replicas(Arc::new(Followed { told: sender, parked: Mutex::default() }));
@@ -269,6 +273,20 @@ async fn only_members_replicate_and_only_in_their_own_name() {
     let borrowed = ReplicaFetchRequest { broker: BrokerId::new(3), ..fetch(0) };
     let refused = member.pool.call(TWO, PeerLane::Replication, &borrowed, TTL).await;
     assert_eq!(code(refused), ErrorCode::InvalidRequest);
+}
+
+// Catches a leader that takes its followers for strangers for ever because they connected before it had joined.
+#[tokio::test]
+async fn a_broker_that_joins_serves_those_who_connected_before() {
+    let local = LocalBroker::new(TWO);
+    let other = Other::start_as(local.clone(), 0).await;
+    let member = this(Some(cluster(1)), TWO, &other.address);
+    let early = member.pool.call(TWO, PeerLane::Replication, &fetch(0), TTL).await;
+    assert!(matches!(early, Err(PeerCallError::Refused { .. })), "{early:?}");
+    local.joined(cluster(1), 2);
+    let served = member.pool.call(TWO, PeerLane::Replication, &fetch(0), TTL).await;
+    assert!(served.is_ok(), "{served:?}");
+    assert_eq!(member.pool.connection_generation(TWO, PeerLane::Replication), 1, "on the same connection");
 }
 
 // Catches a client's request that is served between brokers, where nothing checks clients' limits.

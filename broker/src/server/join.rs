@@ -56,7 +56,11 @@ impl Place {
         self.wants.send_replace(Wants::ShutDown);
         match Deadline::after(grace.min(LEAVE_PATIENCE)).limit(self.may_stop()).await {
             Some(true) => tracing::info!("others lead what this broker led"),
-            Some(false) => tracing::warn!("no controller answers: stopping without handing over"),
+            Some(false) => {
+                // Without a quorum nobody could take the controller's office either.
+                tracing::warn!("no controller answers: stopping without handing over");
+                return;
+            }
             None => tracing::warn!("stopping before others lead what this broker led: they take over when they notice"),
         }
         if metadata.status().is_leader {
