@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::local::LocalBroker;
 use crate::lifecycle::{Component, Lifecycle, Problem};
+use crate::replication::registration::Registration;
 
 /// Between heartbeats while one was not heard, or while this broker waits to be let in or out.
 const EAGER: Duration = Duration::from_millis(50);
@@ -28,6 +29,8 @@ pub(crate) struct Heartbeats {
     /// The disk of the records, and whether recovery found all of them.
     pub(crate) disk: (DirectoryId, bool),
     pub(crate) local: LocalBroker,
+    /// Told of a new registration, like `local`: fetches and proposals name it.
+    pub(crate) replication: Registration,
     pub(crate) store: Store,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) clock: Arc<dyn Clock>,
@@ -129,6 +132,7 @@ async fn register_again(task: &Heartbeats, epoch: BrokerEpoch) -> BrokerEpoch {
             if new != epoch {
                 tracing::warn!(was = %epoch, epoch = %new, "this broker was forgotten by the cluster and registered anew");
                 task.local.registered(new);
+                task.replication.set(new);
             }
             new
         }

@@ -149,6 +149,7 @@ impl Parts {
             metadata: metadata.clone(),
             disk,
             local: peers.local.clone(),
+            replication: engine.registration().clone(),
             store: store.clone(),
             lifecycle: self.lifecycle.clone(),
             clock: Arc::clone(&self.env.clock),
