@@ -165,8 +165,8 @@ pub enum TransferError {
     /// This node does not have it.
     #[error("this broker is not the controller")]
     NotController,
-    /// No other node votes.
-    #[error("no other broker can be the controller")]
+    /// No other node that votes is there.
+    #[error("no other broker can be the controller now")]
     NobodyElse,
     /// Nobody took it in time; this node may still have it.
     #[error("nobody took the office within {0:?}")]

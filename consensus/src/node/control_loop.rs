@@ -17,14 +17,13 @@ use streambus_protocol::ids::BrokerId;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::office::Office;
-use super::takeover::PROBE_TTL;
+use super::takeover::is_gone;
 use super::{Inner, MetadataNode};
 use crate::command::Command;
 use crate::controller::liveness::Liveness;
 use crate::controller::{drain, preferred};
 use crate::error::ProposeError;
 use crate::image::ClusterImage;
-use crate::network::Probe;
 
 /// Between two looks at who is alive.
 const TICK: Duration = Duration::from_millis(50);
@@ -41,7 +40,7 @@ const DRAIN_BATCH: usize = 10;
 
 /// A piece of work that has ended.
 enum Done {
-    Probed { broker: BrokerId, epoch: BrokerEpoch, probe: Probe },
+    Probed { broker: BrokerId, epoch: BrokerEpoch, is_gone: bool },
     Proposed(Command),
     MembershipChanged,
     TookOver(BrokerId),
@@ -145,8 +144,10 @@ impl Inner {
             return;
         }
         let (host, port, epoch) = (registered.cluster.host.clone(), registered.cluster.port, registered.epoch);
-        let probe = self.transport.probe(host, port, PROBE_TTL);
-        work.push(Box::pin(async move { Done::Probed { broker, epoch, probe: probe.await } }));
+        work.push(Box::pin(async move {
+            let is_gone = is_gone(self.transport.as_ref(), &host, port).await;
+            Done::Probed { broker, epoch, is_gone }
+        }));
     }
 
     /// One look at everything a controller looks after.
@@ -193,11 +194,9 @@ impl Inner {
 
     fn finish(&self, done: Done, under_way: &mut UnderWay) {
         match done {
-            Done::Probed { broker, epoch, probe } => {
+            Done::Probed { broker, epoch, is_gone } => {
                 under_way.probes.remove(&broker);
-                if probe == Probe::Refused
-                    && let Some(office) = self.office.lock().as_mut()
-                {
+                if is_gone && let Some(office) = self.office.lock().as_mut() {
                     office.liveness.gone(broker, epoch);
                 }
             }

@@ -1,5 +1,6 @@
 //! What only the controller can do for others: hear heartbeats, and hand over its office.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -9,11 +10,12 @@ use tokio::time::{Instant, timeout};
 
 use super::Inner;
 use super::propose::Unanswered;
+use super::takeover::PROBE_TTL;
 use crate::controller::liveness::{Heartbeat, Liveness, ShutdownVerdict};
 use crate::error::TransferError;
 use crate::forward::{Forward, Forwarded};
 use crate::heartbeat::{HEARTBEAT_TTL, HeartbeatAnswer, HeartbeatError, ShutdownProgress};
-use crate::network::Peer;
+use crate::network::{Peer, Probe};
 use crate::types::RaftId;
 
 /// What a controller knows beyond the replicated state. It is drawn up anew by each controller.
@@ -90,17 +92,33 @@ impl Inner {
         metrics.state.is_leader() && metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= lease)
     }
 
+    /// The first of these whose process is there: one that is gone would leave the office empty for a while.
+    async fn first_present(&self, heirs: Vec<(Option<u64>, Peer)>) -> Option<RaftId> {
+        for (_, heir) in heirs {
+            let node = self.addresses.locate(&heir.node);
+            if self.transport.probe(node.host, node.port, PROBE_TTL).await == Probe::Reachable {
+                return Some(heir.id);
+            }
+        }
+        None
+    }
+
     /// Hands the office over to the voter that has most of the log, and waits until somebody else has it.
     pub(super) async fn transfer_controller(&self, patience: Duration) -> Result<BrokerId, TransferError> {
         let me = self.identity.raft_id;
-        let to = {
+        let mut heirs: Vec<(Option<u64>, Peer)> = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             let replication = metrics.replication.as_ref().ok_or(TransferError::NotController)?;
-            let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != me);
-            let confirmed = |id: &RaftId| replication.get(id).copied().flatten().map(|matched| matched.index);
-            voters.max_by_key(|id| confirmed(id)).ok_or(TransferError::NobodyElse)?
+            let membership = metrics.membership_config.membership();
+            let heir = |id: RaftId| {
+                let confirmed = replication.get(&id).copied().flatten().map(|matched| matched.index);
+                membership.get_node(&id).map(|node| (confirmed, Peer { id, node: node.clone() }))
+            };
+            membership.voter_ids().filter(|id| *id != me).filter_map(heir).collect()
         };
+        heirs.sort_by_key(|(confirmed, _)| Reverse(*confirmed));
+        let to = self.first_present(heirs).await.ok_or(TransferError::NobodyElse)?;
         self.raft.trigger().transfer_leader(to).await.map_err(|e| TransferError::Stopped(e.to_string()))?;
         let mut metrics = self.raft.server_metrics();
         let succeeded = async {

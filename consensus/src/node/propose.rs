@@ -11,7 +11,7 @@ use futures::future::{Either, select};
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Inner;
 use crate::command::Command;
@@ -103,7 +103,18 @@ impl Inner {
         patience: Duration,
     ) -> Result<Outcome, ProposeError> {
         check_encoding(&command)?;
-        answered(self.propose_here(command, Instant::now() + patience, patience).await?.reply)
+        let deadline = Instant::now() + patience;
+        let mut backoff = BACKOFF_FIRST;
+        loop {
+            match self.propose_here(command.clone(), deadline, patience).await {
+                // A new controller may not append before a quorum has answered it.
+                Err(ProposeError::NotApplied(NotApplied::NoController)) if Instant::now() + backoff < deadline => {
+                    sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+                other => return answered(other?.reply),
+            }
+        }
     }
 
     /// Has the controller append the command, and waits until this node has applied it too.

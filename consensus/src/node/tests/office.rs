@@ -152,7 +152,7 @@ async fn isolated_controller_hears_nobody() {
 /// Catches: a planned stop that cannot move the controller, or loses what was acknowledged on the way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn controller_hands_over_its_office() {
-    let cluster = Cluster::started().await;
+    let mut cluster = Cluster::started().await;
     cluster.host(1).await;
     for round in 0..4 {
         let old = cluster.controller(&[1, 2, 3]).await;
@@ -165,6 +165,18 @@ async fn controller_hands_over_its_office() {
     }
     cluster.nodes[&1].read_index().await.unwrap();
     assert_eq!(cluster.nodes[&1].image().topic_count(), 4);
+    // Not to one that is gone, whichever that is.
+    let old = cluster.controller(&[1, 2, 3]).await;
+    for gone in [1, 2, 3].into_iter().filter(|n| *n != old) {
+        cluster.kill(gone).await;
+        let left = cluster.running().into_iter().find(|n| *n != old).unwrap();
+        assert_eq!(cluster.nodes[&old].transfer_controller(PATIENCE).await, Ok(broker(left)));
+        let back = cluster.nodes[&left].transfer_controller(PATIENCE).await;
+        assert_eq!(back, Ok(broker(old)));
+        cluster.controller(&cluster.running()).await;
+        cluster.start(&[gone]).await;
+        assert_eq!(cluster.controller(&[1, 2, 3]).await, old);
+    }
     cluster.stop().await;
 }
 
