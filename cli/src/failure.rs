@@ -141,16 +141,28 @@ impl Failure {
 pub fn exit_of(code: ErrorCode) -> Exit {
     use ErrorCode as C;
     match code {
-        C::UnknownTopic | C::UnknownTopicId | C::UnknownPartition | C::OffsetOutOfRange => Exit::NotFound,
-        C::TopicExists | C::OutOfOrderSequence | C::FencedProducer | C::DuplicateSequence | C::WrongCluster => {
-            Exit::Conflict
+        C::UnknownTopic | C::UnknownTopicId | C::UnknownPartition | C::OffsetOutOfRange | C::UnknownBroker => {
+            Exit::NotFound
         }
+        C::TopicExists
+        | C::OutOfOrderSequence
+        | C::FencedProducer
+        | C::DuplicateSequence
+        | C::WrongCluster
+        | C::WrongBroker
+        | C::DuplicateBroker
+        | C::StaleBrokerEpoch
+        | C::BrokerNotEmpty
+        | C::IneligibleReplica
+        | C::NoReassignment => Exit::Conflict,
         C::Timeout => Exit::Timeout,
         C::InvalidTopicName
         | C::InvalidConfig
         | C::InvalidPartitions
         | C::InvalidReplicationFactor
+        | C::InvalidAssignment
         | C::InvalidRequest => Exit::Usage,
+        C::NotEnoughReplicas | C::NotEnoughReplicasAfterAppend => Exit::Unhealthy,
         C::NotReady | C::NoController | C::LeaderNotAvailable | C::StorageReadOnly | C::StorageFull => Exit::Unhealthy,
         _ => Exit::Failed,
     }

@@ -84,6 +84,50 @@ impl Progress {
     }
 }
 
+/// One line that says how far something is. On a terminal it is drawn over; elsewhere a line is written whenever it
+/// changes, so that a log shows the progress too.
+#[derive(Debug)]
+pub struct Status {
+    quiet: bool,
+    bar: Option<ProgressBar>,
+    shown: String,
+}
+
+impl Status {
+    /// Says nothing when `quiet`.
+    pub fn start(quiet: bool) -> Self {
+        let bar = (!quiet && terminal::stderr_is_terminal()).then(|| {
+            let bar = ProgressBar::no_length();
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self { quiet, bar, shown: String::new() }
+    }
+
+    /// Shows `text`.
+    pub fn show(&mut self, text: &str) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(text.to_owned());
+                bar.tick();
+            }
+            None if !self.quiet && self.shown != text => terminal::note(text),
+            None => {}
+        }
+        text.clone_into(&mut self.shown);
+    }
+
+    /// Removes the line, so that what follows starts on a clean one.
+    pub fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// `records  rec/s  MB/s  p99  errors`, as the progress line and the summary show it.
 pub fn line(counts: &Counts, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64().max(1e-9);

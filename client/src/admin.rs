@@ -1,5 +1,7 @@
 //! Topics, offsets, and the cluster's state.
 
+mod placement;
+
 use std::collections::BTreeMap;
 
 use streambus_protocol::api::cluster::{ClusterDescribeRequest, ClusterDescribeResponse};
@@ -104,7 +106,8 @@ impl Admin {
         })
     }
 
-    /// A topic with its configuration and its partitions' logs.
+    /// A topic with its configuration and its partitions' logs, as their leaders know them. A leader that does not answer
+    /// within 0.9 s leaves its partitions as the asked broker knows them, without the state of the replicas.
     ///
     /// # Errors
     ///
@@ -114,7 +117,8 @@ impl Admin {
         self.op("describe_topic", move |scope| async move {
             let request = DescribeTopicRequest { name: valid(name)? };
             let outcome = self.client.engine().call(&scope, Effect::Read, &request).await;
-            outcome.map_err(|error| about(error, &request.name))
+            let topic = outcome.map_err(|error| about(error, &request.name))?;
+            Ok(self.complete(topic).await)
         })
     }
 

@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streambus_protocol::api::cluster::ClusterDescribeResponse;
+use streambus_protocol::api::cluster::{
+    ClusterDescribeResponse, DrainBrokerResponse, ElectLeaderResponse, LeaderChoice, ReassignResponse,
+};
 use streambus_protocol::api::offsets::{OffsetFound, OffsetQuery};
 use streambus_protocol::api::session::HealthResponse;
 use streambus_protocol::api::topics::{CreateTopicResponse, DescribeTopicResponse, TopicListing};
@@ -14,8 +16,9 @@ use tokio::runtime::Runtime;
 
 use crate::admin::Topic;
 use crate::config::Config;
-use crate::consumer::{PartitionProgress, Seek, Start};
+use crate::consumer::{OutOfRange, PartitionProgress, Seek, Start};
 use crate::context::Ctx;
+use crate::environment::Environment;
 use crate::error::{Error, TopicPartition, TrySendError};
 use crate::producer::{Delivery, ProducerConfig};
 use crate::record::{ConsumedRecord, Position, Record};
@@ -43,6 +46,15 @@ impl Client {
     ///
     /// As [`Client::connect`].
     pub fn connect_with(config: Config) -> Result<Self, Error> {
+        Self::connect_in(config, Environment::system())
+    }
+
+    /// As [`crate::Client::connect_in`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::connect`].
+    pub fn connect_in(config: Config, environment: Environment) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("streambus-client")
@@ -53,7 +65,7 @@ impl Client {
                 source: Arc::new(source),
                 outcome: streambus_protocol::error_code::Applied::No,
             })?;
-        let client = runtime.block_on(crate::Client::connect_with(config))?;
+        let client = runtime.block_on(crate::Client::connect_in(config, environment))?;
         Ok(Self { runtime: Arc::new(runtime), client })
     }
 
@@ -209,6 +221,11 @@ impl ConsumerBuilder {
     /// As [`crate::ConsumerBuilder::until_end`].
     pub fn until_end(self) -> Self {
         Self { builder: self.builder.until_end(), ..self }
+    }
+
+    /// As [`crate::ConsumerBuilder::on_out_of_range`].
+    pub fn on_out_of_range(self, what: OutOfRange) -> Self {
+        Self { builder: self.builder.on_out_of_range(what), ..self }
     }
 
     /// As [`crate::ConsumerBuilder::buffer_bytes`].
@@ -390,6 +407,61 @@ impl Admin {
         wanted: impl IntoIterator<Item = (TopicPartition, OffsetQuery)>,
     ) -> Result<Vec<(TopicPartition, OffsetFound)>, Error> {
         self.runtime.block_on(self.admin.list_offsets(wanted))
+    }
+
+    /// As [`crate::Admin::elect_leader`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn elect_leader(
+        &self,
+        topic: &str,
+        partition: u32,
+        choice: LeaderChoice,
+    ) -> Result<ElectLeaderResponse, Error> {
+        self.runtime.block_on(self.admin.elect_leader(topic, partition, choice))
+    }
+
+    /// As [`crate::Admin::reassign`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn reassign(
+        &self,
+        topic: &str,
+        partition: u32,
+        replicas: impl IntoIterator<Item = u32>,
+    ) -> Result<ReassignResponse, Error> {
+        self.runtime.block_on(self.admin.reassign(topic, partition, replicas))
+    }
+
+    /// As [`crate::Admin::cancel_reassign`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn cancel_reassign(&self, topic: &str, partition: u32) -> Result<ReassignResponse, Error> {
+        self.runtime.block_on(self.admin.cancel_reassign(topic, partition))
+    }
+
+    /// As [`crate::Admin::drain_broker`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn drain_broker(&self, broker: u32, draining: bool) -> Result<DrainBrokerResponse, Error> {
+        self.runtime.block_on(self.admin.drain_broker(broker, draining))
+    }
+
+    /// As [`crate::Admin::remove_broker`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn remove_broker(&self, broker: u32) -> Result<(), Error> {
+        self.runtime.block_on(self.admin.remove_broker(broker))
     }
 
     /// As [`crate::Admin::describe_cluster`].

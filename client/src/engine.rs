@@ -24,7 +24,7 @@ use crate::op::Scope;
 use crate::tasks::Tasks;
 
 /// How long a read is waited for before another broker is asked too.
-const READ_STAGGER: Duration = Duration::from_secs(1);
+const READ_STAGGER: Duration = Duration::from_millis(700);
 /// Pauses of [`Engine::quick_pause`] that are short: about as long together as a broker that is cut off leads on.
 const QUICK_PAUSES: u32 = 50;
 const QUICK_PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -40,7 +40,9 @@ pub(crate) enum Effect {
 
 /// Whether a call that ended with `error` is made again.
 pub(crate) fn may_retry(error: &Error, effect: Effect) -> bool {
-    error.is_retriable() && (effect == Effect::Read || error.applied() == Applied::No)
+    // A replica may become eligible; whoever named it should hear that it is not, instead of waiting for that.
+    let ineligible = error.code() == Some(ErrorCode::IneligibleReplica);
+    error.is_retriable() && !ineligible && (effect == Effect::Read || error.applied() == Applied::No)
 }
 
 /// Whether `error` says that the client's picture of the cluster is out of date.
@@ -277,7 +279,8 @@ mod tests {
         assert!(may_retry(&lost(Applied::Unknown), Effect::Read));
         for code in ErrorCode::ALL {
             let error = Error::Broker { code: *code, message: String::new(), at: None };
-            let expected = code.is_retriable() && code.applied() == Applied::No;
+            let expected =
+                code.is_retriable() && code.applied() == Applied::No && *code != ErrorCode::IneligibleReplica;
             assert_eq!(may_retry(&error, Effect::Change), expected, "{code}");
         }
     }

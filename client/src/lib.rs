@@ -89,6 +89,7 @@ pub use record::{ConsumedRecord, Position, Record};
 
 /// What the wire and this client share: ids, codes, and the answers of [`Admin`].
 pub use streambus_protocol as protocol;
+pub use streambus_protocol::api::cluster::LeaderChoice;
 pub use streambus_protocol::api::offsets::OffsetQuery;
 pub use streambus_protocol::api::produce::{Acks, Receipt};
 pub use streambus_protocol::compression::Compression;

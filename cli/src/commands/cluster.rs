@@ -1,232 +1,43 @@
-//! `streambus cluster info` and `streambus cluster health`.
+//! `streambus cluster ...`: one file per subcommand.
 
-use std::fmt::Write as _;
+pub mod brokers;
+pub mod decommission;
+pub mod drain;
+pub mod overview;
 
 use clap::Subcommand;
-use serde::Serialize;
-use streambus_protocol::api::cluster::{BrokerDescription, ClusterDescribeResponse};
-use streambus_protocol::ids::BrokerId;
 
 use crate::args::Global;
 use crate::failure::{Exit, Failure};
-use crate::output::{Output, Present};
 use crate::session;
-use crate::table::{Column, Table, bytes_shown};
 
-/// What to look at.
-#[derive(Clone, Copy, Debug, Subcommand)]
+/// What to do with the cluster.
+#[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
     /// Brokers, controller, topics and partitions
     Info,
     /// Is everything as it should be? Exit code 7 when it is not
     Health,
+    /// List the brokers
+    Brokers,
+    /// Move everything off a broker, and wait until that is done
+    Drain(drain::DrainArgs),
+    /// Let a drained broker take part again
+    Undrain(drain::UndrainArgs),
+    /// Drain a broker, wait until it is stopped, and forget it
+    Decommission(decommission::DecommissionArgs),
 }
 
-#[derive(Serialize)]
-struct BrokerItem {
-    id: u32,
-    host: String,
-    port: u16,
-    rack: Option<String>,
-    state: String,
-    version: String,
-    controller: bool,
-    leaders: u32,
-    replicas: u32,
-    disk_used_bytes: u64,
-    disk_free_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct Item {
-    cluster_id: String,
-    healthy: bool,
-    problems: Vec<String>,
-    controller: Option<u32>,
-    metadata_term: u64,
-    metadata_index: u64,
-    topics: u32,
-    partitions: u32,
-    leaderless: u32,
-    under_replicated: u32,
-    under_min_isr: u32,
-    brokers: Vec<BrokerItem>,
-}
-
-struct Cluster {
-    state: ClusterDescribeResponse,
-    verdict_first: bool,
-}
-
-impl Cluster {
-    /// Everything that is not as it should be, worst first. Empty means healthy.
-    fn problems(&self) -> Vec<String> {
-        let c = &self.state;
-        let mut problems = Vec::new();
-        if c.controller.is_none() {
-            problems.push("no controller: topics cannot be changed and leaders not elected".to_owned());
-        }
-        for (count, what) in [
-            (c.leaderless, "have no leader: nothing can be read or written there"),
-            (c.under_min_isr, "are under min.insync.replicas: acks=all is refused there"),
-            (c.under_replicated, "are under-replicated"),
-        ] {
-            if count > 0 {
-                problems.push(format!("{count} of {} partitions {what}", c.partitions));
-            }
-        }
-        for broker in c.brokers.iter().filter(|broker| broker.state != "ready") {
-            problems.push(format!("broker {} is {}", broker.endpoint.id, broker.state));
-        }
-        problems
-    }
-
-    fn broker_item(&self, broker: &BrokerDescription) -> BrokerItem {
-        BrokerItem {
-            id: broker.endpoint.id.get(),
-            host: broker.endpoint.host.clone(),
-            port: broker.endpoint.port,
-            rack: broker.endpoint.rack.clone(),
-            state: broker.state.clone(),
-            version: broker.version.clone(),
-            controller: self.state.controller == Some(broker.endpoint.id),
-            leaders: broker.leaders,
-            replicas: broker.replicas,
-            disk_used_bytes: broker.disk_used_bytes,
-            disk_free_bytes: broker.disk_free_bytes,
-        }
-    }
-}
-
-impl Present for Cluster {
-    type Item = Item;
-
-    fn items(&self) -> Vec<Item> {
-        let c = &self.state;
-        let problems = self.problems();
-        vec![Item {
-            cluster_id: c.cluster_id.to_string(),
-            healthy: problems.is_empty(),
-            problems,
-            controller: c.controller.map(BrokerId::get),
-            metadata_term: c.metadata_term,
-            metadata_index: c.metadata_index,
-            topics: c.topics,
-            partitions: c.partitions,
-            leaderless: c.leaderless,
-            under_replicated: c.under_replicated,
-            under_min_isr: c.under_min_isr,
-            brokers: c.brokers.iter().map(|broker| self.broker_item(broker)).collect(),
-        }]
-    }
-
-    fn is_list(&self) -> bool {
-        false
-    }
-
-    fn text(&self, wide: bool) -> String {
-        let c = &self.state;
-        let controller = c.controller.map_or("none".to_owned(), |id| id.to_string());
-        let mut text = String::new();
-        if self.verdict_first {
-            let problems = self.problems();
-            match problems.first() {
-                None => text.push_str("Healthy     yes\n"),
-                Some(worst) => {
-                    let _infallible = writeln!(text, "Healthy     NO: {worst}");
-                    for problem in &problems[1..] {
-                        let _infallible = writeln!(text, "            {problem}");
-                    }
-                }
-            }
-        }
-        let _infallible =
-            writeln!(text, "Cluster     {}  (term {}, controller {controller})", c.cluster_id, c.metadata_term);
-        let _infallible = writeln!(
-            text,
-            "Topics      {}  partitions {}  leaderless {}  under-replicated {}  under min ISR {}",
-            c.topics, c.partitions, c.leaderless, c.under_replicated, c.under_min_isr
-        );
-        let mut columns = vec![
-            Column::Text("BROKER"),
-            Column::Text("ADDRESS"),
-            Column::Text("STATE"),
-            Column::Number("LEADERS"),
-            Column::Number("REPLICAS"),
-            Column::Number("DATA"),
-            Column::Number("DISK FREE"),
-            Column::Text("VERSION"),
-        ];
-        if wide {
-            columns.push(Column::Text("RACK"));
-        }
-        let mut table = Table::new(&columns);
-        for broker in c.brokers.iter().map(|broker| self.broker_item(broker)) {
-            let mut row = vec![
-                format!("{}{}", broker.id, if broker.controller { "*" } else { "" }),
-                format!("{}:{}", broker.host, broker.port),
-                broker.state,
-                broker.leaders.to_string(),
-                broker.replicas.to_string(),
-                bytes_shown(broker.disk_used_bytes),
-                bytes_shown(broker.disk_free_bytes),
-                broker.version,
-            ];
-            if wide {
-                row.push(broker.rack.unwrap_or_else(|| "-".to_owned()));
-            }
-            table.row(row);
-        }
-        text.push_str(&table.render());
-        text
-    }
-
-    fn names(&self) -> Vec<String> {
-        vec![self.state.cluster_id.to_string()]
-    }
-}
-
-/// Shows the cluster.
+/// Runs one of them.
 pub fn run(global: &Global, command: &ClusterCommand) -> Result<Exit, Failure> {
     session::block_on(async {
-        let client = session::connect(global).await?;
-        let state = client.admin().describe_cluster().await.map_err(|error| session::from_client(&error))?;
-        let verdict_first = matches!(command, ClusterCommand::Health);
-        let cluster = Cluster { state, verdict_first };
-        Output::stdout().present(&cluster, global.output)?;
-        let healthy = cluster.problems().is_empty();
-        Ok(if verdict_first && !healthy { Exit::Unhealthy } else { Exit::Ok })
+        match command {
+            ClusterCommand::Info => overview::run(global, false).await,
+            ClusterCommand::Health => overview::run(global, true).await,
+            ClusterCommand::Brokers => brokers::run(global).await,
+            ClusterCommand::Drain(args) => drain::run(global, args).await,
+            ClusterCommand::Undrain(args) => drain::undo(global, args).await,
+            ClusterCommand::Decommission(args) => decommission::run(global, args).await,
+        }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use streambus_protocol::ids::ClusterId;
-
-    use super::*;
-
-    fn cluster(leaderless: u32, controller: Option<BrokerId>) -> Cluster {
-        let state = ClusterDescribeResponse {
-            cluster_id: ClusterId::from_bytes([1; 16]),
-            controller,
-            metadata_term: 4,
-            metadata_index: 9,
-            brokers: Vec::new(),
-            topics: 1,
-            partitions: 3,
-            leaderless,
-            under_replicated: 0,
-            under_min_isr: 0,
-            reassigning: 0,
-        };
-        Cluster { state, verdict_first: true }
-    }
-
-    #[test]
-    fn health_is_one_sentence_first_and_names_what_is_wrong() {
-        assert!(cluster(0, Some(BrokerId::new(1))).text(false).starts_with("Healthy     yes\n"));
-        let text = cluster(2, Some(BrokerId::new(1))).text(false);
-        assert!(text.starts_with("Healthy     NO: 2 of 3 partitions have no leader"), "{text}");
-        assert!(cluster(0, None).problems()[0].contains("no controller"));
-    }
 }

@@ -6,6 +6,8 @@ pub mod create;
 pub mod delete;
 pub mod describe;
 pub mod list;
+pub mod reassign;
+pub mod transfer_leader;
 pub mod trim;
 
 use clap::Subcommand;
@@ -29,6 +31,10 @@ pub enum TopicCommand {
     AddPartitions(add_partitions::AddPartitionsArgs),
     /// Change a topic's configuration
     Alter(alter::AlterArgs),
+    /// Give a partition another leader
+    TransferLeader(transfer_leader::TransferLeaderArgs),
+    /// Move a partition to other brokers
+    Reassign(reassign::ReassignArgs),
     /// Delete the oldest records of a partition
     Trim(trim::TrimArgs),
 }
@@ -43,6 +49,8 @@ pub fn run(global: &Global, command: &TopicCommand) -> Result<Exit, Failure> {
             TopicCommand::Delete(args) => delete::run(global, args).await,
             TopicCommand::AddPartitions(args) => add_partitions::run(global, args).await,
             TopicCommand::Alter(args) => alter::run(global, args).await,
+            TopicCommand::TransferLeader(args) => transfer_leader::run(global, args).await,
+            TopicCommand::Reassign(args) => reassign::run(global, args).await,
             TopicCommand::Trim(args) => trim::run(global, args).await,
         }
     })?;

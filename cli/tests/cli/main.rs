@@ -1,6 +1,8 @@
 //! The `streambus` binary from outside: help, exit codes, and commands against a broker that is a process too.
 
+mod cluster;
 mod exit_codes;
+mod following;
 mod help;
 mod process;
 mod round_trip;

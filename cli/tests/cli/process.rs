@@ -1,8 +1,8 @@
 //! The `streambus` binary as scripts see it: arguments and standard input in, two streams and an exit code out.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// How a command ended.
 #[derive(Debug)]
@@ -52,22 +52,46 @@ impl Broker {
     pub(crate) fn start(directory: &Path) -> Self {
         let directory = directory.to_str().unwrap();
         let args = ["server", "--data-dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-        let child = command(&args).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        Self::spawn(&args, "is ready after").0
+    }
+
+    /// Starts `streambus dev` and waits until it has said everything; returns where it keeps its data.
+    pub(crate) fn dev() -> (Self, PathBuf) {
+        let (broker, last) = Self::spawn(&["dev", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"], "data in ");
+        let directory = last.strip_prefix("data in ").and_then(|rest| rest.split(',').next()).unwrap();
+        (broker, PathBuf::from(directory))
+    }
+
+    /// Starts a broker and reads what it says until a line has `last` in it, which is returned.
+    fn spawn(args: &[&str], last: &str) -> (Self, String) {
+        let child = command(args).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         // Owned at once, so that a broker that does not become ready is ended too.
         let mut broker = Self { child, address: String::new() };
         let mut lines = BufReader::new(broker.child.stderr.take().unwrap()).lines();
         let mut seen = Vec::new();
-        while broker.address.is_empty() {
+        let said = loop {
             let Some(Ok(line)) = lines.next() else { panic!("the broker did not become ready:\n{}", seen.join("\n")) };
             if let Some((_, rest)) = line.split_once("is ready after") {
                 let address = rest.split("clients ").nth(1).and_then(|rest| rest.split(',').next());
                 broker.address = address.unwrap().to_owned();
             }
+            if line.contains(last) {
+                break line;
+            }
             seen.push(line);
-        }
+        };
         // Whatever it logs from here on must not fill the pipe and stop it; the reader ends with the broker.
         std::thread::Builder::new().spawn(move || lines.for_each(drop)).unwrap();
-        broker
+        (broker, said)
+    }
+
+    /// Starts a command against this broker that does not end by itself.
+    pub(crate) fn follow(&self, args: &[&str]) -> Following {
+        let mut all = vec!["-b", self.address.as_str()];
+        all.extend_from_slice(args);
+        let mut child = command(&all).stdin(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Following { child, lines }
     }
 
     /// Runs a client command against this broker.
@@ -82,6 +106,35 @@ impl Broker {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+/// A command that goes on until it is ended.
+pub(crate) struct Following {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Following {
+    /// The next line of its standard output.
+    pub(crate) fn line(&mut self) -> String {
+        self.lines.next().unwrap().unwrap()
+    }
+
+    /// Interrupts it, as a person does; returns its exit code and what it still had to say.
+    pub(crate) fn interrupt(mut self) -> (Option<i32>, Vec<String>) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let rest = self.lines.by_ref().map(Result::unwrap).collect();
+        (self.child.wait().unwrap().code(), rest)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
 

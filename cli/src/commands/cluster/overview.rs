@@ -1,0 +1,162 @@
+//! `streambus cluster info` and `streambus cluster health`: the cluster at a glance.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use streambus_protocol::api::cluster::ClusterDescribeResponse;
+use streambus_protocol::ids::BrokerId;
+
+use super::brokers::{self, BrokerItem};
+use crate::args::Global;
+use crate::failure::{Exit, Failure};
+use crate::output::{Output, Present};
+use crate::session;
+
+#[derive(Serialize)]
+struct Item {
+    cluster_id: String,
+    healthy: bool,
+    problems: Vec<String>,
+    controller: Option<u32>,
+    metadata_term: u64,
+    metadata_index: u64,
+    topics: u32,
+    partitions: u32,
+    leaderless: u32,
+    under_replicated: u32,
+    under_min_isr: u32,
+    reassigning: u32,
+    brokers: Vec<BrokerItem>,
+}
+
+struct Cluster {
+    state: ClusterDescribeResponse,
+    verdict_first: bool,
+}
+
+impl Cluster {
+    /// Everything that is not as it should be, worst first. Empty means healthy.
+    fn problems(&self) -> Vec<String> {
+        let c = &self.state;
+        let mut problems = Vec::new();
+        if c.controller.is_none() {
+            problems.push("no controller: topics cannot be changed and leaders not elected".to_owned());
+        }
+        for (count, what) in [
+            (c.leaderless, "have no leader: nothing can be read or written there"),
+            (c.under_min_isr, "are under min.insync.replicas: acks=all is refused there"),
+            (c.under_replicated, "are under-replicated"),
+        ] {
+            if count > 0 {
+                problems.push(format!("{count} of {} partitions {what}", c.partitions));
+            }
+        }
+        for broker in c.brokers.iter().filter(|broker| !brokers::is_well(broker)) {
+            let why =
+                if broker.fenced { ": it was not heard of in time, or has not caught up since its start" } else { "" };
+            problems.push(format!("broker {} is {}{why}", broker.endpoint.id, brokers::state(broker)));
+        }
+        problems
+    }
+}
+
+impl Present for Cluster {
+    type Item = Item;
+
+    fn items(&self) -> Vec<Item> {
+        let c = &self.state;
+        let problems = self.problems();
+        vec![Item {
+            cluster_id: c.cluster_id.to_string(),
+            healthy: problems.is_empty(),
+            problems,
+            controller: c.controller.map(BrokerId::get),
+            metadata_term: c.metadata_term,
+            metadata_index: c.metadata_index,
+            topics: c.topics,
+            partitions: c.partitions,
+            leaderless: c.leaderless,
+            under_replicated: c.under_replicated,
+            under_min_isr: c.under_min_isr,
+            reassigning: c.reassigning,
+            brokers: brokers::items(c),
+        }]
+    }
+
+    fn is_list(&self) -> bool {
+        false
+    }
+
+    fn text(&self, wide: bool) -> String {
+        let c = &self.state;
+        let controller = c.controller.map_or("none".to_owned(), |id| id.to_string());
+        let mut text = String::new();
+        if self.verdict_first {
+            let problems = self.problems();
+            match problems.first() {
+                None => text.push_str("Healthy     yes\n"),
+                Some(worst) => {
+                    let _infallible = writeln!(text, "Healthy     NO: {worst}");
+                    for problem in &problems[1..] {
+                        let _infallible = writeln!(text, "            {problem}");
+                    }
+                }
+            }
+        }
+        let _infallible =
+            writeln!(text, "Cluster     {}  (term {}, controller {controller})", c.cluster_id, c.metadata_term);
+        let _infallible = writeln!(
+            text,
+            "Topics      {}  partitions {}  leaderless {}  under-replicated {}  under min ISR {}  moving {}",
+            c.topics, c.partitions, c.leaderless, c.under_replicated, c.under_min_isr, c.reassigning
+        );
+        text.push_str(&brokers::table(c, wide).render());
+        text
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.state.cluster_id.to_string()]
+    }
+}
+
+/// Shows the cluster; with `verdict_first`, whether it is as it should be.
+pub async fn run(global: &Global, verdict_first: bool) -> Result<Exit, Failure> {
+    let client = session::connect(global).await?;
+    let state = client.admin().describe_cluster().await.map_err(|error| session::from_client(&error))?;
+    let cluster = Cluster { state, verdict_first };
+    Output::stdout().present(&cluster, global.output)?;
+    let healthy = cluster.problems().is_empty();
+    Ok(if verdict_first && !healthy { Exit::Unhealthy } else { Exit::Ok })
+}
+
+#[cfg(test)]
+mod tests {
+    use streambus_protocol::ids::ClusterId;
+
+    use super::*;
+
+    fn cluster(leaderless: u32, controller: Option<BrokerId>) -> Cluster {
+        let state = ClusterDescribeResponse {
+            cluster_id: ClusterId::from_bytes([1; 16]),
+            controller,
+            metadata_term: 4,
+            metadata_index: 9,
+            brokers: Vec::new(),
+            topics: 1,
+            partitions: 3,
+            leaderless,
+            under_replicated: 0,
+            under_min_isr: 0,
+            reassigning: 0,
+        };
+        Cluster { state, verdict_first: true }
+    }
+
+    #[test]
+    fn health_is_one_sentence_first_and_names_what_is_wrong() {
+        assert!(cluster(0, Some(BrokerId::new(1))).text(false).starts_with("Healthy     yes\n"));
+        let text = cluster(2, Some(BrokerId::new(1))).text(false);
+        assert!(text.starts_with("Healthy     NO: 2 of 3 partitions have no leader"), "{text}");
+        assert!(cluster(0, None).problems()[0].contains("no controller"));
+    }
+}
