@@ -265,3 +265,45 @@ fn bare_request(api: ApiKey) -> Vec<u8> {
     frame[4..8].copy_from_slice(&crc.to_le_bytes());
     frame
 }
+
+// Catches an acknowledgement that counts fewer disks than it says, and a record that is gone with the broker that
+// acknowledged it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_three_brokers_acknowledged_is_there_when_one_of_them_dies() {
+    let founders = Founders::new(3);
+    let mut servers = founders.start_all().await;
+    let mut first = client(&servers[&1]).await;
+    let topic = create(&mut first, "orders", 3).await.id;
+    let led = until(
+        async || layout(&mut first, "orders").await,
+        |layout| layout.iter().flatten().any(|partition| partition.leader == Some(BrokerId::new(2))),
+    );
+    let partition = led.await.into_iter().flatten().find(|p| p.leader == Some(BrokerId::new(2))).expect("one").index;
+    let mut leader = client(&servers[&2]).await;
+    let produced = until(
+        async || leader.produce(topic, partition.get(), &["a", "b"]).await,
+        // Until its followers have fetched for the first time, too few are in sync.
+        |produced| produced.is_ok(),
+    );
+    let receipt = produced.await.expect("acknowledged").receipt;
+    assert!(receipt.durable >= 2 && receipt.replicas >= receipt.durable, "{receipt:?}");
+    // Dropped, it ends as a crash would.
+    drop(servers.remove(&2));
+    let moved = until(
+        async || layout(&mut first, "orders").await,
+        |layout| {
+            layout.iter().flatten().all(|partition| partition.leader.is_some_and(|leader| leader != BrokerId::new(2)))
+        },
+    );
+    let now = moved.await.expect("a layout");
+    let heir = now[usize::try_from(partition.get()).expect("small")].leader.expect("a leader");
+    let mut heir = client(&servers[&heir.get()]).await;
+    let read = until(
+        async || {
+            let response = heir.fetch(&harness::fetch_request(topic, partition.get(), 0, 100)).await;
+            response.partitions.first().filter(|outcome| outcome.result.is_ok()).map(harness::values)
+        },
+        |values| values.as_ref().is_some_and(|values| values.len() >= 2),
+    );
+    assert_eq!(read.await.expect("records"), ["a", "b"]);
+}
