@@ -135,7 +135,8 @@ impl InSyncSet {
         Some(proposal.change.clone())
     }
 
-    /// Takes the answer to the change of `partition_epoch`; answers to changes that are no longer open say nothing.
+    /// Takes the answer to the change of `asked` that was taken last; each change is answered once, with `Unknown` when its
+    /// own answer may come later or never. Answers to changes that are no longer open say nothing.
     /// Returns true when the committed set changed.
     pub fn on_answer(&mut self, asked: PartitionEpoch, answer: ChangeAnswer) -> bool {
         let Some(proposal) = self.proposal.as_mut() else { return false };
@@ -144,8 +145,10 @@ impl InSyncSet {
         }
         match answer {
             ChangeAnswer::Applied(version) => {
-                if version.leader_epoch != self.committed.leader_epoch {
-                    // Applied, and ended this leadership with it: the metadata will say so.
+                // Applied, and ended this leadership with it; or the state was as proposed already and others have changed
+                // it since. What else they changed, as how many replicas must be in sync, only the metadata says.
+                let is_next = Some(version.partition_epoch) == asked.next();
+                if version.leader_epoch != self.committed.leader_epoch || !is_next {
                     proposal.stage = Stage::AwaitsMetadata;
                     return false;
                 }
@@ -294,6 +297,19 @@ mod tests {
         assert!(set.adopt(version(9, &[1])));
         assert!(!set.on_answer(ASKED, ChangeAnswer::Applied(version(8, &[1, 2, 3]))));
         assert_eq!(set.committed(), &version(9, &[1]));
+    }
+
+    // Found by the explorer. Catches a set that is adopted from a state in which more replicas must be in sync than this
+    // leader knows: it would commit with too few while a replica that left counts as complete.
+    #[test]
+    fn an_answer_of_a_later_state_waits_for_the_metadata() {
+        let mut set = InSyncSet::new(version(7, &[1, 2, 3]));
+        set.propose(members(&[1, 2]), false);
+        assert!(set.take_ready().is_some());
+        assert!(!set.on_answer(ASKED, ChangeAnswer::Applied(version(9, &[1, 2]))));
+        assert!(set.is_in_maximal(broker(3)) && set.is_committed(broker(3)));
+        assert!(set.adopt(version(9, &[1, 2])));
+        assert!(!set.is_in_maximal(broker(3)));
     }
 
     // R2: a change that completes a reassignment ends the leadership; its set is not this leadership's to use.

@@ -37,6 +37,9 @@ pub(super) struct Replica {
     pub(super) seen: Option<Arc<ClusterImage>>,
     pub(super) part: Part,
     pub(super) high_watermark: usize,
+    /// Changes proposed so far, and the one whose answer is awaited.
+    pub(super) changes: u64,
+    pub(super) open_change: Option<u64>,
     sequence: u64,
     planted: Option<PlantedBug>,
 }
@@ -86,6 +89,8 @@ impl Replica {
             seen: None,
             part: Part::Idle,
             high_watermark: 0,
+            changes: 0,
+            open_change: None,
             sequence: 0,
             planted,
         }

@@ -46,6 +46,8 @@ pub(super) struct Sender {
     life: u8,
     leader_epoch: LeaderEpoch,
     asked: PartitionEpoch,
+    /// Its number among the broker's changes.
+    change: u64,
 }
 
 /// A record that waits to be acknowledged.
@@ -340,7 +342,16 @@ impl World {
         let (log, life, epoch) = (replica.leader_log(), replica.life, replica.epoch);
         let (Part::Leading(leading), Some(epoch)) = (&mut replica.part, epoch) else { return };
         let Some(change) = leading.state.next_change(log, now) else { return };
-        let sender = Sender { broker: id, life, leader_epoch: change.leader_epoch, asked: change.partition_epoch };
+        replica.changes += 1;
+        replica.open_change = Some(replica.changes);
+        let number = replica.changes;
+        let sender = Sender {
+            broker: id,
+            life,
+            leader_epoch: change.leader_epoch,
+            asked: change.partition_epoch,
+            change: number,
+        };
         self.note(format!("broker {id} proposes {}", brief(&change)));
         let command = metadata_authority::command(id, epoch, vec![(PARTITION, change)]);
         self.messages.push(Message::Alter(sender, command));
@@ -349,6 +360,11 @@ impl World {
     fn answer(&mut self, sender: Sender, answer: ChangeAnswer) {
         let now = self.now;
         let replica = self.replica(sender.broker);
+        // An answer that comes after its sender gave up waiting finds nobody.
+        if replica.open_change != Some(sender.change) {
+            return;
+        }
+        replica.open_change = None;
         if replica.life == sender.life
             && let Part::Leading(leading) = &mut replica.part
             && leading.state.leader_epoch() == sender.leader_epoch
