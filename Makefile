@@ -24,7 +24,7 @@ SEED ?= $(shell date +%s)
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## Install what the build needs (Debian packages; nothing when it is all there)
@@ -81,6 +81,10 @@ soak: build ## Faults with seed after seed for MINUTES (30), CYCLES (500) kills 
 bench: deps ## Run every benchmark row beside the machine's own limits
 	$(CARGO) build --release --locked -p streambus-cli -p streambus-bench
 	scripts/bench.sh $(TARGET)/release
+
+.PHONY: bench-cluster
+bench-cluster: build ## Three brokers: replication factor 3 beside 1, in one run
+	scripts/bench-cluster.sh $(TARGET)/release
 
 .PHONY: fuzz
 fuzz: ## Fuzz the decoders for a minute each (needs cargo-fuzz and a nightly toolchain)

@@ -15,6 +15,7 @@ use streambus_protocol::ids::PartitionIndex;
 use streambus_protocol::offset::Offset;
 
 pub use final_read::{ReadBack, check};
+pub use real_time::staleness_us;
 pub use replicas::check_replicas;
 
 use crate::event::Event;
@@ -136,7 +137,7 @@ pub enum Violation {
         asked_us: u64,
         /// The answer.
         offset: u64,
-        /// The end that acknowledgements, reads or earlier answers had shown.
+        /// The highest answer before.
         known: u64,
     },
     /// I9: an acknowledgement that fewer replicas back than the topic demands.

@@ -65,8 +65,10 @@ enum Wiring {
 /// What a cluster is like.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Brokers, numbered from one.
+    /// How many brokers.
     pub brokers: u32,
+    /// The first one's number.
+    pub first_id: u32,
     /// How they reach each other.
     pub network: Network,
     /// Settings of every broker, as `--set` takes them.
@@ -75,7 +77,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { brokers: 3, network: Network::Direct, settings: Vec::new() }
+        Self { brokers: 3, first_id: 1, network: Network::Direct, settings: Vec::new() }
     }
 }
 
@@ -111,7 +113,7 @@ impl Cluster {
         let folder = tempfile::Builder::new().prefix("streambus-cluster-").tempdir().expect("a folder");
         let running = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let host = own_network(running);
-        let ids: Vec<u32> = (1..=options.brokers).collect();
+        let ids: Vec<u32> = (0..options.brokers).map(|at| options.first_id + at).collect();
         let namespaces = (options.network == Network::Namespaces).then(|| Namespaces::new(running, &ids));
         let nodes: Vec<Node> = ids
             .iter()
@@ -120,7 +122,7 @@ impl Cluster {
                 let log = folder.path().join(format!("broker-{id}.log"));
                 let addresses = match &namespaces {
                     Some(namespaces) => Addresses::of(namespaces.address(*id)),
-                    None => Addresses::on(host(*id)),
+                    None => Addresses::on(host(1 + id)),
                 };
                 Node::new(*id, addresses, data, log)
             })
@@ -130,7 +132,7 @@ impl Cluster {
             (Network::Direct, _) => Wiring::Direct,
             (Network::Proxied, _) => {
                 let doors: Vec<_> =
-                    peers.iter().map(|(id, target)| (*id, Addresses::on(host(100 + id)).cluster, *target)).collect();
+                    peers.iter().map(|(id, target)| (*id, Addresses::on(host(101 + id)).cluster, *target)).collect();
                 peers = doors.iter().map(|(id, door, _)| (*id, *door)).collect();
                 Wiring::Proxied(Links::new(&doors))
             }

@@ -17,6 +17,7 @@ pub mod load;
 pub mod measure;
 pub mod patience;
 pub mod process;
+pub mod raw_caller;
 pub mod recorder;
 pub mod run;
 pub mod setting;

@@ -10,6 +10,7 @@ use streambus_protocol::ids::TopicName;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::event::What;
 use crate::history::Value;
@@ -149,7 +150,7 @@ async fn produce(world: World, number: u32, going: watch::Receiver<bool>, runtim
         sinks.push(sink);
     }
     let mut beat = tokio::time::interval(BEAT);
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let per_beat = u64::from(world.options.rate) * BEAT.as_millis() as u64 / 1_000;
     let mut sequence = 0;
     while *going.borrow() {
@@ -233,6 +234,7 @@ async fn follow(world: World, reader: u32, mut going: watch::Receiver<bool>) {
 
 async fn observe_leaders(world: World, observer: u32, address: String, going: watch::Receiver<bool>) {
     let mut pause = tokio::time::interval(GLANCE);
+    pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut bus: Option<Client> = None;
     while *going.borrow() {
         pause.tick().await;
@@ -267,6 +269,7 @@ async fn observe_watermarks(world: World, going: watch::Receiver<bool>) {
     let Some(bus) = world.connect_while(&world.addresses, &going).await else { return };
     let topic = TopicName::new(&world.options.topic).expect("a valid name");
     let mut pause = tokio::time::interval(GLANCE);
+    pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while *going.borrow() {
         pause.tick().await;
         for partition in 0..world.options.partitions {

@@ -13,7 +13,7 @@ use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicName};
 use streambus_protocol::offset::Offset;
 use tokio::runtime::Runtime;
 
-use crate::checker::{ReadBack, Violation, check_replicas, check_run};
+use crate::checker::{ReadBack, Violation, check_replicas, check_run, staleness_us};
 use crate::clock::Stopwatch;
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::dump::{LogDump, dump};
@@ -123,7 +123,7 @@ impl Run {
     /// The leader of each partition, asked of any broker that answers; waits until each has one other than `not`.
     pub fn leaders_without(&self, not: Option<u32>) -> BTreeMap<u32, u32> {
         let leaders = self.runtime.block_on(wait_for_async(PATIENCE, || async {
-            let partitions = self.described().await?;
+            let partitions = described(&self.bus, &self.load_options.topic).await?;
             let leader = |p: &PartitionDescription| Some((p.layout.index.get(), p.layout.leader?.get()));
             let leaders: Option<BTreeMap<u32, u32>> = partitions.iter().map(leader).collect();
             leaders.filter(|leaders| leaders.values().all(|leader| Some(*leader) != not))
@@ -151,15 +151,24 @@ impl Run {
         })
     }
 
-    /// Waits until every replica of every partition is in sync.
+    /// Waits until every broker says that every replica of every partition is in sync. One that was cut off says so from
+    /// what it knew before, the others know better.
     pub fn wait_in_sync(&self) {
+        let addresses: Vec<String> = self.cluster.client_addresses();
         let healed = self.runtime.block_on(wait_for_async(PATIENCE, || async {
-            let partitions = self.described().await?;
-            partitions.iter().all(|p| p.layout.isr.len() == p.layout.replicas.len()).then_some(())
+            for address in &addresses {
+                let config = client_config(std::slice::from_ref(address), &self.load_options);
+                let bus = Client::connect_with(config).await.ok()?;
+                let partitions = described(&bus, &self.load_options.topic).await;
+                bus.close().await;
+                if !partitions?.iter().all(|p| p.layout.isr.len() == p.layout.replicas.len()) {
+                    return None;
+                }
+            }
+            Some(())
         }));
         if healed.is_none() {
-            let state =
-                self.runtime.block_on(async { self.bus.admin().describe_topic(&self.load_options.topic).await });
+            let state = self.runtime.block_on(described(&self.bus, &self.load_options.topic));
             self.print_log_ends();
             panic!("not every replica is in sync within {PATIENCE:?}: {state:?}");
         }
@@ -230,12 +239,6 @@ impl Run {
         read
     }
 
-    async fn described(&self) -> Option<Vec<PartitionDescription>> {
-        let admin = self.bus.admin();
-        let answer = admin.describe_topic(&self.load_options.topic).timeout(Duration::from_secs(2)).await;
-        answer.ok().map(|topic| topic.partitions)
-    }
-
     fn watermarks(&self) -> BTreeMap<u32, u64> {
         let topic = TopicName::new(&self.load_options.topic).expect("a valid name");
         let wanted = (0..self.load_options.partitions).map(|partition| {
@@ -286,7 +289,7 @@ impl Run {
         let longest_silence_us = longest_silence_us(&events);
         let verdict = format!(
             "{}: seed {}, {} steps, {} acknowledged, {} unknown, {refused} refused, {} read back, longest silence {} ms, \
-             {} violations",
+             watermark answers behind by {} ms at most, {} violations",
             self.name,
             setting::seed(),
             faults,
@@ -294,6 +297,7 @@ impl Run {
             history.unknown(),
             read.len(),
             longest_silence_us / 1_000,
+            staleness_us(&events) / 1_000,
             violations.len()
         );
         eprintln!("{verdict}");
@@ -308,6 +312,11 @@ impl Run {
             eprintln!("--- broker {id} logged at last:\n{}", self.cluster.log_end(id));
         }
     }
+}
+
+async fn described(bus: &Client, topic: &str) -> Option<Vec<PartitionDescription>> {
+    let answer = bus.admin().describe_topic(topic).timeout(Duration::from_secs(2)).await;
+    answer.ok().map(|topic| topic.partitions)
 }
 
 struct Lines<'a>(&'a [Violation]);

@@ -3,7 +3,8 @@
 //!
 //! Every connection is sorted by who dialled it, so each ordered pair of brokers is a link of its own. A cut link holds
 //! bytes (and the end of a stream) and lets them go when it heals, as TCP does by sending again; a new connection over a
-//! cut link is accepted and stays silent. What it cannot imitate: a lost SYN, packet loss with its congestion control,
+//! cut link is accepted and stays silent. What goes one way while the other is cut stops after a few chunks, as TCP does
+//! without acknowledgements. What it cannot imitate: a lost SYN, packet loss with its congestion control,
 //! and a kernel that gives up a connection by itself.
 
 use std::collections::BTreeMap;
@@ -143,6 +144,9 @@ impl Links {
     }
 }
 
+/// Chunks that pass while nothing comes back: the window that TCP opens a connection with.
+const UNACKNOWLEDGED_MAX: u32 = 10;
+
 /// One direction of one connection ended by force.
 struct Broken;
 
@@ -168,8 +172,8 @@ impl Wires {
         let (from_broker, to_broker) = onward.into_split();
         // When either direction is broken, the other ends with it.
         let _broken = tokio::try_join!(
-            pump(from_dialler, to_broker, there, resets.0),
-            pump(from_broker, to_dialler, back, resets.1)
+            pump(from_dialler, to_broker, there.clone(), back.clone(), resets.0),
+            pump(from_broker, to_dialler, back, there, resets.1)
         );
     }
 }
@@ -182,10 +186,18 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut link: watch::Receiver<Link>,
+    mut opposite: watch::Receiver<Link>,
     resets: u64,
 ) -> Result<(), Broken> {
     let mut chunk = vec![0; 64 * 1024];
+    let mut unacknowledged = 0;
     loop {
+        if opposite.borrow().open {
+            unacknowledged = 0;
+        } else if unacknowledged == UNACKNOWLEDGED_MAX {
+            wait_open(&mut opposite).await?;
+        }
+        unacknowledged += 1;
         let state = wait_open(&mut link).await?;
         if state.resets != resets {
             return Err(Broken);

@@ -22,7 +22,7 @@ pub(super) struct Namespaces {
 }
 
 /// Stands for this process where a broker's number is asked for.
-pub(super) const CLIENTS: u32 = 0;
+pub(super) const CLIENTS: u32 = u32::MAX;
 
 impl Namespaces {
     /// Builds the network. Panics with the reason when this machine does not allow it: a fault that was asked for is never
@@ -125,7 +125,7 @@ impl Drop for Namespaces {
 }
 
 fn last_byte(broker: u32) -> u8 {
-    u8::try_from(broker).ok().filter(|broker| *broker < 60).expect("few brokers, numbered from one")
+    u8::try_from(broker).ok().filter(|broker| *broker < 60).map(|broker| broker + 1).expect("few brokers")
 }
 
 /// Runs `ip`; panics with what it says when it fails.

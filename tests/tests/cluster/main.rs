@@ -1,7 +1,12 @@
-//! Real brokers under load and under faults. Each test hurts a
+//! Three real brokers under load and under faults: kill, pause, isolation, restarts, lost disks. Each test hurts a
 //! cluster, heals it, and has the whole recorded run judged; times are measured and printed.
 //!
 //! `STREAMBUS_SEED` draws other moments and victims, `STREAMBUS_FAULT_CYCLES` repeats each fault more often than the short
 //! default; `make soak` sets both.
 
+mod kill;
+mod network;
 mod one;
+mod pause;
+mod refusals;
+mod restart;

@@ -72,8 +72,6 @@ pub(super) struct Fetch {
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
     pub(super) life: u8,
-    /// Of the fetch that it answers.
-    pub(super) sequence: u64,
     pub(super) asked: Asked,
     pub(super) answer: Answer,
     pub(super) entries: Vec<Entry>,
@@ -247,7 +245,7 @@ impl Replica {
         };
         let asked = Asked { leader_epoch: fetch.leader_epoch, fetch_offset: fetch.log_end };
         let answer = Answer { leader_epoch, diverging, ends: Ok(ends) };
-        Some(Reply { life: follower_life, sequence: fetch.sequence, asked, answer, entries })
+        Some(Reply { life: follower_life, asked, answer, entries })
     }
 
     /// A follower's disk has moved.
@@ -281,9 +279,7 @@ impl Replica {
 
     /// Takes its leader's answer.
     pub(super) fn on_reply(&mut self, from: BrokerId, reply: &Reply) -> Result<(), String> {
-        // As the fetch session does: one fetch is open, and only its answer is taken. Without that, an old answer about a
-        // log end that has come back since would be believed.
-        if reply.life != self.life || reply.sequence != self.sequence {
+        if reply.life != self.life {
             return Ok(());
         }
         let Part::Following(leader, state) = &mut self.part else { return Ok(()) };

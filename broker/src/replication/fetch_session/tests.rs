@@ -1,3 +1,5 @@
+//! Sessions against each other: what one side leaves out the other must know already.
+
 use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::ids::{PartitionIndex, TopicId};
 

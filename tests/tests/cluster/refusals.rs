@@ -1,0 +1,118 @@
+//! What a cluster must refuse, with its reason, while it goes on serving.
+
+use std::time::Duration;
+
+use streambus_client::{ErrorCode, Topic};
+use streambus_protocol::api::peer::{PeerHandshakeRequest, PeerLane};
+use streambus_protocol::api::replica::ReplicaFetchRequest;
+use streambus_protocol::api::session::HandshakeRequest;
+use streambus_protocol::epoch::BrokerEpoch;
+use streambus_protocol::ids::{BrokerId, ClusterId};
+use streambus_tests::cluster::Options;
+use streambus_tests::event::What;
+use streambus_tests::load::LoadOptions;
+use streambus_tests::raw_caller::RawCaller;
+use streambus_tests::run::Run;
+
+#[test]
+fn more_replicas_than_brokers_are_refused() {
+    let run = Run::start("more replicas than brokers", &Options::default(), &LoadOptions::default());
+    let refused = run.ask(async |bus| bus.admin().create_topic("four", Topic::partitions(1).replicas(4)).await);
+    let error = refused.expect_err("three brokers cannot hold four replicas");
+    assert_eq!(error.code(), Some(ErrorCode::InvalidReplicationFactor), "{error}");
+    assert!(error.to_string().contains('3'), "it names the limit: {error}");
+    run.finish();
+}
+
+#[test]
+fn a_second_process_with_the_same_broker_id_never_serves() {
+    let run = Run::start("two processes with one broker id", &Options::default(), &LoadOptions::default());
+    let data = run.cluster.folder().join("impostor");
+    let mut impostor = run.cluster.start_impostor(2, &data);
+    // Longer than a session: it must not take over when time passes either.
+    run.let_run(Duration::from_secs(5));
+    assert!(!impostor.is_ready(), "two processes serve as broker 2");
+    assert!(run.cluster.is_ready(2), "the first process goes on; its log ends\n{}", run.cluster.log_end(2));
+    let log = impostor.log();
+    assert!(log.contains("broker 2") || log.contains("id 2"), "it says why:\n{log}");
+    impostor.kill_nine();
+    run.wait_acks(500);
+    run.finish();
+}
+
+#[test]
+fn without_a_quorum_nothing_is_acknowledged_and_everybody_says_why() {
+    let load = LoadOptions { delivery_timeout: Duration::from_secs(4), ..LoadOptions::default() };
+    let mut run = Run::start("no quorum", &Options::default(), &load);
+    let (one, two) = (run.cluster.ids()[0], run.cluster.ids()[1]);
+    run.cluster.kill_nine(one);
+    let alone_us = run.cluster.kill_nine(two);
+    run.let_run(Duration::from_secs(6));
+    let created = run
+        .ask(async |bus| bus.admin().create_topic("late", Topic::partitions(1)).timeout(Duration::from_secs(3)).await);
+    created.expect_err("one broker of three decides nothing");
+    let health = run.cluster.page(3, "/health").expect("it answers");
+    assert!(health.contains("quorum") || health.contains("controller"), "the last broker says why: {health}");
+    let acked_alone = run
+        .cluster
+        .recorder()
+        .events()
+        .iter()
+        .filter(|event| event.at_us > alone_us + 1_000_000)
+        .filter(|event| matches!(event.what, What::Acked { .. }))
+        .count();
+    assert_eq!(acked_alone, 0, "acknowledgements without a quorum");
+    let healed_us = run.cluster.recorder().fault("both come back");
+    run.cluster.start_broker(one);
+    run.cluster.start_broker(two);
+    run.wait_recovery(healed_us);
+    run.finish();
+}
+
+#[test]
+fn what_only_brokers_may_ask_is_refused_on_the_client_listener_and_the_other_way_round() {
+    let run = Run::start("requests on the wrong listener", &Options::default(), &LoadOptions::default());
+    let cluster_id = run.ask(async |bus| bus.cluster_id()).expect("a connected client knows the cluster");
+    let hello = HandshakeRequest {
+        client_id: "stranger".to_owned(),
+        software_name: "by hand".to_owned(),
+        software_version: "0".to_owned(),
+        cluster_id: Some(cluster_id),
+    };
+    let fetch = ReplicaFetchRequest {
+        broker: BrokerId::new(2),
+        broker_epoch: BrokerEpoch::new(1),
+        session: 0,
+        sequence: 0,
+        wait_ms: 0,
+        bytes_max: 1024,
+        changed: Vec::new(),
+        forgotten: Vec::new(),
+    };
+    let mut client = RawCaller::connect(run.cluster.client_address(1)).expect("a connection");
+    client.call(&hello).expect("an answer").expect("clients are welcome");
+    let refused = client.call(&fetch).expect("an answer").expect_err("a client is no replica");
+    assert_eq!(refused.code, ErrorCode::ClusterListenerOnly, "{refused:?}");
+
+    // As a broker of another cluster, and as a client, on the listener of the brokers.
+    let stranger = PeerHandshakeRequest {
+        cluster_id: Some(ClusterId::from_bytes([7; 16])),
+        broker_id: BrokerId::new(2),
+        expected: Some(BrokerId::new(1)),
+        lane: PeerLane::Replication,
+        raft_id: None,
+        broker_epoch: None,
+        software_version: "0".to_owned(),
+    };
+    let mut peer = RawCaller::connect(run.cluster.cluster_address(1)).expect("a connection");
+    let refused = peer.call(&stranger).expect("an answer").expect_err("it belongs to another cluster");
+    assert_eq!(refused.code, ErrorCode::WrongCluster, "{refused:?}");
+    let wrong = PeerHandshakeRequest { cluster_id: Some(cluster_id), expected: Some(BrokerId::new(3)), ..stranger };
+    let mut peer = RawCaller::connect(run.cluster.cluster_address(1)).expect("a connection");
+    let refused = peer.call(&wrong).expect("an answer").expect_err("it means another broker");
+    assert_eq!(refused.code, ErrorCode::WrongBroker, "{refused:?}");
+    let mut peer = RawCaller::connect(run.cluster.cluster_address(1)).expect("a connection");
+    let refused = peer.call(&hello).expect("an answer").expect_err("no client on the brokers' listener");
+    assert_eq!(refused.code, ErrorCode::ClientListenerOnly, "{refused:?}");
+    run.finish();
+}
