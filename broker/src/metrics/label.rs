@@ -13,13 +13,15 @@ pub enum Cut {
     Idle,
     /// The peer sent or took bytes too slowly.
     Slow,
+    /// Requests in flight left no room for the rest of a frame.
+    Overload,
     /// The peer broke the protocol.
     Protocol,
 }
 
 impl Cut {
     /// Every reason.
-    pub const ALL: [Self; 4] = [Self::Handshake, Self::Idle, Self::Slow, Self::Protocol];
+    pub const ALL: [Self; 5] = [Self::Handshake, Self::Idle, Self::Slow, Self::Overload, Self::Protocol];
 
     /// The label value.
     pub const fn as_str(self) -> &'static str {
@@ -27,6 +29,7 @@ impl Cut {
             Self::Handshake => "handshake",
             Self::Idle => "idle",
             Self::Slow => "slow",
+            Self::Overload => "overload",
             Self::Protocol => "protocol",
         }
     }

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::net::limits::NetLimits;
 
@@ -23,6 +25,8 @@ pub enum ConnectionRefused {
 pub struct Admission {
     limits: NetLimits,
     request_bytes: Arc<Semaphore>,
+    /// One frame may be received in full beyond `request_bytes`.
+    last_frame: Arc<Semaphore>,
     open: Mutex<OpenConnections>,
 }
 
@@ -38,6 +42,7 @@ impl Admission {
     pub fn new(limits: NetLimits) -> Arc<Self> {
         Arc::new(Self {
             request_bytes: Arc::new(Semaphore::new(limits.request_bytes_max.max(limits.frame_bytes_max))),
+            last_frame: Arc::new(Semaphore::new(1)),
             limits,
             open: Mutex::default(),
         })
@@ -102,11 +107,23 @@ impl Drop for ConnectionPermit {
 #[derive(Debug)]
 pub(crate) struct RequestBudget {
     all: Arc<Semaphore>,
+    last_frame: Arc<Semaphore>,
     connection: Arc<Semaphore>,
     slots: Arc<Semaphore>,
     slots_max: usize,
+    /// The longest wait for more room of a frame that has arrived in part.
+    room_within: Duration,
     /// One more owner for each subscription that is open.
     activity: Arc<()>,
+}
+
+/// Why a frame that has arrived in part is received no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChargeRefused {
+    /// A budget was closed.
+    Closed,
+    /// No room came for as long as a request may take.
+    NoRoom,
 }
 
 /// Keeps a connection from counting as idle for as long as it lives.
@@ -119,9 +136,11 @@ impl RequestBudget {
         let slots_max = limits.requests_in_flight_max.max(1);
         Self {
             all: Arc::clone(&admission.request_bytes),
+            last_frame: Arc::clone(&admission.last_frame),
             connection: Arc::new(Semaphore::new(limits.connection_request_bytes_max.max(limits.frame_bytes_max))),
             slots: Arc::new(Semaphore::new(slots_max)),
             slots_max,
+            room_within: limits.request_timeout,
             activity: Arc::new(()),
         }
     }
@@ -137,23 +156,65 @@ impl RequestBudget {
         self.slots.available_permits() == self.slots_max && Arc::strong_count(&self.activity) <= 1 + given
     }
 
-    /// Admits a request of `frame_bytes` if there is room now.
-    pub(crate) fn try_admit(&self, frame_bytes: usize) -> Option<RequestPermit> {
-        let bytes = permit_count(frame_bytes);
+    /// Admits a request of `frame_bytes`, of which `charged` are charged to all connections so far, if there is room now.
+    pub(crate) fn try_admit(&self, frame_bytes: usize, charged: usize) -> Option<RequestPermit> {
         let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
-        let connection = Arc::clone(&self.connection).try_acquire_many_owned(bytes).ok()?;
-        let all = Arc::clone(&self.all).try_acquire_many_owned(bytes).ok()?;
-        Some(RequestPermit { _slot: slot, _connection: connection, _all: all })
+        let connection = Arc::clone(&self.connection).try_acquire_many_owned(permit_count(frame_bytes)).ok()?;
+        let all = Arc::clone(&self.all).try_acquire_many_owned(permit_count(charged)).ok()?;
+        Some(RequestPermit { _slot: slot, _connection: connection, all: Charge::Within(all) })
     }
 
-    /// Admits a request of `frame_bytes`, waiting for room; `None` only if a budget was closed. The order (slot,
+    /// As [`RequestBudget::try_admit`], waiting for room; `None` only if a budget was closed. The order (slot,
     /// connection, all) means that a connection never holds shared budget while it waits for its own.
-    pub(crate) async fn admit(&self, frame_bytes: usize) -> Option<RequestPermit> {
-        let bytes = permit_count(frame_bytes);
+    pub(crate) async fn admit(&self, frame_bytes: usize, charged: usize) -> Option<RequestPermit> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
-        let connection = Arc::clone(&self.connection).acquire_many_owned(bytes).await.ok()?;
-        let all = Arc::clone(&self.all).acquire_many_owned(bytes).await.ok()?;
-        Some(RequestPermit { _slot: slot, _connection: connection, _all: all })
+        let connection = Arc::clone(&self.connection).acquire_many_owned(permit_count(frame_bytes)).await.ok()?;
+        let all = Arc::clone(&self.all).acquire_many_owned(permit_count(charged)).await.ok()?;
+        Some(RequestPermit { _slot: slot, _connection: connection, all: Charge::Within(all) })
+    }
+
+    /// Raises what `permit` has charged to all connections to `charged`, if there is room now.
+    pub(crate) fn try_charge(&self, permit: &mut RequestPermit, charged: usize) -> bool {
+        let missing = permit.missing(charged);
+        if missing == 0 {
+            return true;
+        }
+        match Arc::clone(&self.all).try_acquire_many_owned(permit_count(missing)) {
+            Ok(more) => {
+                permit.all.add(more);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// As [`RequestBudget::try_charge`], waiting for room.
+    ///
+    /// Frames that have arrived in part hold budget while they wait for more, and could all wait for one another. So one
+    /// of them at a time may be received in full beyond the budget: it ends, by its own deadline if by nothing else, and
+    /// the next one takes its place. A frame that waits for longer than a request may take gives up and gives back what it
+    /// holds: many that take their turn as slowly as they may would keep everybody else out for the sum of their turns.
+    pub(crate) async fn charge(&self, permit: &mut RequestPermit, charged: usize) -> Result<(), ChargeRefused> {
+        timeout(self.room_within, self.room(permit, charged)).await.unwrap_or(Err(ChargeRefused::NoRoom))
+    }
+
+    async fn room(&self, permit: &mut RequestPermit, charged: usize) -> Result<(), ChargeRefused> {
+        let missing = permit.missing(charged);
+        if missing == 0 {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            more = Arc::clone(&self.all).acquire_many_owned(permit_count(missing)) => match more {
+                Ok(more) => permit.all.add(more),
+                Err(_closed) => return Err(ChargeRefused::Closed),
+            },
+            last_frame = Arc::clone(&self.last_frame).acquire_owned() => match last_frame {
+                Ok(last_frame) => permit.all.go_beyond(last_frame),
+                Err(_closed) => return Err(ChargeRefused::Closed),
+            },
+        }
+        Ok(())
     }
 }
 
@@ -167,7 +228,57 @@ fn permit_count(frame_bytes: usize) -> u32 {
 pub(crate) struct RequestPermit {
     _slot: OwnedSemaphorePermit,
     _connection: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
+    all: Charge,
+}
+
+/// What a request has charged to the budget of all connections.
+#[derive(Debug)]
+enum Charge {
+    Within(OwnedSemaphorePermit),
+    /// Boxed because it is rare, and a permit travels with every request.
+    Beyond(Box<Beyond>),
+}
+
+/// The one frame that may be received in full beyond the budget.
+#[derive(Debug)]
+struct Beyond {
+    charged: OwnedSemaphorePermit,
+    _last_frame: OwnedSemaphorePermit,
+}
+
+impl Charge {
+    fn add(&mut self, more: OwnedSemaphorePermit) {
+        match self {
+            Self::Within(charged) => charged.merge(more),
+            Self::Beyond(beyond) => beyond.charged.merge(more),
+        }
+    }
+
+    fn go_beyond(&mut self, last_frame: OwnedSemaphorePermit) {
+        if let Self::Within(charged) = self
+            && let Some(charged) = charged.split(charged.num_permits())
+        {
+            *self = Self::Beyond(Box::new(Beyond { charged, _last_frame: last_frame }));
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Within(charged) => charged.num_permits(),
+            Self::Beyond(_) => usize::MAX,
+        }
+    }
+}
+
+impl RequestPermit {
+    /// Bytes that may be received.
+    pub(crate) fn charged(&self) -> usize {
+        self.all.bytes()
+    }
+
+    fn missing(&self, charged: usize) -> usize {
+        charged.saturating_sub(self.charged())
+    }
 }
 
 #[cfg(test)]
@@ -208,17 +319,63 @@ mod tests {
         });
         let a = RequestBudget::new(&desk);
         let b = RequestBudget::new(&desk);
-        let held = a.try_admit(100).expect("room");
-        assert!(a.try_admit(1).is_none(), "the connection's own budget is used up");
-        assert!(b.try_admit(51).is_none(), "the shared budget has 50 left");
+        let held = a.try_admit(100, 100).expect("room");
+        assert!(a.try_admit(1, 1).is_none(), "the connection's own budget is used up");
+        assert!(b.try_admit(51, 51).is_none(), "the shared budget has 50 left");
         assert_eq!(desk.request_bytes_in_flight(), 100);
         drop(held);
-        assert!(b.try_admit(100).is_some());
+        assert!(b.try_admit(100, 100).is_some());
         assert_eq!(desk.request_bytes_in_flight(), 0);
         assert!(a.is_idle(0) && b.is_idle(0));
         let subscription = a.activity();
         assert!(!a.is_idle(0));
         drop(subscription);
         assert!(a.is_idle(0));
+    }
+
+    // Catches frames in part that wait for one another for ever.
+    #[tokio::test]
+    async fn one_frame_at_a_time_goes_on_beyond_a_budget_that_is_used_up() {
+        let desk = Admission::new(NetLimits {
+            frame_bytes_max: 100,
+            connection_request_bytes_max: 100,
+            request_bytes_max: 100,
+            ..NetLimits::default()
+        });
+        let (a, b) = (RequestBudget::new(&desk), RequestBudget::new(&desk));
+        let mut first = a.try_admit(100, 50).expect("room");
+        let mut second = b.try_admit(100, 50).expect("room");
+        assert!(!a.try_charge(&mut first, 100) && !b.try_charge(&mut second, 100));
+        assert_eq!(a.charge(&mut first, 100).await, Ok(()));
+        assert!(first.charged() >= 100);
+        {
+            let mut waiting = std::pin::pin!(b.charge(&mut second, 100));
+            assert!(futures::poll!(waiting.as_mut()).is_pending(), "one at a time");
+            drop(first);
+            assert_eq!(waiting.await, Ok(()));
+        }
+        assert_eq!(second.charged(), 100);
+        drop(second);
+        assert_eq!(desk.request_bytes_in_flight(), 0);
+    }
+
+    // Catches frames in part that hold the budget for as long as all those before them care to take.
+    #[tokio::test]
+    async fn a_frame_that_finds_no_room_for_its_rest_gives_up() {
+        let desk = Admission::new(NetLimits {
+            frame_bytes_max: 100,
+            connection_request_bytes_max: 100,
+            request_bytes_max: 100,
+            request_timeout: Duration::from_millis(20),
+            ..NetLimits::default()
+        });
+        let (a, b) = (RequestBudget::new(&desk), RequestBudget::new(&desk));
+        let mut first = a.try_admit(100, 50).expect("room");
+        let mut second = b.try_admit(100, 50).expect("room");
+        assert_eq!(a.charge(&mut first, 100).await, Ok(()));
+        let refused = timeout(Duration::from_secs(20), b.charge(&mut second, 100)).await;
+        assert_eq!(refused, Ok(Err(ChargeRefused::NoRoom)));
+        drop(second);
+        assert_eq!(desk.request_bytes_in_flight(), 50);
     }
 }

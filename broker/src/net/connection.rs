@@ -195,6 +195,7 @@ fn count_cut(metrics: &BrokerMetrics, end: &ReadEnd) {
         ReadEnd::HandshakeTimeout => metrics.connection_cut(Cut::Handshake),
         ReadEnd::Idle => metrics.connection_cut(Cut::Idle),
         ReadEnd::TooSlow => metrics.connection_cut(Cut::Slow),
+        ReadEnd::NoRoom => metrics.connection_cut(Cut::Overload),
         ReadEnd::Frame(_) | ReadEnd::Refused => metrics.connection_cut(Cut::Protocol),
         ReadEnd::Closed | ReadEnd::Closing | ReadEnd::Truncated | ReadEnd::Failed(_) => {}
     }

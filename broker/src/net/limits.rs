@@ -23,11 +23,11 @@ pub struct NetLimits {
     pub requests_in_flight_max: usize,
     /// Request bytes in flight on one connection; at least one frame of the largest size.
     pub connection_request_bytes_max: usize,
-    /// Request bytes in flight on all connections.
+    /// Request bytes in flight on all connections; one frame that is being received may come on top.
     pub request_bytes_max: usize,
     /// The largest frame, header included.
     pub frame_bytes_max: usize,
-    /// The deadline of a request that names none.
+    /// The deadline of a request that names none; a frame that has arrived in part waits as long for budget for more.
     pub request_timeout: Duration,
 }
 

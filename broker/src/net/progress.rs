@@ -2,7 +2,7 @@
 //!
 //! Pure: the caller brings the instants. One client that sends or takes a byte a second would otherwise hold its
 //! frame's budget for hours. A known size raises the rate, so that no frame holds its budget longer than
-//! `TRANSFER_TIME_MAX_S` and the grace.
+//! `TRANSFER_TIME_MAX_S` and the grace, waits of its own for more budget apart.
 
 use std::time::Duration;
 
@@ -39,6 +39,11 @@ impl Progress {
     pub(crate) fn expect(&mut self, bytes: usize) {
         let needed = u64::try_from(bytes).unwrap_or(u64::MAX) / TRANSFER_TIME_MAX_S;
         self.bytes_per_second = self.bytes_per_second.max(needed);
+    }
+
+    /// Forgives `time` in which the peer could not go on because of us.
+    pub(crate) fn forgive(&mut self, time: Duration) {
+        self.started += time;
     }
 
     /// Adds `bytes` that were moved.

@@ -8,13 +8,13 @@ use std::io;
 
 use bytes::{Buf, BufMut, BytesMut};
 use streambus_protocol::frame::{Frame, FrameDecoder, FrameError};
-use streambus_protocol::limits::{FRAME_BYTES_MAX_BEFORE_HANDSHAKE, READ_AHEAD_BYTES_MAX};
+use streambus_protocol::limits::FRAME_BYTES_MAX_BEFORE_HANDSHAKE;
 use streambus_protocol::preface::PREFACE_BYTES;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::net::admission::{RequestBudget, RequestPermit};
+use crate::net::admission::{ChargeRefused, RequestBudget, RequestPermit};
 use crate::net::limits::NetLimits;
 use crate::net::preface::PREFACE_DETECT_BYTES;
 use crate::net::progress::Progress;
@@ -25,8 +25,11 @@ const BUFFER_BYTES_MIN: usize = 4 * 1024;
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// A frame of this size gets a buffer of its own.
 const LARGE_FRAME_BYTES: usize = 16 * 1024;
-/// A large frame's buffer grows at most by this factor of what has arrived.
-const BUFFER_GROWTH_MAX: usize = 4;
+/// What a frame may take of memory and budget grows at most by this factor of what has arrived of it: a declared length
+/// alone takes next to nothing from others.
+const GROWTH_MAX: usize = 4;
+/// What a frame may take before anything of it has arrived.
+const CHARGED_BYTES_MIN: usize = 4 * 1024;
 
 /// Why no further frame comes.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,9 @@ pub(crate) enum ReadEnd {
     /// A frame arrived slower than the minimum rate.
     #[error("a frame arrived too slowly")]
     TooSlow,
+    /// Requests in flight left no room for the rest of a frame.
+    #[error("requests in flight left no room for the rest of a frame: raise `limits.inflight_bytes`")]
+    NoRoom,
     /// What arrived is no frame.
     #[error(transparent)]
     Frame(FrameError),
@@ -115,7 +121,7 @@ impl Reader {
             if let Some(first) = self.buffer.first_chunk::<PREFACE_DETECT_BYTES>() {
                 return Ok(*first);
             }
-            self.fill(PREFACE_DETECT_BYTES).await?;
+            self.fill(PREFACE_DETECT_BYTES, 0).await?;
         }
     }
 
@@ -127,11 +133,12 @@ impl Reader {
                 self.buffer.advance(PREFACE_BYTES);
                 return Ok(preface);
             }
-            self.fill(PREFACE_BYTES).await?;
+            self.fill(PREFACE_BYTES, 0).await?;
         }
     }
 
-    /// The next frame with its admission. The permit is taken once the length is known and before the rest is read.
+    /// The next frame with its admission. The permit is taken once the length is known, and what it charges grows with
+    /// what arrives.
     pub(crate) async fn next_frame(&mut self) -> Result<(Frame, RequestPermit), ReadEnd> {
         let mut permit = None;
         loop {
@@ -144,6 +151,9 @@ impl Reader {
                     self.open_frame = Some(progress);
                 }
             }
+            if let (Some(frame_bytes), Some(permit)) = (declared, &mut permit) {
+                self.charge(frame_bytes, permit).await?;
+            }
             match (self.decoder.decode(&mut self.buffer).map_err(ReadEnd::Frame)?, permit.take()) {
                 (Some(mut frame), Some(admitted)) => {
                     self.open_frame = None;
@@ -154,29 +164,56 @@ impl Reader {
                 }
                 (_, kept) => permit = kept,
             }
-            self.fill(declared.unwrap_or(0)).await?;
+            self.fill(declared.unwrap_or(0), permit.as_ref().map_or(0, RequestPermit::charged)).await?;
         }
     }
 
     async fn admit(&mut self, frame_bytes: usize) -> Result<RequestPermit, ReadEnd> {
-        if let Some(permit) = self.budget.try_admit(frame_bytes) {
+        let charged = charged_bytes(frame_bytes, self.buffer.len());
+        if let Some(permit) = self.budget.try_admit(frame_bytes, charged) {
             return Ok(permit);
         }
         // No deadline: requests in flight end by their own deadlines, and slow readers are cut by the writer.
         tokio::select! {
             () = self.closing.cancelled() => Err(ReadEnd::Closing),
-            permit = self.budget.admit(frame_bytes) => permit.ok_or(ReadEnd::Closing),
+            permit = self.budget.admit(frame_bytes, charged) => permit.ok_or(ReadEnd::Closing),
         }
     }
 
-    /// Receives at least one byte; `frame_bytes` is the size of the open frame, 0 when it is not known.
-    async fn fill(&mut self, frame_bytes: usize) -> Result<(), ReadEnd> {
+    /// Charges more once what was charged has arrived.
+    async fn charge(&mut self, frame_bytes: usize, permit: &mut RequestPermit) -> Result<(), ReadEnd> {
+        let held = self.buffer.len();
+        if held < permit.charged() && held < frame_bytes {
+            return Ok(());
+        }
+        let charged = charged_bytes(frame_bytes, held);
+        if self.budget.try_charge(permit, charged) {
+            return Ok(());
+        }
+        let waiting_since = Instant::now();
+        tokio::select! {
+            biased;
+            refused = self.budget.charge(permit, charged) => refused.map_err(|refused| match refused {
+                ChargeRefused::Closed => ReadEnd::Closing,
+                ChargeRefused::NoRoom => ReadEnd::NoRoom,
+            })?,
+            () = self.closing.cancelled() => return Err(ReadEnd::Closing),
+        }
+        if let Some(progress) = &mut self.open_frame {
+            progress.forgive(waiting_since.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Receives at least one byte; `frame_bytes` is the size of the open frame, 0 when it is not known, and `charged` what
+    /// may be held of it.
+    async fn fill(&mut self, frame_bytes: usize, charged: usize) -> Result<(), ReadEnd> {
         loop {
             // Looked at before every receive: a peer that sends without a pause would never let the reader wait.
             if self.closing.is_cancelled() {
                 return Err(ReadEnd::Closing);
             }
-            let room = self.make_room(frame_bytes);
+            let room = self.make_room(frame_bytes, charged);
             match self.socket.try_read_buf(&mut (&mut self.buffer).limit(room)) {
                 Ok(0) if self.buffer.is_empty() => return Err(ReadEnd::Closed),
                 Ok(0) => return Err(ReadEnd::Truncated),
@@ -192,17 +229,16 @@ impl Reader {
     }
 
     /// Makes room and returns how much to receive now.
-    fn make_room(&mut self, frame_bytes: usize) -> usize {
+    fn make_room(&mut self, frame_bytes: usize, charged: usize) -> usize {
         let held = self.buffer.len();
         let missing = frame_bytes.saturating_sub(held);
         if frame_bytes < LARGE_FRAME_BYTES {
-            let room = missing.max(self.buffer_bytes);
+            let room = missing.min(grown(held)).max(self.buffer_bytes);
             self.buffer.reserve(room);
             return room;
         }
         self.buffer_bytes = BUFFER_BYTES_MIN;
-        // The growth bound is what keeps a declared length alone from reserving memory.
-        let room = missing.min((held * BUFFER_GROWTH_MAX).max(READ_AHEAD_BYTES_MAX).saturating_sub(held)).max(1);
+        let room = missing.min(charged.saturating_sub(held)).min(grown(held).saturating_sub(held)).max(1);
         let spare = self.buffer.capacity() - held;
         if spare < room {
             // Not `reserve`: it doubles, and the doubled buffer would live as long as the batch.
@@ -275,4 +311,13 @@ impl Reader {
             }
         }
     }
+}
+
+/// What a frame of which `held` bytes have arrived may charge.
+fn charged_bytes(frame_bytes: usize, held: usize) -> usize {
+    if held >= frame_bytes { frame_bytes } else { frame_bytes.min(grown(held)) }
+}
+
+fn grown(held: usize) -> usize {
+    held.saturating_mul(GROWTH_MAX).max(CHARGED_BYTES_MIN)
 }

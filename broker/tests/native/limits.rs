@@ -85,6 +85,43 @@ async fn a_drain_cuts_who_does_not_leave_and_says_so() {
     drop((slow, directory));
 }
 
+// Catches a declared length that is charged before it arrives: a few clients that only declare large frames would take
+// the budget of all requests until they are cut for their slowness.
+#[tokio::test]
+async fn declared_lengths_alone_take_nothing_from_others() {
+    const DECLARING: usize = 1_000;
+    let broker = TestBroker::start_with(|config| {
+        config.limits.connections_per_ip = 2_000;
+        // Nobody is cut while the test runs.
+        config.limits.slow_client_grace = Duration::from_secs(600);
+    })
+    .await;
+    let mut declaring = Vec::with_capacity(DECLARING);
+    for _ in 0..DECLARING {
+        let mut client = broker.client().await;
+        let length = u32::try_from(streambus_protocol::limits::FRAME_BYTES_MAX - 4).expect("small");
+        client.send_bytes(&length.to_le_bytes()).await;
+        client.send_bytes(&[0]).await;
+        declaring.push(client);
+    }
+    // Each is admitted, and has charged something, once its length has been read.
+    crate::harness::within(async {
+        while broker.server.request_bytes_in_flight() < DECLARING * 4 * 1024 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(broker.server.request_bytes_in_flight(), DECLARING * 4 * 1024, "a page each");
+    let mut honest = broker.client().await;
+    let topic = honest.create_topic("t", 1).await;
+    let value = "x".repeat((1 << 20) - 200);
+    for _ in 0..4 {
+        honest.produce(topic, 0, &[&value]).await.expect("written");
+    }
+    drop((declaring, honest));
+    broker.stop().await.expect("an orderly stop");
+}
+
 // Catches a parked fetch that keeps what it has read from disk: a handful of them would take the memory that all reads
 // from disk share, and nobody else could read.
 #[tokio::test]
