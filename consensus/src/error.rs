@@ -35,13 +35,33 @@ pub enum StartError {
     /// The state could not be confirmed by a quorum in time.
     #[error("the cluster metadata was not recovered within {0:?}: is a majority of its voters reachable?")]
     NotRecovered(Duration),
-    /// The replicated state names another cluster than this directory.
-    #[error("this directory belongs to cluster {directory}, the replicated metadata to cluster {replicated}")]
+    /// The peers, or what they replicated, belong to another cluster than this directory.
+    #[error(
+        "this directory belongs to cluster {directory}, the configured peers to cluster {replicated}; nothing was \
+         changed: start with an empty directory to join cluster {replicated}, or with the peers of cluster {directory} \
+         (without any, if it was a cluster of one)"
+    )]
     OtherCluster {
         /// The directory's cluster.
         directory: ClusterId,
-        /// The metadata's cluster.
+        /// The peers' cluster.
         replicated: ClusterId,
+    },
+    /// The disk was a cluster of one, and who the peers are is not known.
+    #[error(
+        "this directory is the only member of cluster {directory}, and broker(s) {} of the configured peers did not say \
+         within {waited:?} whether they belong to another cluster; nothing was changed: start with an empty directory to \
+         join the peers' cluster, or without peers to use this directory alone; to let the peers join it, start them with \
+         empty directories at the same time",
+        listed(silent)
+    )]
+    PeersSilent {
+        /// The directory's cluster.
+        directory: ClusterId,
+        /// The peers that did not answer.
+        silent: Vec<BrokerId>,
+        /// How long they were asked.
+        waited: Duration,
     },
     /// The configured peers and this disk do not go together.
     #[error(transparent)]
@@ -85,6 +105,11 @@ pub enum StartError {
     /// The new cluster could not be given its identity.
     #[error("the new cluster could not be founded: {0}")]
     Founding(#[source] ProposeError),
+}
+
+fn listed(brokers: &[BrokerId]) -> String {
+    let names: Vec<String> = brokers.iter().map(ToString::to_string).collect();
+    names.join(", ")
 }
 
 /// Why a proposal has no outcome to report.

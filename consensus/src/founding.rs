@@ -28,6 +28,11 @@ pub enum StartPhase {
         /// The founder with the lowest broker id.
         first: BrokerId,
     },
+    /// Its disk was a cluster of its own, and the peers have not said yet that they are in no other.
+    WaitingForPeersOfLoneDisk {
+        /// Those that have not answered.
+        silent: Vec<BrokerId>,
+    },
     /// Joins a cluster that exists.
     Joining {
         /// What the cluster answered last.
@@ -57,6 +62,11 @@ impl fmt::Display for StartPhase {
                 f,
                 "this disk is empty: waiting for broker {first}, the first of the configured peers, or for any member \
                  of a cluster that exists"
+            ),
+            Self::WaitingForPeersOfLoneDisk { silent } => write!(
+                f,
+                "this disk was a cluster of one: waiting for broker(s) {} to say that they are in no other cluster",
+                list(silent)
             ),
             Self::Joining { problem: None } => write!(f, "joining the cluster"),
             Self::Joining { problem: Some(problem) } => write!(f, "joining the cluster: {problem}"),
@@ -100,6 +110,18 @@ pub enum FoundingRefused {
         member: BrokerId,
         /// The cluster.
         cluster: ClusterId,
+    },
+}
+
+/// What a disk does whose cluster has no other node, although the broker has peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LoneDisk {
+    Wait(StartPhase),
+    /// Goes on as the cluster that the peers join, or have joined.
+    Lead,
+    /// Nobody can say that the peers are not another cluster.
+    Refuse {
+        silent: Vec<BrokerId>,
     },
 }
 
@@ -185,6 +207,32 @@ impl Census<'_> {
             return Ok(FirstFounder::Initialise);
         }
         Ok(FirstFounder::Wait(StartPhase::WaitingForFounders { missing }))
+    }
+
+    /// The cluster the peers are in, when it is not `cluster` and nobody is in that one.
+    pub(crate) fn other_cluster(&self, cluster: ClusterId) -> Option<ClusterId> {
+        let mut clusters = self.heard.values().filter_map(|standing| standing.cluster());
+        if clusters.clone().any(|found| found == cluster) { None } else { clusters.next() }
+    }
+
+    /// What a disk does that is the only node of `cluster`. It needs nobody to be its controller, so that it belongs
+    /// with the configured peers has to be known before: they are in its cluster, or all of them are in none.
+    ///
+    /// # Errors
+    /// The cluster that a peer is in instead.
+    pub(crate) fn lone_disk(&self, cluster: ClusterId) -> Result<LoneDisk, ClusterId> {
+        let clusters: BTreeSet<ClusterId> = self.heard.values().filter_map(|standing| standing.cluster()).collect();
+        if let Some(other) = clusters.iter().find(|found| **found != cluster) {
+            return Err(*other);
+        }
+        let silent = self.missing(|standing| !matches!(standing, Standing::Opening));
+        Ok(if silent.is_empty() || !clusters.is_empty() {
+            LoneDisk::Lead
+        } else if self.waited >= self.patience {
+            LoneDisk::Refuse { silent }
+        } else {
+            LoneDisk::Wait(StartPhase::WaitingForPeersOfLoneDisk { silent })
+        })
     }
 
     /// The founder with the lowest broker id.
@@ -295,6 +343,40 @@ mod tests {
         assert_eq!(empty(1, &both, Duration::ZERO), Ok(EmptyDisk::Adopt(cluster(1))));
         let torn = [(2, formatted), (3, Standing::Formatted(cluster(2)))];
         assert!(matches!(empty(1, &torn, PATIENCE), Err(FoundingRefused::TwoClusters { .. })));
+    }
+
+    /// Catches: a former cluster of one that serves beside the cluster it was given as peers, or without having asked.
+    #[test]
+    fn lone_disk_leads_only_peers_that_are_in_no_other_cluster() {
+        let (mine, other) = (cluster(1), cluster(2));
+        let decide = |heard: &[(u32, Standing)], waited| ask(1, heard, waited, |c| c.lone_disk(mine));
+        let waits = |heard: &[(u32, Standing)]| matches!(decide(heard, Duration::ZERO), Ok(LoneDisk::Wait(_)));
+        assert!(waits(&[]) && waits(&[(2, Standing::Empty)]));
+        assert!(waits(&[(2, Standing::Empty), (3, Standing::Opening)]));
+        assert_eq!(decide(&[], PATIENCE), Ok(LoneDisk::Refuse { silent: vec![id(2), id(3)] }));
+        assert_eq!(decide(&[(2, Standing::Empty)], PATIENCE), Ok(LoneDisk::Refuse { silent: vec![id(3)] }));
+        let empty = [(2, Standing::Empty), (3, Standing::Empty)];
+        assert_eq!(decide(&empty, Duration::ZERO), Ok(LoneDisk::Lead));
+        assert_eq!(decide(&[(3, Standing::Joining(mine))], Duration::ZERO), Ok(LoneDisk::Lead));
+        for standing in [Standing::Member(other), Standing::Founding(other), Standing::Joining(other)] {
+            assert_eq!(decide(&[(2, Standing::Empty), (3, standing)], PATIENCE), Err(other));
+            assert_eq!(decide(&[(2, Standing::Member(mine)), (3, standing)], PATIENCE), Err(other));
+        }
+        let alone = BTreeSet::from([id(1)]);
+        let heard = BTreeMap::new();
+        let census = Census { me: id(1), founders: &alone, heard: &heard, waited: Duration::ZERO, patience: PATIENCE };
+        assert_eq!(census.lone_disk(mine), Ok(LoneDisk::Lead), "it has no peers but itself");
+    }
+
+    /// Catches: a member that is refused because somebody put a foreign disk under one of its peers.
+    #[test]
+    fn other_cluster_is_one_that_nobody_speaks_against() {
+        let (mine, other) = (cluster(1), Standing::Member(cluster(2)));
+        let decide = |heard: &[(u32, Standing)]| ask(1, heard, PATIENCE, |c| c.other_cluster(mine));
+        assert_eq!(decide(&[]), None);
+        assert_eq!(decide(&[(2, Standing::Opening), (3, Standing::Empty)]), None);
+        assert_eq!(decide(&[(2, other), (3, Standing::Opening)]), Some(cluster(2)));
+        assert_eq!(decide(&[(2, other), (3, Standing::Member(mine))]), None);
     }
 
     /// Catches: initialising with founders that have no disk yet, or a lost log taken for a founding that goes on.

@@ -19,14 +19,14 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
-use openraft::{OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 
 use crate::database::{BeforeSync, Database, Family};
 use crate::encoding::{Decoder, Encoder, Seal, seal, unseal};
 use crate::flusher::Flusher;
 use crate::limits::LOG_READ_BYTES_MAX;
 use crate::raft_codec;
-use crate::types::{Entry, LogId, TypeConfig, Vote};
+use crate::types::{Entry, LogId, Membership, TypeConfig, Vote};
 
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
@@ -79,6 +79,22 @@ impl LogStore {
     /// Index of the last entry, or of the last purged one when none is left; zero before the first.
     pub(crate) fn last_index(&self) -> u64 {
         self.last.unwrap_or(0)
+    }
+
+    /// The Raft group's nodes as the last entry from `start` on that names them says.
+    pub(crate) fn last_membership(&self, start: u64) -> io::Result<Option<Membership>> {
+        let mut found = None;
+        let mut next = start;
+        loop {
+            let piece = self.reader.entries(next, u64::MAX, LOG_READ_BYTES_MAX, Gaps::AtFront)?;
+            let Some(last) = piece.last() else { return Ok(found) };
+            next = last.log_id.index + 1;
+            for entry in piece {
+                if let EntryPayload::Membership(membership) = entry.payload {
+                    found = Some(membership);
+                }
+            }
+        }
     }
 
     /// Waits until everything written so far is durable.

@@ -47,13 +47,7 @@ impl StateMachine {
         snapshots: Arc<SnapshotStore>,
         outcomes: OutcomeBoard,
     ) -> io::Result<Self> {
-        let damaged = |e: DecodeError| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("the stored cluster metadata is damaged: {e}"))
-        };
-        let (applied, membership) = match database.get(Family::State, APPLIED)? {
-            Some(sealed) => read_applied(&sealed).map_err(damaged)?,
-            None => (None, StoredMembership::default()),
-        };
+        let (applied, membership) = stored_position(&database)?;
         let mut builder = StateBuilder::default();
         for pair in database.scan(Family::State, FIRST_ROW)? {
             let (key, sealed) = pair?;
@@ -192,6 +186,18 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// What is applied in this database, and the Raft group's nodes as of there.
+pub(crate) fn stored_position(database: &Database) -> io::Result<(Option<LogId>, StoredMembership)> {
+    match database.get(Family::State, APPLIED)? {
+        Some(sealed) => read_applied(&sealed).map_err(damaged),
+        None => Ok((None, StoredMembership::default())),
+    }
+}
+
+fn damaged(e: DecodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the stored cluster metadata is damaged: {e}"))
 }
 
 fn read_applied(sealed: &[u8]) -> Result<(Option<LogId>, StoredMembership), DecodeError> {

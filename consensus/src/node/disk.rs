@@ -12,6 +12,7 @@ use crate::encoding::{Decoder, Seal, seal, unseal};
 use crate::error::StartError;
 use crate::identity::{Identity, IdentityError, Phase};
 use crate::log_store::LogStore;
+use crate::state_machine::stored_position;
 use crate::types::RaftId;
 
 const DIRECTORY: &[u8] = b"directory";
@@ -71,6 +72,15 @@ impl Disk {
             (None, None) => Content::Empty,
         };
         Ok((disk, content))
+    }
+
+    /// Every node of the Raft group, as the newest log entry here that names them says; empty before the first.
+    pub(super) fn members(&self) -> Result<Vec<RaftId>, StartError> {
+        let (applied, stored) = stored_position(&self.database).map_err(StartError::Storage)?;
+        let behind = applied.map_or(0, |id| id.index + 1);
+        let newer = self.log.last_membership(behind).map_err(StartError::Storage)?;
+        let membership = newer.as_ref().unwrap_or_else(|| stored.membership());
+        Ok(membership.nodes().map(|(id, _)| *id).collect())
     }
 
     /// Remembers, durably, as which directory this empty disk asks `cluster` for a Raft id.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use super::disk::{Content, Disk};
 use crate::config::{Bootstrap, ConsensusConfig};
 use crate::error::StartError;
-use crate::founding::{Census, EmptyDisk, FirstFounder, StartPhase};
+use crate::founding::{Census, EmptyDisk, FirstFounder, LoneDisk, StartPhase};
 use crate::hello::{self, Hello, HelloAnswer, Introduction, Joined, Place, Standing, Wish};
 use crate::identity::Identity;
 use crate::network::RaftTransport;
@@ -115,19 +115,51 @@ impl Neighbours {
         Ok(identity)
     }
 
-    /// Refuses a disk whose log went back. Only a controller that is there can tell.
+    /// Refuses a disk of another cluster than the peers', and one whose log went back. Nothing is written before, and
+    /// Raft does not run: a cluster of one would be its own controller at once.
     async fn check_log(&self, disk: &Disk, identity: &Identity) -> Result<(), StartError> {
         if disk.log.is_pristine().map_err(StartError::Storage)? {
             return Ok(());
         }
+        if disk.members()? == [identity.raft_id] {
+            self.wait_for_company(identity).await?;
+        }
         self.door.stand(Standing::Member(identity.cluster_id));
         let mine = described(identity, disk.log.last_index());
-        for (broker, answer) in self.ask_all(Some(mine)).await {
+        let answers = self.ask_all(Some(mine)).await;
+        self.check_cluster(identity, &answers)?;
+        for (broker, answer) in answers {
             if matches!(answer, Ok(Introduction { place: Place::LogLost, .. })) {
                 return Err(StartError::LogLost { raft: identity.raft_id, last: mine.last, told_by: broker });
             }
         }
         Ok(())
+    }
+
+    /// The only node of a cluster finds out whether its peers are of it. Until then it says nothing of its disk: an
+    /// empty peer would join it.
+    async fn wait_for_company(&self, identity: &Identity) -> Result<(), StartError> {
+        let directory = identity.cluster_id;
+        let began = Instant::now();
+        loop {
+            let answers = self.ask_all(None).await;
+            let waited = began.elapsed();
+            match self.census(&standings(&answers), waited).lone_disk(directory) {
+                Ok(LoneDisk::Lead) => return Ok(()),
+                Ok(LoneDisk::Wait(phase)) => self.door.report(phase),
+                Ok(LoneDisk::Refuse { silent }) => return Err(StartError::PeersSilent { directory, silent, waited }),
+                Err(replicated) => return Err(StartError::OtherCluster { directory, replicated }),
+            }
+            sleep(ASK_EVERY).await;
+        }
+    }
+
+    fn check_cluster(&self, identity: &Identity, answers: &Answers) -> Result<(), StartError> {
+        let directory = identity.cluster_id;
+        match self.census(&standings(answers), Duration::ZERO).other_cluster(directory) {
+            Some(replicated) => Err(StartError::OtherCluster { directory, replicated }),
+            None => Ok(()),
+        }
     }
 
     /// What this disk is to its cluster, before its node runs.
@@ -224,16 +256,14 @@ impl Neighbours {
             sleep(ASK_EVERY).await;
             // The node runs: its log grows, and has been compared.
             let answers = self.ask_all(Some(described(identity, u64::MAX))).await;
+            if let Err(other) = self.check_cluster(identity, &answers) {
+                return other;
+            }
             let mut unreachable = Vec::new();
             for (broker, answer) in answers {
                 match answer {
                     Ok(Introduction { place: Place::Removed, .. }) => {
                         return StartError::Removed { raft: identity.raft_id, told_by: broker };
-                    }
-                    Ok(Introduction { standing: Standing::Member(replicated), .. })
-                        if replicated != identity.cluster_id =>
-                    {
-                        return StartError::OtherCluster { directory: identity.cluster_id, replicated };
                     }
                     Ok(_) => {}
                     Err(_) => unreachable.push(broker),

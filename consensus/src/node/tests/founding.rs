@@ -9,6 +9,7 @@ use crate::error::StartError;
 use crate::founding::{FoundingRefused, StartPhase};
 use crate::types::RaftId;
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::{Either, select};
@@ -164,6 +165,59 @@ async fn disk_of_another_cluster_is_refused() {
     assert!(matches!(refused, Err(StartError::Identity(_))), "{refused:?}");
     elsewhere.stop().await;
     here.stop().await;
+}
+
+/// A disk that was a cluster of one, under broker 1 of `cluster`, and that cluster's id.
+async fn lone_disk(cluster: &mut Cluster, data: &Path) -> ClusterId {
+    let mut config = cluster.config(1);
+    config.data_dir = data.to_path_buf();
+    config.bootstrap = Bootstrap::Alone;
+    let node = cluster.begin_with(1, config).await.unwrap();
+    let id = node.identity().cluster_id;
+    node.shutdown().await;
+    cluster.network.detach(broker(1));
+    id
+}
+
+/// Catches: a former cluster of one that is its own controller and serves beside the cluster it was given as peers;
+/// a refusal that leaves marks on its disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lone_disk_with_peers_of_another_cluster_is_refused_and_left_alone() {
+    let mut here = Cluster::started().await;
+    here.kill(1).await;
+    let data = tempfile::tempdir().unwrap();
+    let mut elsewhere = Cluster::new();
+    let foreign = lone_disk(&mut elsewhere, data.path()).await;
+    let mut config = here.config(1);
+    config.data_dir = data.path().to_path_buf();
+    let refused = timeout(PATIENCE, here.begin_with(1, config)).await.expect("it must not wait").map(|_| ());
+    let told = match refused {
+        Err(error @ StartError::OtherCluster { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    for id in [foreign, here.nodes[&2].identity().cluster_id] {
+        assert!(told.contains(&id.to_string()), "{told}");
+    }
+    // Without peers it is what it was.
+    assert_eq!(lone_disk(&mut elsewhere, data.path()).await, foreign);
+    here.start(&[1]).await;
+    here.stop().await;
+}
+
+/// Catches: a former cluster of one that serves because nobody was there to object.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lone_disk_whose_peers_are_silent_is_refused() {
+    let mut cluster = Cluster::new();
+    cluster.patience = Duration::from_millis(300);
+    let data = cluster.directory(1);
+    let lone = lone_disk(&mut cluster, &data).await;
+    match timeout(PATIENCE, cluster.begin(1)).await.expect("it must not wait for ever").map(|_| ()) {
+        Err(StartError::PeersSilent { directory, silent, .. }) => {
+            assert_eq!((directory, silent), (lone, vec![broker(2), broker(3)]));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(lone_disk(&mut cluster, &data).await, lone);
 }
 
 /// Catches: peers of two clusters taken for one.
