@@ -8,7 +8,7 @@ use streambus_protocol::api::replica::ReplicaFetchRequest;
 use streambus_protocol::api::session::HandshakeRequest;
 use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::ids::{BrokerId, ClusterId};
-use streambus_tests::cluster::Options;
+use streambus_tests::cluster::{Cluster, Options};
 use streambus_tests::event::What;
 use streambus_tests::load::LoadOptions;
 use streambus_tests::raw_caller::RawCaller;
@@ -37,6 +37,29 @@ fn a_second_process_with_the_same_broker_id_never_serves() {
     assert!(log.contains("broker 2") || log.contains("id 2"), "it says why:\n{log}");
     impostor.kill_nine();
     run.wait_acks(500);
+    run.finish();
+}
+
+#[test]
+fn a_disk_of_another_cluster_is_refused_and_left_alone() {
+    // Two founded clusters, one after the other; the disk of one is put under a broker of the other.
+    let mut other = Cluster::start(&Options { brokers: 1, ..Options::default() });
+    assert!(other.terminate(1).success());
+    let foreign = tempfile::tempdir().expect("a folder");
+    let foreign_data = foreign.path().join("data");
+    std::fs::rename(other.data(1), &foreign_data).expect("one file system");
+    drop(other);
+
+    let mut run = Run::start("a disk of another cluster", &Options::default(), &LoadOptions::default());
+    let at_us = run.cluster.kill_nine(1);
+    run.wait_recovery(at_us);
+    let before = std::fs::read(foreign_data.join("identity")).ok();
+    let mut impostor = run.cluster.start_impostor(1, &foreign_data);
+    let ended = impostor.wait_exit(Duration::from_secs(10));
+    assert!(ended.is_some_and(|status| !status.success()), "it must end with a failure:\n{}", impostor.log());
+    let log = impostor.log();
+    assert!(log.contains("cluster"), "it says why:\n{log}");
+    assert_eq!(std::fs::read(foreign_data.join("identity")).ok(), before, "the foreign disk is left alone");
     run.finish();
 }
 
