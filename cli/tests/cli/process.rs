@@ -121,10 +121,10 @@ impl Following {
         self.lines.next().unwrap().unwrap()
     }
 
-    /// Interrupts it, as a person does; returns its exit code and what it still had to say.
+    /// Ends it; returns its exit code and what it still had to say. Not by SIGINT: a shell's background jobs ignore that.
     pub(crate) fn interrupt(mut self) -> (Option<i32>, Vec<String>) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         let rest = self.lines.by_ref().map(Result::unwrap).collect();
         (self.child.wait().unwrap().code(), rest)
     }
