@@ -63,9 +63,9 @@ impl PartitionLog {
     }
 
     /// Cuts the log at `to`, or at the start of the batch that holds `to`; returns the new end. An offset above the end
-    /// changes nothing; the end itself takes away only a leadership that began there and wrote nothing (KAFKA-20961). The durable end falls at once, and a promise of a batch that was cut while it was on its
-    /// way to the disk breaks with [`DurabilityLost::Truncated`](crate::error::DurabilityLost::Truncated). May read the
-    /// disk.
+    /// changes nothing; the end itself takes away only a leadership of which the log holds no record (KAFKA-20961). The
+    /// durable end falls at once, and a promise of a batch that was cut while it was on its way to the disk breaks with
+    /// [`DurabilityLost::Truncated`](crate::error::DurabilityLost::Truncated). May read the disk.
     ///
     /// # Errors
     /// [`StoreError::OutOfRange`] below the log start; [`StoreError::Read`] when the batch boundary cannot be read.

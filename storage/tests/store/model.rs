@@ -204,7 +204,9 @@ impl Pair {
                     let holding = known.batches.iter().find(|(base, next, _)| *base <= to && to < *next);
                     let expected = holding.map_or(to, |(base, _, _)| (*base).max(known.start));
                     assert_eq!(new_end.get(), expected, "truncation keeps whole batches");
-                    if expected < known.end {
+                    // A cut at the end takes away a leadership that began there.
+                    let is_idle_epoch = to == known.end && known.epochs.last().is_some_and(|last| last.1 >= known.end);
+                    if expected < known.end || is_idle_epoch {
                         self.accept(Accepted::Truncate(p, expected), Some(durable));
                     }
                 }
