@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streambus_client::{Client, Config, Delivery, Error, OffsetQuery, Record, Start, TopicPartition};
+use streambus_protocol::api::metadata::{MetadataRequest, PartitionLayout};
+use streambus_protocol::api::session::HandshakeRequest;
 use streambus_protocol::ids::TopicName;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -14,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::event::What;
 use crate::history::Value;
+use crate::raw_caller::RawCaller;
 use crate::recorder::Recorder;
 
 /// How often a producer gives records to its client.
@@ -235,22 +238,15 @@ async fn follow(world: World, reader: u32, mut going: watch::Receiver<bool>) {
 async fn observe_leaders(world: World, observer: u32, address: String, going: watch::Receiver<bool>) {
     let mut pause = tokio::time::interval(GLANCE);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut bus: Option<Client> = None;
+    let mut kept: Option<RawCaller> = None;
     while *going.borrow() {
         pause.tick().await;
-        let client = match bus.take() {
-            Some(client) => client,
-            None => match world.connect(std::slice::from_ref(&address)).await {
-                Ok(client) => client,
-                // It is down, or stands still.
-                Err(_) => continue,
-            },
-        };
-        let Ok(answer) = client.admin().describe_topic(&world.options.topic).timeout(GLANCE_LIMIT).await else {
-            continue;
-        };
-        for partition in answer.partitions {
-            let layout = partition.layout;
+        let (caller, address, topic) = (kept.take(), address.clone(), world.options.topic.clone());
+        let asked = tokio::task::spawn_blocking(move || ask_leaders(caller, &address, &topic));
+        // It is down, or stands still.
+        let Ok((caller, partitions)) = asked.await.expect("a question must not panic") else { continue };
+        kept = Some(caller);
+        for layout in partitions {
             let numbers = |ids: &[streambus_protocol::ids::BrokerId]| ids.iter().map(|id| id.get()).collect();
             world.recorder.record(What::Leadership {
                 observer,
@@ -261,8 +257,35 @@ async fn observe_leaders(world: World, observer: u32, address: String, going: wa
                 replicas: numbers(&layout.replicas),
             });
         }
-        bus = Some(client);
     }
+}
+
+/// Asks this one broker what it knows. By hand: the client library asks another broker when one is silent, and what one
+/// broker says may not go back, while two brokers may differ.
+fn ask_leaders(
+    kept: Option<RawCaller>,
+    address: &str,
+    topic: &str,
+) -> std::io::Result<(RawCaller, Vec<PartitionLayout>)> {
+    let mut caller = match kept {
+        Some(caller) => caller,
+        None => {
+            let address = address.parse().map_err(std::io::Error::other)?;
+            let mut caller = RawCaller::connect_within(address, GLANCE_LIMIT)?;
+            let greeting = HandshakeRequest {
+                client_id: "observer".to_owned(),
+                software_name: "streambus-tests".to_owned(),
+                software_version: env!("CARGO_PKG_VERSION").to_owned(),
+                cluster_id: None,
+            };
+            caller.call(&greeting)?.map_err(std::io::Error::other)?;
+            caller
+        }
+    };
+    let name = TopicName::new(topic).map_err(std::io::Error::other)?;
+    let answer = caller.call(&MetadataRequest { topics: Some(vec![name]) })?.map_err(std::io::Error::other)?;
+    let layouts = answer.topics.into_iter().filter_map(|topic| topic.outcome.ok());
+    Ok((caller, layouts.flat_map(|layout| layout.partitions).collect()))
 }
 
 async fn observe_watermarks(world: World, going: watch::Receiver<bool>) {

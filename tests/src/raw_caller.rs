@@ -29,8 +29,13 @@ pub struct RawCaller {
 impl RawCaller {
     /// Connects and agrees on the protocol's version; no handshake.
     pub fn connect(address: SocketAddr) -> std::io::Result<Self> {
-        let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        Self::connect_within(address, LIMIT)
+    }
+
+    /// [`RawCaller::connect`], with a limit of its own for connecting and for each answer.
+    pub fn connect_within(address: SocketAddr, limit: Duration) -> std::io::Result<Self> {
+        let mut stream = TcpStream::connect_timeout(&address, limit)?;
+        stream.set_read_timeout(Some(limit))?;
         stream.write_all(&ClientPreface::CURRENT.encode())?;
         let mut answer = [0; PREFACE_BYTES];
         stream.read_exact(&mut answer)?;
