@@ -2,7 +2,7 @@
 //!
 //! [`verify_dir`] proves every file it finds: identity, checkpoints, every journal segment, the index and its agreement
 //! with the journal. [`dump_dir`] prints one line per journal entry. On a directory in use both see it as it was a
-//! moment ago; the last commit may then look cut, which is not counted as damage.
+//! moment ago; the last commit may then look cut, which is not counted as damage unless a checkpoint knows it to be durable.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +18,7 @@ use crate::error::{IndexError, OpenError};
 use crate::identity::{IDENTITY_FILE, Identity};
 use crate::index::rocks::{RocksIndex, RocksSizes};
 use crate::index::{Index, IndexStore};
-use crate::journal::LogId;
+use crate::journal::{LogId, Lsn};
 use crate::store::INDEX_DIRECTORY;
 
 mod cross_check;
@@ -151,6 +151,7 @@ pub(crate) fn verify(
     let directory = verify_identity(disk, &mut report)?;
     let mut logs = BTreeMap::new();
     let mut replay_from = None;
+    let mut durable_below = Lsn::ZERO;
     if let Some(directory) = directory {
         report.directory = directory.to_string();
         let found = Checkpoint::load_all(disk, directory);
@@ -161,6 +162,7 @@ pub(crate) fn verify(
                 }
                 if let Some(newest) = found.newest {
                     replay_from = Some(newest.replay_segment);
+                    durable_below = newest.durable_below();
                     logs.extend(newest.logs.into_iter().map(|log| (log.log, log)));
                 }
             }
@@ -169,7 +171,7 @@ pub(crate) fn verify(
     }
     let Some(directory) = directory.or_else(|| segments::directory_of(disk)) else { return Ok(report) };
     let names = logs.iter().map(|(id, log)| (*id, log.partition.to_string())).collect::<BTreeMap<LogId, String>>();
-    let walked = segments::walk(disk, directory, replay_from, names, &mut report)?;
+    let walked = segments::walk(disk, directory, (replay_from, durable_below), names, &mut report)?;
     report.logs = walked.live_logs.len() as u64;
     match index {
         Some(Ok(store)) => {
@@ -207,3 +209,6 @@ fn verify_identity(disk: &dyn Disk, report: &mut VerifyReport) -> Result<Option<
 fn open_scan(disk: &dyn Disk, name: &str) -> io::Result<Arc<dyn crate::disk::DiskFile>> {
     disk.open(name, OpenHow::Scan)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use streambus_protocol::batch::PlacedBatch;
 
 use super::InspectError;
 use super::segments::{Met, describe, directory_of, list, scan_segment};
+use crate::checkpoint::Checkpoint;
 use crate::disk::Disk;
 use crate::identity::{IDENTITY_FILE, Identity};
 use crate::journal::{EntryKind, ReplayedEntry};
@@ -28,11 +29,14 @@ pub(super) fn dump(disk: &dyn Disk, sink: &mut dyn io::Write) -> Result<(), Dump
     let identity = disk.read_file(IDENTITY_FILE).ok().and_then(|bytes| Identity::decode(&bytes).ok());
     let directory = identity.map(|identity| identity.directory).or_else(|| directory_of(disk));
     let Some(directory) = directory else { return Ok(()) };
+    let newest = Checkpoint::load_all(disk, directory)?.newest;
+    let durable_below = newest.as_ref().map_or_else(Default::default, Checkpoint::durable_below);
     let segments = list(disk)?;
     for (at, id) in segments.iter().enumerate() {
         writeln!(sink, "segment {id}")?;
         let mut failure = None;
-        scan_segment(disk, directory, *id, at + 1 == segments.len(), &mut |met| {
+        let tail = (at + 1 == segments.len()).then_some(durable_below);
+        scan_segment(disk, directory, *id, tail, &mut |met| {
             if failure.is_none() {
                 failure = line(sink, &met).err();
             }

@@ -15,7 +15,7 @@ use crate::journal::scan::{Expected, Found, Item, SegmentCursor};
 use crate::journal::segment::{
     FORMAT_VERSION, HeaderBlock, SEGMENT_PREFIX, SegmentHeader, segment_file_name, segment_of_file_name,
 };
-use crate::journal::{self, DamageReason, DamagedRange, EntryKind, LogId, ReplayedEntry, SegmentId};
+use crate::journal::{self, DamageReason, DamagedRange, EntryKind, LogId, Lsn, ReplayedEntry, SegmentId};
 use crate::store::replay::decode_creation;
 
 /// What walking the journal told.
@@ -54,7 +54,7 @@ pub(super) fn directory_of(disk: &dyn Disk) -> Option<DirectoryId> {
 pub(super) fn walk(
     disk: &dyn Disk,
     directory: DirectoryId,
-    replay_from: Option<SegmentId>,
+    (replay_from, durable_below): (Option<SegmentId>, Lsn),
     mut names: BTreeMap<LogId, String>,
     report: &mut VerifyReport,
 ) -> Result<Walked, InspectError> {
@@ -72,9 +72,9 @@ pub(super) fn walk(
         {
             report.add_file(&segment_file_name(previous.next()), "a segment is missing".to_owned());
         }
-        let is_last = at + 1 == ids.len();
+        let tail = (at + 1 == ids.len()).then_some(durable_below);
         report.segments += 1;
-        report.bytes += scan_segment(disk, directory, *id, is_last, &mut |met| match met {
+        report.bytes += scan_segment(disk, directory, *id, tail, &mut |met| match met {
             Met::Commit => report.commits += 1,
             Met::Torn { bytes, .. } => report.torn_tail_bytes += bytes,
             Met::Damage(range) => {
@@ -106,12 +106,13 @@ pub(super) fn walk(
     Ok(walked)
 }
 
-/// Walks one segment; returns the bytes read.
+/// Walks one segment; returns the bytes read. `tail` is there for the last one: below it everything was on stable storage
+/// once.
 pub(super) fn scan_segment(
     disk: &dyn Disk,
     directory: DirectoryId,
     id: SegmentId,
-    is_last: bool,
+    tail: Option<Lsn>,
     sink: &mut dyn FnMut(Met),
 ) -> Result<u64, InspectError> {
     let name = segment_file_name(id);
@@ -142,7 +143,7 @@ pub(super) fn scan_segment(
         match cursor.next() {
             Found::Commit { header, position, items, intact } => {
                 // A commit of a directory in use may be half written; so may the last one of a killed process.
-                if !intact && is_last && cursor.unreadable_from(position).is_none() && !cursor.proof_follows() {
+                if tail.is_some_and(|durable_below| cursor.is_torn(&header, position, intact, durable_below)) {
                     sink(Met::Torn { segment: id, position, bytes: header.padded_bytes() });
                     break;
                 }
@@ -165,6 +166,9 @@ pub(super) fn scan_segment(
                     sink(Met::Damage(damage(id, bad.start, bad.end - bad.start, DamageReason::Unreadable)));
                 } else if cut_short {
                     sink(Met::Damage(damage(id, position, BLOCK_BYTES as u64, DamageReason::Commit)));
+                } else if tail.is_some_and(|durable_below| cursor.expected.lsn.unwrap_or_default() < durable_below) {
+                    // As recovery finds: commits that the checkpoint relies on are gone from the end.
+                    sink(Met::Damage(damage(id, position, 0, DamageReason::Missing)));
                 }
                 break;
             }
@@ -174,7 +178,7 @@ pub(super) fn scan_segment(
 }
 
 fn damage(segment: SegmentId, position: u64, length: u64, reason: DamageReason) -> DamagedRange {
-    DamagedRange { segment, position, length, base_lsn: journal::Lsn::ZERO, next_lsn: None, entry: None, reason }
+    DamagedRange { segment, position, length, base_lsn: Lsn::ZERO, next_lsn: None, entry: None, reason }
 }
 
 /// A range in the words of a report.

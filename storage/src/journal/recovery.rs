@@ -357,8 +357,8 @@ impl<'a> Recovery<'a> {
             let before = cursor.expected;
             match cursor.next() {
                 Found::Commit { header, position, items, intact } => {
-                    let in_flight = is_last && header.first_lsn >= self.from.durable_below.max(self.from.lsn);
-                    if !intact && in_flight && cursor.unreadable_from(position).is_none() && !cursor.proof_follows() {
+                    let durable_below = self.from.durable_below.max(self.from.lsn);
+                    if is_last && cursor.is_torn(&header, position, intact, durable_below) {
                         self.report.torn_tail_bytes = header.padded_bytes();
                         cursor.expected = before;
                         break position;

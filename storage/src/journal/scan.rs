@@ -196,6 +196,16 @@ impl SegmentCursor {
         self.find_later(self.position).is_some()
     }
 
+    /// True when the commit that was found last, with its `header` at `position`, is what a write that was under way has
+    /// left: it is not whole, nothing later proves that it was, all of it can be read, and nobody knows it to be durable.
+    /// Only the last commit of the last segment can be. The one place of this rule: what it does not explain is damage.
+    pub(crate) fn is_torn(&mut self, header: &CommitHeader, position: u64, intact: bool, durable_below: Lsn) -> bool {
+        !intact
+            && header.first_lsn >= durable_below
+            && self.unreadable_from(position).is_none()
+            && !self.proof_follows()
+    }
+
     /// The valid header at `position`, when it is not older than what is expected.
     fn header_at(&mut self, position: u64) -> Option<CommitHeader> {
         let bytes = self.window.get(position, BLOCK_BYTES);

@@ -1,0 +1,78 @@
+use bytes::Bytes;
+use streambus_protocol::batch::{BatchBuilder, BatchOptions, PlacedBatch, UnverifiedBatch};
+use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::ids::{PartitionId, PartitionIndex, TopicId};
+use streambus_protocol::offset::Offset;
+use streambus_protocol::record::Record;
+use streambus_protocol::timestamp::Timestamp;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::config::StoreConfig;
+use crate::disk::memory::MemoryDisk;
+use crate::index::memory::MemoryIndex;
+use crate::partition_log::LogOptions;
+use crate::store::{Drive, RecoveryReport, Store, StoreEnv};
+
+fn open(disk: &MemoryDisk, index: &Arc<MemoryIndex>) -> (Store, RecoveryReport) {
+    let env = StoreEnv {
+        disk: Arc::new(disk.clone()),
+        index: Arc::clone(index) as _,
+        clock: Arc::new(ManualClock::new(Timestamp::from_millis(1))),
+        random: Box::new(|| 7),
+        drive: Drive::Stepped,
+    };
+    Store::open(env, StoreConfig::tiny()).expect("the store opens")
+}
+
+fn batch(base: Offset) -> PlacedBatch {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.push(&Record::new(Bytes::from(vec![9; 900]), Timestamp::from_millis(1))).expect("room");
+    let batch = UnverifiedBatch::new(builder.build().expect("a batch")).verify(1 << 20).expect("a sound batch");
+    batch.place(base, LeaderEpoch::new(1))
+}
+
+/// Where the last entry starts in the last segment.
+fn last_batch(disk: &MemoryDisk) -> (String, u64) {
+    let name = disk.list("journal-").expect("list").pop().expect("segments");
+    let bytes = disk.read_file(&name).expect("read");
+    let mut places = (4096..bytes.len() - 64).step_by(8).rev();
+    let at = places.find(|at| &bytes[*at..at + 4] == b"SBEN" && bytes[at + 60] == 1).expect("a batch");
+    (name, at as u64)
+}
+
+fn verified(disk: &MemoryDisk, index: &Arc<MemoryIndex>) -> (u64, usize) {
+    let report = verify(disk, Some(Ok(Arc::clone(index) as _))).expect("inspected");
+    (report.torn_tail_bytes, report.damaged.len())
+}
+
+// Catches an inspection that calls a directory well whose recovery finds damage, and one that cries over a process that
+// was killed: the last commit is damage below the end of a checkpoint, and torn above it.
+#[test]
+fn the_last_commit_is_judged_as_recovery_judges_it() {
+    for is_below_checkpoint in [true, false] {
+        let (disk, index) = (MemoryDisk::new(), Arc::new(MemoryIndex::new()));
+        let (store, _) = open(&disk, &index);
+        let id = PartitionId { topic: TopicId::from_bytes([1; 16]), partition: PartitionIndex::new(0) };
+        let log = store.create_log(id, LogOptions::default()).expect("a log");
+        let append = || {
+            log.append(batch(log.log_end())).expect("appended");
+            while store.step() {}
+        };
+        while store.metrics().checkpoints.get() == 0 {
+            append();
+        }
+        if !is_below_checkpoint {
+            append();
+        }
+        assert_eq!(verified(&disk, &index), (0, 0), "as it was written");
+        let (name, position) = last_batch(&disk);
+        disk.flip_bit(&name, position + 200, 1).expect("flipped");
+        let (torn, damaged) = verified(&disk, &index);
+        assert_eq!((torn > 0, damaged), if is_below_checkpoint { (false, 1) } else { (true, 0) });
+        drop((log, store));
+        let (_, report) = open(&disk, &index);
+        let recovered = (report.journal.torn_tail_bytes > 0, report.journal.damaged.len());
+        assert_eq!(recovered, (torn > 0, damaged), "recovery says the same");
+    }
+}
