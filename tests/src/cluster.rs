@@ -4,6 +4,7 @@
 //! Faults of the network need [`Network::Proxied`]; asking for one on a direct network fails the test, so no fault is
 //! ever skipped in silence.
 
+mod disks;
 mod links;
 mod namespaces;
 mod node;
@@ -22,6 +23,7 @@ use crate::event::What;
 use crate::patience::wait_for;
 use crate::process::get_within;
 use crate::recorder::Recorder;
+pub use disks::{Disks, FirstToGo};
 use links::Links;
 use namespaces::{CLIENTS, Namespaces};
 use node::{Addresses, Node};
@@ -73,11 +75,13 @@ pub struct Options {
     pub network: Network,
     /// Settings of every broker, as `--set` takes them.
     pub settings: Vec<String>,
+    /// What their data lies on.
+    pub disks: Disks,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { brokers: 3, first_id: 1, network: Network::Direct, settings: Vec::new() }
+        Self { brokers: 3, first_id: 1, network: Network::Direct, settings: Vec::new(), disks: Disks::Folders }
     }
 }
 
@@ -124,7 +128,9 @@ impl Cluster {
                     Some(namespaces) => Addresses::of(namespaces.address(*id)),
                     None => Addresses::on(host(1 + id)),
                 };
-                Node::new(*id, addresses, data, log)
+                let mut node = Node::new(*id, addresses, data, log);
+                disks::equip(&mut node, folder.path(), options.disks);
+                node
             })
             .collect();
         let mut peers: Vec<_> = nodes.iter().map(|node| (node.id, node.addresses.cluster)).collect();

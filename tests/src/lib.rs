@@ -1,8 +1,9 @@
 //! Proof by use: real broker processes, recorded histories, and a checker that holds one against the other.
 //!
-//! `process` starts and kills the one real binary, `cluster` several of them and the network between them. `load` drives
-//! them with real clients and records in `recorder` what each `event` was; `checker` decides whether the run kept its
-//! promises, `run` puts these together. The checker is pure and is itself tested by planted histories.
+//! `process` starts and kills the one real binary, `cluster` several of them, the network between them and, with
+//! `loop_disk` and `shim`, the disks and clocks under them. `load` drives them with real clients and records in
+//! `recorder` what each `event` was; `checker` decides whether the run kept its promises, `run` puts these together. The
+//! checker is pure and is itself tested by planted histories.
 //!
 //! This crate may know every other crate; no other crate may know it.
 
@@ -14,6 +15,7 @@ pub mod event;
 pub mod history;
 pub mod ledger;
 pub mod load;
+pub mod loop_disk;
 pub mod measure;
 pub mod patience;
 pub mod process;
@@ -21,3 +23,4 @@ pub mod raw_caller;
 pub mod recorder;
 pub mod run;
 pub mod setting;
+pub mod shim;

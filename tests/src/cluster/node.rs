@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use crate::loop_disk::LoopDisk;
 use crate::patience::wait_for;
 use crate::process::{binary, get_within};
+use crate::shim::Shim;
 
 /// Where one broker listens.
 #[derive(Clone, Copy, Debug)]
@@ -42,11 +44,15 @@ pub(super) struct Node {
     pub(super) data: PathBuf,
     pub(super) log: PathBuf,
     child: Option<Child>,
+    /// Between the process and the C library, when faults inside it are wanted.
+    pub(super) shim: Option<Shim>,
+    /// Under the data directory, when it is one of its own. Behind `child`: a process ends before its disk goes.
+    pub(super) disk: Option<LoopDisk>,
 }
 
 impl Node {
     pub(super) fn new(id: u32, addresses: Addresses, data: PathBuf, log: PathBuf) -> Self {
-        Self { id, addresses, data, log, child: None }
+        Self { id, addresses, data, log, child: None, shim: None, disk: None }
     }
 
     /// Starts the process, with `entry` in front of the program; returns its id. It is not ready yet.
@@ -59,6 +65,9 @@ impl Node {
         // A variable of whoever runs the tests must not change what they see.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STREAMBUS__")) {
             command.env_remove(name);
+        }
+        if let Some(shim) = &self.shim {
+            command.envs(shim.environment());
         }
         let child = command
             .arg("server")

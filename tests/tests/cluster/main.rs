@@ -8,5 +8,6 @@ mod kill;
 mod network;
 mod one;
 mod pause;
+mod power;
 mod refusals;
 mod restart;
