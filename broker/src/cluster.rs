@@ -5,6 +5,7 @@
 
 pub mod book;
 pub(crate) mod connection;
+pub mod contact;
 pub(crate) mod dial;
 pub mod door;
 pub(crate) mod heartbeat;

@@ -176,8 +176,14 @@ mod tests {
         }
         let node = RaftNode { broker: BrokerId::new(1), host: "h".to_owned(), port: 2 };
         let heard = |shutdown| {
-            let controller = BrokerId::new(7);
-            Forwarded::Heard(HeartbeatAnswer { fenced: true, shutdown, unknown_registration: false, controller })
+            Forwarded::Heard(HeartbeatAnswer {
+                fenced: true,
+                shutdown,
+                unknown_registration: false,
+                controller: BrokerId::new(7),
+                applied: 8,
+                quorum_silence: Duration::from_millis(90),
+            })
         };
         let answers = [
             Forwarded::Committed { index: 7 },

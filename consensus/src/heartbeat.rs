@@ -22,6 +22,10 @@ pub struct HeartbeatAnswer {
     pub unknown_registration: bool,
     /// Who answers.
     pub controller: BrokerId,
+    /// Index of the last metadata entry that it had applied.
+    pub applied: u64,
+    /// For how long it had not heard from a majority: until then, back from now, nobody else can have been the controller.
+    pub quorum_silence: Duration,
 }
 
 /// Where a broker's wish to stop stands.
@@ -90,6 +94,9 @@ impl Message for HeartbeatAnswer {
         });
         out.bool(self.unknown_registration);
         out.u32(self.controller.get());
+        out.u64(self.applied);
+        // Rounded up: an answer must not look younger than it is.
+        out.u64(u64::try_from(self.quorum_silence.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
     }
 
     fn read(input: &mut Decoder<'_>) -> Result<Self, DecodeError> {
@@ -103,6 +110,8 @@ impl Message for HeartbeatAnswer {
             },
             unknown_registration: input.bool()?,
             controller: BrokerId::new(input.u32()?),
+            applied: input.u64()?,
+            quorum_silence: Duration::from_millis(input.u64()?),
         })
     }
 }

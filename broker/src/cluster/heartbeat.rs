@@ -12,10 +12,13 @@ use streambus_storage::clock::Clock;
 use streambus_storage::store::{Store, StoreStatus};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::contact::{Contact, Unsettled};
 use crate::cluster::local::LocalBroker;
 use crate::lifecycle::{Component, Lifecycle, Problem};
+use crate::partition::registry::Registry;
 use crate::replication::registration::Registration;
 
 /// Between heartbeats while one was not heard, or while this broker waits to be let in or out.
@@ -38,6 +41,10 @@ pub(crate) struct Heartbeats {
     pub(crate) interval: Duration,
     /// Silence that the controller bears.
     pub(crate) session: Duration,
+    /// Renewed by answers that were acted on; it decides whether what this broker leads may be served.
+    pub(crate) contact: Contact,
+    /// Says how far the metadata was acted on, and is told when contact is lost, for whoever waits on a partition.
+    pub(crate) partitions: Arc<Registry>,
     /// What this broker wants; changed once, when it is to stop.
     pub(crate) wants: watch::Receiver<Wants>,
     /// The controller's last answer.
@@ -75,6 +82,9 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
     let mut heard_at = task.clock.monotonic();
     let mut reported = None;
     let mut has_served = false;
+    let mut had_contact = true;
+    let mut unsettled = Unsettled::default();
+    let mut stepped_down = task.partitions.watch_stepped_down();
     loop {
         disk.refresh(&task.store, task.clock.monotonic()).await;
         let wants = *task.wants.borrow_and_update();
@@ -87,6 +97,7 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
             disk_free_bytes: disk.free_bytes,
             problem: task.lifecycle.problems().into_iter().find(|p| p.blocks_ready).map(|p| p.message),
         };
+        let sent = task.clock.monotonic();
         let answer = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -96,6 +107,7 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
         let pause = match &answer {
             Ok(answer) => {
                 heard_at = now;
+                unsettled.note(sent, answer);
                 if answer.unknown_registration {
                     epoch = register_again(&task, epoch).await;
                 }
@@ -103,6 +115,12 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
             }
             Err(_) => EAGER,
         };
+        unsettled.settle(*stepped_down.borrow_and_update(), &task.contact);
+        let has_contact = !task.contact.is_lost();
+        if had_contact && !has_contact {
+            task.partitions.announce_change();
+        }
+        had_contact = has_contact;
         // A life that starts is fenced until its first heartbeat was heard: that is no problem.
         has_served |= answer.as_ref().is_ok_and(|answer| !answer.fenced);
         let problem = problem(&answer, wants, now.saturating_sub(heard_at), task.session)
@@ -114,11 +132,17 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
         if let Ok(answer) = answer {
             task.answers.send_replace(Some(answer));
         }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = task.wants.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+        let again_at = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = task.wants.changed() => break,
+                Ok(()) = stepped_down.changed(), if unsettled.wants().is_some() => {
+                    unsettled.settle(*stepped_down.borrow_and_update(), &task.contact);
+                }
+                () = tokio::time::sleep_until(again_at) => break,
+            }
         }
     }
 }

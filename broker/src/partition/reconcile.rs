@@ -85,8 +85,10 @@ impl Reconciler {
     /// from what was reached last, so nothing is missed.
     pub async fn reach(&mut self, image: Arc<ClusterImage>) -> Result<(), ReconcileError> {
         let delta = ClusterDelta::between(&self.reached, &image);
-        let mut changed = self.close_deleted(&delta, &image).await?;
         let desired = self.desired(&delta, &image);
+        self.step_down(&delta, &desired);
+        self.registry.note_stepped_down(image.applied);
+        let mut changed = self.close_deleted(&delta, &image).await?;
         changed |= !desired.is_empty();
         for desired in &desired {
             if let Some(partition) = self.registry.get(desired.id)
@@ -126,6 +128,32 @@ impl Reconciler {
             self.registry.announce_change();
         }
         Ok(())
+    }
+
+    /// Ends the leaderships that another broker has, or nobody. Nothing on disk is needed for it, so a disk that fails or
+    /// hangs does not keep them alive.
+    fn step_down(&self, delta: &ClusterDelta, desired: &[Desired]) {
+        let moved = desired.iter().filter(|desired| desired.role.leadership != Leadership::Here);
+        let moved = moved.map(|desired| (desired.id, desired.role.clone()));
+        let gone = delta.partitions.iter().filter(|change| !change.after.replicas.contains(&self.owner.broker));
+        let gone = gone.filter_map(|change| {
+            let role = Role::clone(&self.registry.get(change.id)?.role());
+            let leader_epoch = change.after.leader_epoch;
+            Some((change.id, Role { leadership: Leadership::Nobody, leader_epoch, ..role }))
+        });
+        let mut changed = false;
+        for (id, role) in moved.chain(gone).collect::<Vec<_>>() {
+            if let Some(partition) = self.registry.get(id)
+                && partition.role().leadership == Leadership::Here
+            {
+                partition.set_role(role, self.clock.monotonic());
+                self.registry.announce_role(id);
+                changed = true;
+            }
+        }
+        if changed {
+            self.registry.announce_change();
+        }
     }
 
     async fn close_deleted(&self, delta: &ClusterDelta, image: &ClusterImage) -> Result<bool, ReconcileError> {
@@ -266,3 +294,6 @@ fn indexed(topic: &TopicImage) -> impl Iterator<Item = (PartitionId, &PartitionI
         .zip(&topic.partitions)
         .map(|(index, state)| (PartitionId { topic: topic.id, partition: PartitionIndex::new(index) }, state.as_ref()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use crate::replication::due_set::DueSet;
 pub struct Registry {
     partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
     changes: watch::Sender<u64>,
+    stepped_down: watch::Sender<u64>,
     /// Where tasks that act on roles learn which have changed.
     role_watchers: RwLock<Vec<Weak<DueSet>>>,
 }
@@ -22,7 +23,12 @@ pub struct Registry {
 impl Registry {
     /// An empty registry.
     pub fn new() -> Self {
-        Self { partitions: RwLock::default(), changes: watch::Sender::new(0), role_watchers: RwLock::default() }
+        Self {
+            partitions: RwLock::default(),
+            changes: watch::Sender::new(0),
+            stepped_down: watch::Sender::new(0),
+            role_watchers: RwLock::default(),
+        }
     }
 
     /// The partition of this id, if it is held here.
@@ -63,6 +69,16 @@ impl Registry {
     /// Tells whoever waits on a partition to look again: one was added or removed, or a role changed.
     pub fn announce_change(&self) {
         self.changes.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    /// Notes that every leadership that had ended by entry `index` of the metadata has ended here.
+    pub(crate) fn note_stepped_down(&self, index: u64) {
+        self.stepped_down.send_if_modified(|known| std::mem::replace(known, index.max(*known)) < index);
+    }
+
+    /// The entry of the metadata up to which every leadership that ended has ended here.
+    pub(crate) fn watch_stepped_down(&self) -> watch::Receiver<u64> {
+        self.stepped_down.subscribe()
     }
 
     /// Tells the tasks that act on roles that this one was added, removed or given another role.

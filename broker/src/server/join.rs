@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::StartError;
 use super::start::Parts;
 use crate::clock::Deadline;
+use crate::cluster::contact::Contact;
 use crate::cluster::heartbeat::{self, Heartbeats};
 use crate::lifecycle::{Component, Problem};
 use crate::partition::reconcile::Reconciler;
@@ -48,9 +49,15 @@ pub(super) struct Place {
     session: Duration,
     wants: watch::Sender<Wants>,
     answers: watch::Receiver<Option<HeartbeatAnswer>>,
+    contact: Contact,
 }
 
 impl Place {
+    /// This broker's contact with the controller.
+    pub(super) fn contact(&self) -> Contact {
+        self.contact.clone()
+    }
+
     /// Hands over everything that this broker leads, and the controller's office if it has it.
     pub(super) async fn leave(&self, metadata: &MetadataNode, grace: Duration) {
         self.wants.send_replace(Wants::ShutDown);
@@ -145,6 +152,8 @@ impl Parts {
         self.background.spawn(follow_peers::run(book, metadata.watch(), stop()));
         let (wants, wanted) = watch::channel(Wants::Serve);
         let (answered, answers) = watch::channel(None);
+        let session = self.config.cluster.session_timeout;
+        let contact = Contact::new(Arc::clone(&self.env.clock), session);
         let heartbeats = Heartbeats {
             metadata: metadata.clone(),
             disk,
@@ -154,13 +163,15 @@ impl Parts {
             lifecycle: self.lifecycle.clone(),
             clock: Arc::clone(&self.env.clock),
             interval: self.config.cluster.heartbeat_interval,
-            session: self.config.cluster.session_timeout,
+            session,
+            contact: contact.clone(),
+            partitions: Arc::clone(registry),
             wants: wanted,
             answers: answered,
         };
         self.background.spawn(heartbeat::run(heartbeats, epoch, stop()));
         reached(metadata, broker, epoch, |fenced| !fenced).await?;
-        Ok(Some(Place { session: self.config.cluster.session_timeout, wants, answers }))
+        Ok(Some(Place { session, wants, answers, contact }))
     }
 
     /// Registers this life. With peers it is tried until it succeeds: a cluster without a quorum gets one, and a former

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::join::Place;
 use super::peers::Peers;
 use super::{BrokerEnv, RunningServer, StartError, net_limits, scrape};
+use crate::cluster::contact::Contact;
 use crate::config::BrokerConfig;
 use crate::config::address::HostPort;
 use crate::error::Addresses;
@@ -215,7 +216,8 @@ impl Parts {
         place: Option<Place>,
     ) -> RunningServer {
         let Self { config, env, lifecycle, metrics, tokens, background, addresses, http_state, peers } = self;
-        let directory = Directory::new(config.broker.id, metadata.clone(), registry);
+        let contact = place.as_ref().map_or_else(Contact::alone, Place::contact);
+        let directory = Directory::new(config.broker.id, metadata.clone(), registry, contact);
         let leaders = peers.as_ref().map(|peers| LeaderStates::new(config.broker.id, peers.pool.clone()));
         let services = services(&config, leaders, &env, &directory, &store, &lifecycle, &metrics);
         let limits = net_limits(&config);

@@ -9,9 +9,11 @@ use streambus_protocol::api::session::{ErrorBody, LeaderHint};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
 
+use crate::cluster::contact::Contact;
 use crate::config::suggestion;
 use crate::partition::Partition;
 use crate::partition::registry::Registry;
+use crate::partition::role::Leadership;
 
 /// Names compared for a suggestion: the comparison is quadratic in the name and linear in their number.
 const SUGGESTION_TOPICS_MAX: usize = 2_000;
@@ -22,12 +24,13 @@ pub struct Directory {
     broker: BrokerId,
     metadata: MetadataNode,
     registry: Arc<Registry>,
+    contact: Contact,
 }
 
 impl Directory {
-    /// The directory of broker `broker`.
-    pub fn new(broker: BrokerId, metadata: MetadataNode, registry: Arc<Registry>) -> Self {
-        Self { broker, metadata, registry }
+    /// The directory of broker `broker`, which leads what it leads while it has `contact`.
+    pub fn new(broker: BrokerId, metadata: MetadataNode, registry: Arc<Registry>, contact: Contact) -> Self {
+        Self { broker, metadata, registry, contact }
     }
 
     /// This broker.
@@ -58,13 +61,21 @@ impl Directory {
         image.topic_by_name(name).cloned().ok_or_else(|| unknown_topic(image, name))
     }
 
-    /// The partition of this id, if it is held here.
+    /// The partition of this id, if it is held here, to serve a client that takes this broker for its leader.
     ///
     /// # Errors
-    /// `UNKNOWN_TOPIC_ID`, `UNKNOWN_PARTITION`, `NOT_LEADER`, or `NOT_READY` while the metadata is ahead of the disk.
+    /// `UNKNOWN_TOPIC_ID`, `UNKNOWN_PARTITION`, `NOT_LEADER`, also when another may lead it by now because contact with
+    /// the controller is lost, or `NOT_READY` while the metadata is ahead of the disk.
     pub fn partition(&self, topic: TopicId, partition: PartitionIndex) -> Result<Arc<Partition>, ErrorBody> {
         // The map first: the image is looked at only to say what is wrong.
-        self.registry.get(PartitionId { topic, partition }).ok_or_else(|| self.why_not_here(topic, partition))
+        let id = PartitionId { topic, partition };
+        let found = self.registry.get(id).ok_or_else(|| self.why_not_here(topic, partition))?;
+        serve_as_leader(found, &self.contact)
+    }
+
+    /// True while nothing that this broker leads may be served.
+    pub fn has_lost_contact(&self) -> bool {
+        self.contact.is_lost()
     }
 
     fn why_not_here(&self, topic: TopicId, partition: PartitionIndex) -> ErrorBody {
@@ -100,6 +111,17 @@ impl Directory {
     }
 }
 
+/// What no other broker holds, nobody else can lead.
+fn serve_as_leader(partition: Arc<Partition>, contact: &Contact) -> Result<Arc<Partition>, ErrorBody> {
+    if contact.is_lost() {
+        let role = partition.role();
+        if role.leadership == Leadership::Here && role.is_replicated() {
+            return Err(contact.refusal(&partition));
+        }
+    }
+    Ok(partition)
+}
+
 impl fmt::Debug for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Directory").field("broker", &self.broker).finish_non_exhaustive()
@@ -113,4 +135,40 @@ fn unknown_topic(image: &ClusterImage, name: &TopicName) -> ErrorBody {
         None => "create it first, or list the topics there are".to_owned(),
     };
     ErrorBody::new(ErrorCode::UnknownTopic, format!("there is no topic '{name}': {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use streambus_protocol::timestamp::Timestamp;
+    use streambus_protocol::topic_config::Durability;
+    use streambus_storage::clock::{Clock, ManualClock};
+    use streambus_storage::config::StoreConfig;
+
+    use super::*;
+    use crate::partition::fixture;
+    use crate::partition::role::Role;
+
+    // Catches a leader that serves after a session of silence, right after its process was stopped and went on; and one
+    // that refuses what it alone holds, or what it follows.
+    #[test]
+    fn leader_without_contact_refuses_what_another_may_lead() {
+        let session = Duration::from_secs(3);
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1)));
+        let contact = Contact::new(Arc::clone(&clock) as Arc<dyn Clock>, session);
+        let store = fixture::store(StoreConfig::default());
+        let led = fixture::partition(&store, 0, Durability::Sync);
+        let serve = |contact: &Contact| serve_as_leader(Arc::clone(&led), contact).map(|_| ()).map_err(|e| e.code);
+        clock.advance(session);
+        assert_eq!(serve(&contact), Ok(()), "nobody else holds it");
+        let two = [BrokerId::new(1), BrokerId::new(2)].to_vec();
+        let shared = Role { replicas: two.clone(), in_sync: two, ..Role::clone(&led.role()) };
+        led.set_role(shared.clone(), Duration::ZERO);
+        assert_eq!(serve(&contact), Err(ErrorCode::NotLeader));
+        assert_eq!(serve(&Contact::alone()), Ok(()));
+        assert_eq!(serve(&Contact::new(Arc::clone(&clock) as Arc<dyn Clock>, session)), Ok(()));
+        led.set_role(Role { leadership: Leadership::There(BrokerId::new(2)), ..shared }, Duration::ZERO);
+        assert_eq!(serve(&contact), Ok(()), "its role says who leads");
+    }
 }

@@ -212,6 +212,9 @@ impl Subscription {
     }
 
     async fn read(&mut self, credit: usize) -> Option<PushedBatches> {
+        if self.service.directory.has_lost_contact() {
+            self.end_what_moved();
+        }
         let bytes_max = credit.min(PUSH_BYTES_MAX);
         let count = self.ready.len().min(PUSH_PARTITIONS_MAX);
         let mut wanted = Vec::with_capacity(count);

@@ -43,9 +43,7 @@ impl Inner {
 
     /// Hears a broker, if this node is the controller and a quorum still takes it for one.
     pub(super) fn hear(&self, beat: &Heartbeat) -> Result<HeartbeatAnswer, HeartbeatError> {
-        if !self.is_followed() {
-            return Err(HeartbeatError::NoController);
-        }
+        let quorum_silence = self.quorum_silence().ok_or(HeartbeatError::NoController)?;
         let image = self.images.borrow().clone();
         let verdict = {
             let mut office = self.office.lock();
@@ -68,6 +66,8 @@ impl Inner {
             shutdown,
             unknown_registration: verdict.unknown_registration,
             controller: self.config.broker_id,
+            applied: image.applied,
+            quorum_silence,
         })
     }
 
@@ -86,10 +86,23 @@ impl Inner {
 
     /// False for a controller that no quorum has answered for as long as a lease. It may have been succeeded.
     pub(super) fn is_followed(&self) -> bool {
+        self.quorum_silence().is_some()
+    }
+
+    /// How long ago this controller sent what a quorum answered last; none when it is none, or may have been succeeded.
+    fn quorum_silence(&self) -> Option<Duration> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let lease = self.config.tuning.election_max;
-        metrics.state.is_leader() && metrics.last_quorum_acked.as_ref().is_none_or(|at| at.elapsed() <= lease)
+        if !metrics.state.is_leader() {
+            return None;
+        }
+        // A majority of one answers itself, which is not counted as an answer.
+        if metrics.membership_config.membership().voter_ids().eq([self.identity.raft_id]) {
+            return Some(Duration::ZERO);
+        }
+        // Right after its election there is nothing to answer yet.
+        let silence = metrics.last_quorum_acked.as_ref().map_or(Duration::ZERO, |at| at.elapsed());
+        (silence <= self.config.tuning.election_max).then_some(silence)
     }
 
     /// The first of these whose process is there: one that is gone would leave the office empty for a while.
