@@ -26,6 +26,7 @@ mod hello;
 pub mod identity;
 pub mod image;
 pub mod in_process;
+mod last_heard;
 pub mod limits;
 mod log_store;
 pub mod network;

@@ -16,7 +16,9 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use streambus_protocol::ids::{BrokerId, ClusterId};
+use tokio::time::Instant;
 
+use crate::last_heard::LastHeard;
 use crate::rpc::{Message, Route, Rpc, SnapshotHeader, decode, encode_request};
 use crate::snapshot::SnapshotFile;
 use crate::types::{RaftId, RaftNode, Snapshot, TypeConfig, Vote};
@@ -192,13 +194,14 @@ pub(crate) struct Network {
     pub(crate) cluster: ClusterId,
     pub(crate) me: RaftId,
     pub(crate) addresses: AddressBook,
+    pub(crate) heard: Arc<LastHeard>,
 }
 
 impl Network {
     fn client(&self, target: RaftId, node: &RaftNode, lane: Lane) -> PeerClient {
         let route = Route { cluster: self.cluster, from: self.me, to: target };
         let peer = Peer { id: target, node: self.addresses.locate(node) };
-        PeerClient { transport: Arc::clone(&self.transport), route, peer, lane }
+        PeerClient { transport: Arc::clone(&self.transport), route, peer, lane, heard: Arc::clone(&self.heard) }
     }
 }
 
@@ -224,6 +227,7 @@ pub(crate) struct PeerClient {
     route: Route,
     peer: Peer,
     lane: Lane,
+    heard: Arc<LastHeard>,
 }
 
 /// A failed exchange, before it is put into one of openraft's error types.
@@ -257,6 +261,9 @@ impl PeerClient {
             Ok(answer) => answer.map_err(Failure::Transport),
             Err(_) => Err(Failure::Transport(TransportError::TimedOut(ttl))),
         };
+        if answer.is_ok() {
+            self.heard.node(self.peer.id, Instant::now());
+        }
         let answer = answer.and_then(|bytes| decode(&bytes).map_err(Failure::Answer));
         answer.map_err(|failure| self.rpc_error(action, &failure))
     }

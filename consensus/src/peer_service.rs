@@ -7,11 +7,13 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::encoding::DecodeError;
 use crate::hello::Place;
 use crate::identity::Identity;
 use crate::image::ClusterImage;
+use crate::last_heard::LastHeard;
 use crate::rpc::{Route, Rpc, SnapshotHeader, decode, decode_route, encode};
 use crate::snapshot::{SnapshotFile, SnapshotSink, SnapshotStore};
 use crate::types::{Raft, RaftId, Snapshot, TypeConfig};
@@ -23,6 +25,7 @@ pub struct PeerService {
     pub(crate) identity: Identity,
     pub(crate) snapshots: Arc<SnapshotStore>,
     pub(crate) images: watch::Receiver<Arc<ClusterImage>>,
+    pub(crate) heard: Arc<LastHeard>,
 }
 
 /// Why a peer's request has no answer. The transport reports all of them as refused; it never invents an answer.
@@ -56,7 +59,14 @@ pub enum PeerError {
 impl PeerService {
     /// Answers one request that a peer's [`RaftTransport::call`](crate::network::RaftTransport::call) sent.
     pub async fn call(&self, rpc: Rpc, request: &[u8]) -> Result<Vec<u8>, PeerError> {
-        let body = self.accept(request)?;
+        let (route, body) = decode_route(request)?;
+        self.check_route(&route)?;
+        match rpc {
+            Rpc::Append => self.heard.leader(route.from, Instant::now()),
+            Rpc::Vote | Rpc::PreVote | Rpc::TransferLeader | Rpc::Snapshot => {
+                self.heard.node(route.from, Instant::now())
+            }
+        }
         match rpc {
             Rpc::Append => {
                 let request: AppendEntriesRequest<TypeConfig> = decode(body)?;
@@ -88,16 +98,13 @@ impl PeerService {
 
     /// Installs a received snapshot; answers what the sender's transport returns.
     pub async fn install_snapshot(&self, header: &[u8], snapshot: SnapshotFile) -> Result<Vec<u8>, PeerError> {
-        let header: SnapshotHeader = decode(self.accept(header)?)?;
+        let (route, body) = decode_route(header)?;
+        self.check_route(&route)?;
+        self.heard.leader(route.from, Instant::now());
+        let header: SnapshotHeader = decode(body)?;
         let snapshot = Snapshot { meta: header.meta, snapshot };
         let answer = self.raft.install_full_snapshot(header.vote, snapshot).await;
         answer.map(|answer| encode(&answer)).map_err(|e: Fatal<_>| PeerError::Stopped(e.to_string()))
-    }
-
-    fn accept<'a>(&self, request: &'a [u8]) -> Result<&'a [u8], PeerError> {
-        let (route, body) = decode_route(request)?;
-        self.check_route(&route)?;
-        Ok(body)
     }
 
     /// Refuses a message for somebody else, and one from a node that was removed: nobody tells such a node, so it

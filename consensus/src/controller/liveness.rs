@@ -4,7 +4,8 @@
 //! fenced; a fenced broker that follows the metadata and wants to serve is unfenced. Times are counted from any one moment, by a monotonic clock.
 //!
 //! Two rules against wrong fencing: a new controller gives everybody a whole session first, and so does one that was
-//! paused itself, since it could not have heard anybody.
+//! paused itself, since it could not have heard anybody. The former controller is the exception: the new one has listened
+//! to it all along, so that its session began when it was heard last. It still has a moment to be heard by the new one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use crate::image::{BrokerImage, ClusterImage};
 const PROPOSE_AGAIN: Duration = Duration::from_millis(500);
 /// A controller that has not looked for this part of a session was paused.
 const PAUSED_PART: u32 = 3;
+/// The part of a session that a former controller has to be heard by the new one, however long it was silent before.
+const GRACE_PART: u32 = 3;
 
 /// What a broker says of itself, several times per session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +49,15 @@ pub enum Wants {
     Serve,
     /// To stop once nobody needs it.
     ShutDown,
+}
+
+/// The controller before this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Former {
+    /// Its broker.
+    pub broker: BrokerId,
+    /// How long ago anything was heard from it, when this controller took office.
+    pub silence: Duration,
 }
 
 /// What a heartbeat is answered.
@@ -129,11 +141,15 @@ impl Session {
 }
 
 impl Liveness {
-    /// A controller that starts at `now`: every broker has a whole session, of length `session`, to be heard.
-    pub fn new(now: Duration, image: &ClusterImage, session: Duration) -> Self {
-        let ends = now.saturating_add(session);
-        let brokers = image.brokers.iter().map(|(id, broker)| (*id, Session::new(broker.epoch, ends))).collect();
-        Self { session, looked_at: now, brokers }
+    /// A controller that starts at `now`, after `former` if there was another: every other broker has a whole session, of
+    /// length `session`, to be heard.
+    pub fn new(now: Duration, image: &ClusterImage, session: Duration, former: Option<Former>) -> Self {
+        let ends = |broker: BrokerId| {
+            let silence = former.filter(|former| former.broker == broker).map_or(Duration::ZERO, |f| f.silence);
+            now.saturating_add(session.saturating_sub(silence).max(session / GRACE_PART))
+        };
+        let session_of = |(id, broker): (&BrokerId, &BrokerImage)| (*id, Session::new(broker.epoch, ends(*id)));
+        Self { session, looked_at: now, brokers: image.brokers.iter().map(session_of).collect() }
     }
 
     /// A broker was heard. Prolongs its session, and says what it may do.
@@ -232,6 +248,12 @@ impl Liveness {
     /// What is wrong with a broker, as last heard.
     pub fn problem(&self, broker: BrokerId) -> Option<&str> {
         self.brokers.get(&broker)?.problem.as_deref()
+    }
+
+    /// When the session of `broker` ends if it is not heard.
+    #[cfg(test)]
+    pub(crate) fn ends(&self, broker: BrokerId) -> Duration {
+        self.brokers[&broker].ends
     }
 
     /// The session of that life; a new life has one that ends at `ends`.

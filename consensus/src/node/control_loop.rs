@@ -20,7 +20,7 @@ use super::office::Office;
 use super::takeover::is_gone;
 use super::{Inner, MetadataNode};
 use crate::command::Command;
-use crate::controller::liveness::Liveness;
+use crate::controller::liveness::{Former, Liveness};
 use crate::controller::{drain, preferred};
 use crate::error::ProposeError;
 use crate::image::ClusterImage;
@@ -105,7 +105,9 @@ impl Inner {
         *office = leads.map(|term| {
             tracing::info!(term, "this broker is the controller");
             let session = self.config.tuning.session;
-            let liveness = Liveness::new(self.now(), &image, session);
+            let former = self.former_controller();
+            tracing::debug!(?former, "the controller before");
+            let liveness = Liveness::new(self.now(), &image, session, former);
             Office { liveness, term, next_balance: now + BALANCE_EVERY, next_drain: now }
         });
         let took_office = office.is_some();
@@ -116,6 +118,15 @@ impl Inner {
                 self.probe(*broker, &image, work, under_way);
             }
         }
+    }
+
+    /// Whom this node followed until it was elected.
+    fn former_controller(&self) -> Option<Former> {
+        let (id, silence) = self.peers.heard.take(Instant::now())?;
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let broker = metrics.membership_config.membership().get_node(&id)?.broker;
+        Some(Former { broker, silence })
     }
 
     fn follow_hints<'a>(&'a self, work: &Work<'a>, under_way: &mut UnderWay) {

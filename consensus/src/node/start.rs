@@ -19,6 +19,7 @@ use crate::error::{ProposeError, StartError, UnknownOutcome};
 use crate::founding::StartPhase;
 use crate::hello::Standing;
 use crate::identity::Identity;
+use crate::last_heard::LastHeard;
 use crate::network::{AddressBook, Network};
 use crate::outcome_board::OutcomeBoard;
 use crate::peer_service::PeerService;
@@ -74,16 +75,18 @@ impl MetadataNode {
             StateMachine::open(database, Arc::clone(&snapshots), outcomes.clone()).map_err(StartError::Storage)?;
         let images = state.watch();
         let addresses = AddressBook::new(config.peer_addresses());
+        let heard = Arc::new(LastHeard::default());
         let network = Network {
             transport: Arc::clone(&env.transport),
             cluster: identity.cluster_id,
             me: identity.raft_id,
             addresses: addresses.clone(),
+            heard: Arc::clone(&heard),
         };
         let raft = Raft::new(identity.raft_id, raft_config, network, log, state)
             .await
             .map_err(|e| StartError::Stopped(e.to_string()))?;
-        let peers = PeerService { raft: raft.clone(), identity, snapshots, images: images.clone() };
+        let peers = PeerService { raft: raft.clone(), identity, snapshots, images: images.clone(), heard };
         let inner = Arc::new(Inner {
             raft,
             identity,

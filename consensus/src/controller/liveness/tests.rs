@@ -67,7 +67,7 @@ fn unfence(id: u32, epoch: BrokerEpoch) -> Command {
 fn broker_is_unfenced_once_it_has_applied_its_registration() {
     let mut cluster = Cluster::new();
     let epoch = cluster.register(1, 1);
-    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION);
+    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION, None);
     let behind = liveness.heartbeat(&beat(1, epoch, epoch.get() - 1, Wants::Serve), at(1), cluster.image());
     assert_eq!((behind.fenced, behind.unfence), (true, None));
     let here = beat(1, epoch, epoch.get(), Wants::Serve);
@@ -86,7 +86,7 @@ fn silent_broker_is_fenced_when_its_session_is_over() {
     let mut cluster = Cluster::new();
     let epoch = cluster.register(1, 1);
     cluster.apply(&unfence(1, epoch));
-    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION);
+    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION, None);
     liveness.heartbeat(&beat(1, epoch, 9, Wants::Serve), at(500), cluster.image());
     let mut fenced_at = None;
     for now in (500..5000).step_by(50) {
@@ -110,7 +110,7 @@ fn controller_that_could_not_listen_fences_nobody() {
     let mut cluster = Cluster::new();
     let epoch = cluster.register(1, 1);
     cluster.apply(&unfence(1, epoch));
-    let mut liveness = Liveness::new(at(100_000), cluster.image(), SESSION);
+    let mut liveness = Liveness::new(at(100_000), cluster.image(), SESSION, None);
     assert_eq!(liveness.tick(at(100_050), cluster.image()), []);
     // Nothing for ten sessions: this process did not run.
     assert_eq!(liveness.tick(at(130_000), cluster.image()), []);
@@ -121,13 +121,43 @@ fn controller_that_could_not_listen_fences_nobody() {
     assert_eq!(liveness.tick(at(133_000), cluster.image()), [fence(1, epoch)]);
 }
 
+/// Catches: a whole session more for a former controller that has been silent for most of one, the same for a broker of
+/// which nothing is known, and a former controller that is fenced before the new one could hear it.
+#[test]
+fn former_controller_is_fenced_a_session_after_it_was_heard_last() {
+    let fenced_at = |silence, heard: &[u64]| {
+        let mut cluster = Cluster::new();
+        let former = cluster.register(1, 1);
+        let other = cluster.register(2, 1);
+        cluster.apply(&unfence(1, former));
+        cluster.apply(&unfence(2, other));
+        let before = Former { broker: BrokerId::new(1), silence };
+        let mut liveness = Liveness::new(at(10_000), cluster.image(), SESSION, Some(before));
+        let mut fenced = [None; 2];
+        for now in (10_050..=14_000).step_by(50) {
+            if heard.contains(&now) {
+                liveness.heartbeat(&beat(1, former, 9, Wants::Serve), at(now), cluster.image());
+            }
+            for command in liveness.tick(at(now), cluster.image()) {
+                let which = if command == fence(1, former) { 0 } else { 1 };
+                fenced[which].get_or_insert(now);
+            }
+        }
+        fenced
+    };
+    assert_eq!(fenced_at(at(1200), &[]), [Some(11_800), Some(13_000)]);
+    assert_eq!(fenced_at(Duration::ZERO, &[]), [Some(13_000), Some(13_000)]);
+    assert_eq!(fenced_at(at(60_000), &[]), [Some(11_000), Some(13_000)], "a third of a session to be heard");
+    assert_eq!(fenced_at(at(60_000), &[10_950]), [Some(13_950), Some(13_000)], "heard in time");
+}
+
 /// The fast path. Catches: waiting for the session of a process that is known to be dead, or fencing its next life.
 #[test]
 fn dead_process_is_fenced_at_once() {
     let mut cluster = Cluster::new();
     let epoch = cluster.register(1, 1);
     cluster.apply(&unfence(1, epoch));
-    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION);
+    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION, None);
     liveness.heartbeat(&beat(1, epoch, 9, Wants::Serve), at(10), cluster.image());
     liveness.gone(BrokerId::new(1), BrokerEpoch::new(epoch.get() + 1));
     assert_eq!(liveness.tick(at(50), cluster.image()), [], "another life is gone, not this one");
@@ -147,7 +177,7 @@ fn broker_stops_when_every_live_broker_knows() {
     let three = cluster.register(3, 1);
     cluster.apply(&unfence(1, one));
     cluster.apply(&unfence(2, two));
-    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION);
+    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION, None);
     let stop = |applied| beat(1, one, applied, Wants::ShutDown);
     let asked = liveness.heartbeat(&stop(5), at(1), cluster.image()).shutdown;
     let begin = Command::BeginShutdown { broker: BrokerId::new(1), epoch: one };
@@ -173,7 +203,7 @@ fn unknown_registration_is_told_apart_from_one_not_seen_yet() {
     let mut cluster = Cluster::new();
     let old = cluster.register(1, 1);
     let current = cluster.register(1, 2);
-    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION);
+    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION, None);
     let stale = liveness.heartbeat(&beat(1, old, 9, Wants::Serve), at(1), cluster.image());
     assert!(stale.unknown_registration && stale.fenced);
     let ahead = beat(1, BrokerEpoch::new(current.get() + 5), 9, Wants::Serve);

@@ -108,6 +108,38 @@ async fn dead_process_is_fenced_at_once() {
     }
 }
 
+/// Catches: a new controller that gives the former one, which it has not heard since, a whole session more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_former_controller_has_only_the_rest_of_its_session() {
+    let cluster = Cluster::started().await;
+    let former = cluster.controller(&[1, 2, 3]).await;
+    for n in 1..=3 {
+        let node = &cluster.nodes[&n];
+        node.register_disk(node.identity().directory_id, true).await.unwrap();
+    }
+    cluster.network.isolate(broker(former));
+    let others: Vec<u32> = (1..=3).filter(|n| *n != former).collect();
+    let controller = cluster.controller(&others).await;
+    let third = others.into_iter().find(|n| *n != controller).unwrap();
+    let ends = || {
+        let office = cluster.nodes[&controller].inner.office.lock();
+        let liveness = &office.as_ref()?.liveness;
+        Some((liveness.ends(broker(former)), liveness.ends(broker(third))))
+    };
+    let in_office = async {
+        let mut ticks = interval(Duration::from_millis(5));
+        loop {
+            ticks.tick().await;
+            if let Some(ends) = ends() {
+                return ends;
+            }
+        }
+    };
+    let (of_former, of_third) = timeout(PATIENCE, in_office).await.expect("it takes office");
+    assert!(of_former + cluster.tuning.election_min <= of_third, "{of_former:?} {of_third:?}");
+    cluster.stop().await;
+}
+
 /// Catches: a controller without a quorum that tells its own broker to go on serving.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn isolated_controller_hears_nobody() {
