@@ -148,9 +148,11 @@ impl ClusterState {
         Ok(Outcome::TopicConfigAltered { version })
     }
 
-    /// What new settings do to the partitions. L1: with another `min.insync.replicas`, who is eligible is counted anew,
-    /// and every partition epoch grows: a leader's proposal that was made under the old number is then refused, and the
-    /// leader sees the new one before it proposes again. L2: a topic that allows unclean leaders gets them.
+    /// What new settings do to the partitions. L1: with another `min.insync.replicas`, who is eligible stays so unless
+    /// enough are in sync by the new number, and every partition epoch grows: a leader's proposal that was made under the
+    /// old number is then refused, and the leader sees the new one before it proposes again. (KIP-966 forgets everybody;
+    /// here a leader learns the number and the in-sync set from one image, so it never counts one by the other's.) L2: a
+    /// topic that allows unclean leaders gets them.
     fn settle_partitions(
         &self,
         before: &TopicImage,
@@ -160,7 +162,7 @@ impl ClusterState {
         let mut changes = Vec::new();
         for (index, partition) in (0..).zip(&after.partitions) {
             let same = Transition::new(partition, &after.settings);
-            let wanted = if recount { same.reset_eligible() } else { same };
+            let wanted = if recount { same.counted_anew() } else { same };
             if let Some(next) = wanted.finish(|broker| self.standing(broker))? {
                 changes.push((PartitionId { topic: after.id, partition: PartitionIndex::new(index) }, next));
             }

@@ -3,7 +3,9 @@
 //!
 //! E1: the leader epoch grows iff leadership changes or replicas go; the partition epoch grows on every change.
 //! L1: a member that leaves the in-sync set and leaves too few behind becomes eligible, since it is complete: with too
-//! few in sync the high watermark does not move. Once enough are in sync again, nobody is eligible.
+//! few in sync the high watermark does not move. Once enough are in sync again, nobody is eligible. So whoever is
+//! eligible left when there were too few, and there have been too few ever since, by each number that held meanwhile:
+//! another number changes nothing for it, unless enough are in sync by that one.
 //! R1, R2: a move is completed in the same change that gives it the last in-sync replica it needs.
 
 use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
@@ -64,10 +66,8 @@ impl<'a> Transition<'a> {
         self
     }
 
-    /// Nobody is eligible any more, and leaders must learn of it: `min.insync.replicas` is another.
-    pub(super) fn reset_eligible(mut self) -> Self {
-        self.next.elr.clear();
-        self.next.last_known_elr.clear();
+    /// Leaders must learn of it, also when the sets stay as they are: `min.insync.replicas` is another.
+    pub(super) fn counted_anew(mut self) -> Self {
         self.forced = true;
         self
     }

@@ -133,10 +133,35 @@ fn another_min_in_sync_counts_eligible_replicas_anew() {
     m.apply(&alter(&[("min.insync.replicas", "1")], 0)).unwrap();
     assert_eq!(m.sets(), (Some(1), vec![1], vec![], vec![]), "records go on with replica 1 alone");
     m.apply(&alter(&[("min.insync.replicas", "3")], 1)).unwrap();
+    assert_eq!(m.sets(), (Some(1), vec![1], vec![], vec![]), "replica 2 has missed what replica 1 committed alone");
     assert_eq!(m.epochs(), (0, 4), "every partition is told");
     assert_eq!(m.propose(before), Err(AlterRefused::InvalidUpdateVersion), "decided under another rule");
     m.apply(&alter(&[("min.insync.replicas", "3"), ("retention.ms", "5")], 2)).unwrap();
     assert_eq!(m.epochs(), (0, 4), "other settings change no partition");
+}
+
+/// L1. Catches: complete replicas that are forgotten although nothing could be committed without them all the while, so
+/// that nobody may lead when the last one in sync dies.
+#[test]
+fn eligible_replicas_survive_a_min_in_sync_that_is_not_reached_either() {
+    let mut m = Machine::with_brokers(4);
+    m.topic(&[1, 2, 3, 4], 3);
+    m.in_sync(&[1, 2, 3]);
+    m.in_sync(&[1]);
+    assert_eq!(m.sets(), (Some(1), vec![1], vec![2, 3], vec![]));
+    let alter = |min: &str, expected_version| Command::AlterTopicConfig {
+        id: topic_id(1),
+        config: config(&[("min.insync.replicas", min)]),
+        expected_version,
+    };
+    let (_, told) = m.epochs();
+    m.apply(&alter("4", 0)).unwrap();
+    assert_eq!(m.sets(), (Some(1), vec![1], vec![2, 3], vec![]), "one was too few for three, so it is for four");
+    m.apply(&alter("2", 1)).unwrap();
+    assert_eq!(m.sets(), (Some(1), vec![1], vec![2, 3], vec![]), "and for two");
+    assert_eq!(m.epochs(), (0, told + 2), "leaders are told");
+    m.fence(1);
+    assert_eq!(m.sets(), (Some(2), vec![2], vec![1, 3], vec![]));
 }
 
 /// L2, L3, L5. Catches: an emptied disk that is taken for a complete replica, or that leads without an operator's word.
