@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use streambus_protocol::ids::{BrokerId, ClusterId};
+use streambus_protocol::ids::{BrokerId, ClusterId, DirectoryId};
 
 use crate::database::DatabaseError;
 use crate::founding::FoundingRefused;
@@ -101,6 +101,22 @@ pub enum StartError {
         last: u64,
         /// The controller, to which it had confirmed more.
         told_by: BrokerId,
+    },
+    /// Another process serves under this broker's id.
+    #[error(
+        "broker id {broker} is taken: the broker at {address} with directory {directory} has been in service under it for \
+         the {waited:?} for which this broker's empty directory has waited to join; nothing was changed: give this broker an \
+         id of its own (broker.id, and its entry in the peers), or stop the other one and start this one again"
+    )]
+    BrokerIdTaken {
+        /// The id.
+        broker: BrokerId,
+        /// Where the other broker reaches others.
+        address: String,
+        /// The disk of its records.
+        directory: DirectoryId,
+        /// For how long.
+        waited: Duration,
     },
     /// The new cluster could not be given its identity.
     #[error("the new cluster could not be founded: {0}")]

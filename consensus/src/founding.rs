@@ -5,6 +5,8 @@
 //! initialises the cluster it says "founding", and only an empty disk that hears this from it formats itself as a founder.
 //! An empty disk that meets an initialised cluster may have been anything before, so it joins under a new Raft id.
 
+pub(crate) mod occupied;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;

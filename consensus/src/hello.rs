@@ -4,7 +4,9 @@
 //! the Raft id that the cluster gave to the asking disk.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
+use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::ids::{BrokerId, ClusterId, DirectoryId};
 
 use crate::encoding::{DecodeError, Decoder, Encoder};
@@ -96,8 +98,30 @@ pub(crate) enum Place {
 pub(crate) enum Joined {
     /// The disk's Raft id, for ever.
     As(RaftId),
-    /// Not now: no controller, or the broker's former life is not fenced yet.
+    /// Not now: no controller, for one.
     NotNow(String),
+    /// The broker is in service with another disk: it is this one's former life, not fenced yet, or another process.
+    Taken(Holder),
+}
+
+/// Who serves under a broker id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// Its registration: one life of it.
+    pub(crate) epoch: BrokerEpoch,
+    /// The disk of its records.
+    pub(crate) directory: DirectoryId,
+    /// Where other brokers reach it.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The term of the controller that keeps it in service.
+    pub(crate) term: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the broker at {}:{} with directory {}", self.host, self.port, self.directory)
+    }
 }
 
 impl Standing {
@@ -219,6 +243,14 @@ impl Message for Introduction {
                 out.u8(1);
                 write_text(out, reason);
             }
+            Joined::Taken(holder) => {
+                out.u8(2);
+                out.u64(holder.epoch.get());
+                out.raw(holder.directory.as_bytes());
+                out.text(&holder.host);
+                out.u16(holder.port);
+                out.u64(holder.term);
+            }
         });
     }
 
@@ -245,6 +277,13 @@ impl Message for Introduction {
         let joined = input.option(|input| match input.u8()? {
             0 => Ok(Joined::As(RaftId::new(input.u64()?))),
             1 => Ok(Joined::NotNow(read_text(input)?)),
+            2 => Ok(Joined::Taken(Holder {
+                epoch: BrokerEpoch::new(input.u64()?),
+                directory: DirectoryId::from_bytes(input.array()?),
+                host: input.text("host", HOST_BYTES_MAX)?.to_owned(),
+                port: input.u16()?,
+                term: input.u64()?,
+            })),
             other => Err(DecodeError::Invalid { what: "join answer", found: other.to_string() }),
         })?;
         Ok(Self { broker, standing, place, joined })
@@ -281,9 +320,14 @@ mod tests {
             Standing::Member(cluster),
         ] {
             for place in [Place::Unknown, Place::Member, Place::Removed, Place::LogLost] {
-                let joined = Some(Joined::As(RaftId::new(1 << 20)));
-                let answer: HelloAnswer = Ok(Introduction { broker: BrokerId::new(1), standing, place, joined });
-                assert_eq!(decode::<HelloAnswer>(&encode(&answer)).unwrap(), answer);
+                let holder = Holder { epoch: BrokerEpoch::new(4), directory, host: "h".to_owned(), port: 5, term: 6 };
+                for joined in
+                    [Joined::As(RaftId::new(1 << 20)), Joined::NotNow("later".to_owned()), Joined::Taken(holder)]
+                {
+                    let joined = Some(joined);
+                    let answer: HelloAnswer = Ok(Introduction { broker: BrokerId::new(1), standing, place, joined });
+                    assert_eq!(decode::<HelloAnswer>(&encode(&answer)).unwrap(), answer);
+                }
             }
         }
         let long: HelloAnswer = Err("ä".repeat(MESSAGE_TEXT_BYTES_MAX));

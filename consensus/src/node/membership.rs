@@ -12,9 +12,10 @@ use super::Inner;
 use super::control_loop::PROPOSE_PATIENCE;
 use crate::command::Command;
 use crate::controller::membership_plan::{MembershipStep, MembershipView, next_step};
-use crate::hello::{Disk, Joined, Place, Standing};
+use crate::error::ProposeError;
+use crate::hello::{Disk, Holder, Joined, Place, Standing};
 use crate::image::ClusterImage;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, RefusedReason};
 use crate::types::{LogId, RaftId, RaftNode, TypeConfig};
 
 /// A learner that lags by no more entries has caught up: it is sent the rest with the next few requests.
@@ -89,9 +90,25 @@ impl Inner {
         match self.propose(command, self.config.tuning.propose).await {
             Ok(Outcome::NodeJoined { raft_id }) => Joined::As(raft_id),
             Ok(other) => Joined::NotNow(format!("a join was answered with {other:?}")),
+            Err(ProposeError::Refused(reason @ RefusedReason::DuplicateBroker { .. })) => {
+                self.holder(broker).map_or_else(|| Joined::NotNow(reason.to_string()), Joined::Taken)
+            }
             // Asked again, the same disk gets the same id, so an unknown outcome needs no other treatment.
             Err(e) => Joined::NotNow(e.to_string()),
         }
+    }
+
+    /// Who is in service under that broker id.
+    fn holder(&self, broker: BrokerId) -> Option<Holder> {
+        let image = self.images.borrow().clone();
+        let registered = image.brokers.get(&broker).filter(|registered| !registered.fenced)?;
+        Some(Holder {
+            epoch: registered.epoch,
+            directory: registered.directory,
+            host: registered.cluster.host.clone(),
+            port: registered.cluster.port,
+            term: self.raft.server_metrics().borrow_watched().vote.leader_id.term,
+        })
     }
 
     /// Every node of the group.

@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep};
 use super::disk::{Content, Disk};
 use crate::config::{Bootstrap, ConsensusConfig};
 use crate::error::StartError;
+use crate::founding::occupied::Occupied;
 use crate::founding::{Census, EmptyDisk, FirstFounder, LoneDisk, StartPhase};
-use crate::hello::{self, Hello, HelloAnswer, Introduction, Joined, Place, Standing, Wish};
+use crate::hello::{self, Hello, HelloAnswer, Holder, Introduction, Joined, Place, Standing, Wish};
 use crate::identity::Identity;
 use crate::network::RaftTransport;
 use crate::peer_door::PeerDoor;
@@ -41,6 +42,8 @@ pub(super) struct Neighbours {
     advertised: (String, u16),
     patience: Duration,
     expected_cluster: Option<ClusterId>,
+    /// Silence after which a broker is fenced.
+    session: Duration,
     transport: Arc<dyn RaftTransport>,
     door: PeerDoor,
     /// Why peers did not answer, as logged last.
@@ -71,6 +74,7 @@ impl Neighbours {
             advertised: advertised.clone(),
             patience: *founding_patience,
             expected_cluster: config.expected_cluster,
+            session: config.tuning.session,
             transport,
             door,
             problems: Mutex::default(),
@@ -204,7 +208,8 @@ impl Neighbours {
         Ok(identity)
     }
 
-    /// Asks the cluster for a Raft id until it gives one, and formats the disk with it.
+    /// Asks the cluster for a Raft id until it gives one, and formats the disk with it. Gives up when another process
+    /// has this broker's id.
     async fn join(&self, disk: &Disk, asking: Identity) -> Result<Identity, StartError> {
         self.door.stand(Standing::Joining(asking.cluster_id));
         self.door.report(StartPhase::Joining { problem: None });
@@ -214,7 +219,10 @@ impl Neighbours {
             host: self.advertised.0.clone(),
             port: self.advertised.1,
         };
+        let began = Instant::now();
+        let mut occupied = Occupied::default();
         loop {
+            let mut is_taken = false;
             for (broker, address) in self.others() {
                 let problem = match self.ask(broker, address, None, wish.clone(), JOIN_TTL).await {
                     Ok(Introduction { standing: Standing::Member(cluster), .. }) if cluster != asking.cluster_id => {
@@ -226,10 +234,25 @@ impl Neighbours {
                         return Ok(identity);
                     }
                     Ok(Introduction { joined: Some(Joined::NotNow(reason)), .. }) => reason,
+                    Ok(Introduction { joined: Some(Joined::Taken(holder)), .. }) => {
+                        is_taken = true;
+                        if let Some(waited) = occupied.taken(&holder, began.elapsed(), self.session) {
+                            let Holder { host, port, directory, .. } = holder;
+                            let address = format!("{host}:{port}");
+                            return Err(StartError::BrokerIdTaken { broker: self.me, address, directory, waited });
+                        }
+                        let me = self.me;
+                        format!(
+                            "{holder} is in service as broker {me}: waiting for the end of its session, if it is gone"
+                        )
+                    }
                     Ok(Introduction { standing, .. }) => format!("broker {broker} is no member yet: {standing:?}"),
                     Err(reason) => reason,
                 };
                 self.door.report(StartPhase::Joining { problem: Some(problem) });
+            }
+            if !is_taken {
+                occupied.free();
             }
             sleep(ASK_EVERY).await;
         }

@@ -1,5 +1,7 @@
 //! Disks that come later: emptied ones, new brokers, and old ones whose place was taken.
 
+use std::time::Duration;
+
 use openraft::raft::VoteRequest;
 use streambus_protocol::ids::TopicName;
 use tokio::time::timeout;
@@ -62,6 +64,32 @@ async fn emptied_disk_joins_under_a_new_id_and_the_old_one_never_votes_again() {
         assert!(matches!(old, Err(StartError::Removed { raft, .. }) if raft == before.raft_id), "{old:?}");
         cluster.start(&[wiped]).await;
     }
+    cluster.stop().await;
+}
+
+/// Catches: a second process under a living broker's id that waits for ever, and one that takes its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_process_under_a_living_broker_id_gives_up_and_says_whose_it_is() {
+    let mut cluster = Cluster::started().await;
+    // In service, and with sessions that never end here.
+    cluster.serve(1, 2).await;
+    let holder = cluster.nodes[&1].image().brokers[&broker(2)].clone();
+    let before = cluster.nodes[&1].status().nodes;
+    let data = tempfile::tempdir().unwrap();
+    let mut config = cluster.config(2);
+    config.data_dir = data.path().to_path_buf();
+    config.tuning.session = Duration::from_millis(200);
+    let second = timeout(PATIENCE, cluster.begin_with(2, config)).await.expect("it must not wait for ever");
+    let error = second.map(|_| ()).expect_err("the id is taken");
+    assert!(
+        matches!(&error, StartError::BrokerIdTaken { broker: id, directory, .. }
+        if *id == broker(2) && *directory == holder.directory),
+        "{error:?}"
+    );
+    let said = error.to_string();
+    assert!(said.contains(&format!("{}:{}", holder.cluster.host, holder.cluster.port)), "{said}");
+    assert!(said.contains("broker id 2") && said.contains("broker.id"), "{said}");
+    assert_eq!(cluster.nodes[&1].status().nodes.len(), before.len());
     cluster.stop().await;
 }
 
@@ -170,7 +198,11 @@ async fn duplicate_broker_id_is_refused() {
     let answer = cluster.doors[&1].handle_hello(&encode(&hello)).await.unwrap();
     let introduction = decode::<HelloAnswer>(&answer).unwrap().unwrap();
     match introduction.joined {
-        Some(Joined::NotNow(reason)) => assert!(reason.contains("broker 3"), "{reason}"),
+        Some(Joined::Taken(holder)) => {
+            let registered = cluster.nodes[&1].image().brokers[&broker(3)].clone();
+            assert_eq!((holder.epoch, holder.directory), (registered.epoch, registered.directory));
+            assert_eq!((holder.host, holder.port), (registered.cluster.host, registered.cluster.port));
+        }
         other => panic!("{other:?}"),
     }
     let hello = Hello { to: broker(3), wish: Wish::Nothing, ..hello };
