@@ -159,6 +159,7 @@ mod tests {
             epoch: BrokerEpoch::new(3),
             applied: 4,
             wants: Wants::ShutDown,
+            unanswered: Duration::from_millis(70),
             disk_used_bytes: 5,
             disk_free_bytes: 6,
             problem: Some("slow".to_owned()),

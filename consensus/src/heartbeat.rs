@@ -62,6 +62,7 @@ impl Message for Heartbeat {
             Wants::Serve => 0,
             Wants::ShutDown => 1,
         });
+        out.u64(u64::try_from(self.unanswered.as_millis()).unwrap_or(u64::MAX));
         out.u64(self.disk_used_bytes);
         out.u64(self.disk_free_bytes);
         out.option(self.problem.as_deref(), write_text);
@@ -77,6 +78,7 @@ impl Message for Heartbeat {
                 1 => Wants::ShutDown,
                 other => return Err(DecodeError::Invalid { what: "wish of a heartbeat", found: other.to_string() }),
             },
+            unanswered: Duration::from_millis(input.u64()?),
             disk_used_bytes: input.u64()?,
             disk_free_bytes: input.u64()?,
             problem: input.option(read_text)?,

@@ -88,11 +88,13 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
     loop {
         disk.refresh(&task.store, task.clock.monotonic()).await;
         let wants = *task.wants.borrow_and_update();
+        let unanswered = task.clock.monotonic().saturating_sub(heard_at);
         let beat = Heartbeat {
             broker: task.local.id(),
             epoch,
             applied: task.metadata.image().applied,
             wants,
+            unanswered,
             disk_used_bytes: disk.used_bytes,
             disk_free_bytes: disk.free_bytes,
             problem: task.lifecycle.problems().into_iter().find(|p| p.blocks_ready).map(|p| p.message),
@@ -111,7 +113,9 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
                 if answer.unknown_registration {
                     epoch = register_again(&task, epoch).await;
                 }
-                if answer.fenced || wants == Wants::ShutDown { EAGER } else { task.interval }
+                // A controller that heard how long there was none does not count that heartbeat for much.
+                let is_eager = answer.fenced || wants == Wants::ShutDown || unanswered > task.interval * 2;
+                if is_eager { EAGER } else { task.interval }
             }
             Err(_) => EAGER,
         };

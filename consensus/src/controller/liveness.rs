@@ -1,7 +1,9 @@
 //! Who is alive, as the controller hears it. Soft state: it is not replicated, and a new controller starts anew.
 //!
-//! A broker has a session that each heartbeat prolongs. A session that ends, or a broker that is known to be gone, is
-//! fenced; a fenced broker that follows the metadata and wants to serve is unfenced. Times are counted from any one moment, by a monotonic clock.
+//! A broker has a session that each heartbeat prolongs, to a session after the broker itself last heard an answer: one
+//! that is heard and hears nobody must not lead either. A session that ends, or a broker that is known to be gone, is
+//! fenced; a fenced broker that follows the metadata, hears the controller and wants to serve is unfenced. Times are
+//! counted from any one moment, by a monotonic clock.
 //!
 //! Two rules against wrong fencing: a new controller gives everybody a whole session first, and so does one that was
 //! paused itself, since it could not have heard anybody. The former controller is the exception: the new one has listened
@@ -34,6 +36,8 @@ pub struct Heartbeat {
     pub applied: u64,
     /// What it asks for.
     pub wants: Wants,
+    /// How long ago it heard the last answer to a heartbeat, or began to ask.
+    pub unanswered: Duration,
     /// Bytes of its data.
     pub disk_used_bytes: u64,
     /// Bytes that are free for more.
@@ -165,9 +169,9 @@ impl Liveness {
             };
             return HeartbeatVerdict { fenced: true, unfence: None, shutdown, unknown_registration };
         };
-        let ends = now.saturating_add(self.session);
-        let session = self.session_of(beat.broker, beat.epoch, ends);
-        session.ends = ends;
+        let whole = self.session;
+        let session = self.session_of(beat.broker, beat.epoch, now.saturating_add(whole));
+        session.ends = session.ends.max(now.saturating_add(whole.saturating_sub(beat.unanswered)));
         session.gone = false;
         session.applied = session.applied.max(beat.applied);
         session.disk_bytes = Some((beat.disk_used_bytes, beat.disk_free_bytes));
@@ -175,7 +179,7 @@ impl Liveness {
         if broker.in_controlled_shutdown {
             session.stopping_since.get_or_insert(image.applied);
         }
-        let follows = beat.applied >= beat.epoch.get();
+        let follows = beat.applied >= beat.epoch.get() && beat.unanswered < whole;
         let fit = broker.fenced && !broker.in_controlled_shutdown && beat.wants == Wants::Serve && follows;
         let unfence = (fit && session.may_propose(Change::Unfence, now))
             .then_some(Command::UnfenceBroker { broker: beat.broker, epoch: beat.epoch });

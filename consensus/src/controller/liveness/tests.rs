@@ -51,7 +51,8 @@ impl Cluster {
 
 fn beat(id: u32, epoch: BrokerEpoch, applied: u64, wants: Wants) -> Heartbeat {
     let broker = BrokerId::new(id);
-    Heartbeat { broker, epoch, applied, wants, disk_used_bytes: 10, disk_free_bytes: 20, problem: None }
+    let unanswered = Duration::ZERO;
+    Heartbeat { broker, epoch, applied, wants, unanswered, disk_used_bytes: 10, disk_free_bytes: 20, problem: None }
 }
 
 fn fence(id: u32, epoch: BrokerEpoch) -> Command {
@@ -102,6 +103,35 @@ fn silent_broker_is_fenced_when_its_session_is_over() {
     let next = cluster.register(1, 2);
     cluster.apply(&unfence(1, next));
     assert_eq!(liveness.tick(at(3600), cluster.image()), [], "a new life has a new session");
+}
+
+/// Catches: a broker that is heard and hears nobody, and goes on leading for as long as that lasts; one that is put into
+/// service although it hears nobody; one that is fenced because a single answer was lost.
+#[test]
+fn broker_that_hears_no_answer_is_fenced_a_session_after_the_last_one() {
+    let mut cluster = Cluster::new();
+    let epoch = cluster.register(1, 1);
+    cluster.apply(&unfence(1, epoch));
+    let mut liveness = Liveness::new(at(0), cluster.image(), SESSION, None);
+    let deaf_since = |since, now| Heartbeat { unanswered: at(now - since), ..beat(1, epoch, 9, Wants::Serve) };
+    // One answer is lost between 500 and 2000, all of them from 2500 on.
+    for now in [500, 1500, 2000] {
+        liveness.heartbeat(&deaf_since(500.min(now), now), at(now), cluster.image());
+        assert_eq!(liveness.tick(at(now), cluster.image()), []);
+    }
+    let mut fenced_at = None;
+    for now in (2500..8000).step_by(50) {
+        liveness.heartbeat(&deaf_since(2500, now), at(now), cluster.image());
+        if fenced_at.is_none() && !liveness.tick(at(now), cluster.image()).is_empty() {
+            fenced_at = Some(now);
+        }
+    }
+    assert_eq!(fenced_at, Some(2500 + 3000));
+    cluster.apply(&fence(1, epoch));
+    let deaf = liveness.heartbeat(&deaf_since(2500, 8000), at(8000), cluster.image());
+    assert_eq!(deaf.unfence, None);
+    let hears = liveness.heartbeat(&deaf_since(7900, 8050), at(8050), cluster.image());
+    assert_eq!(hears.unfence, Some(unfence(1, epoch)));
 }
 
 /// A new controller, and one that was paused. Catches: fencing brokers that it could not have heard.
