@@ -15,6 +15,7 @@ pub mod pool;
 pub mod raft_transport;
 pub mod replica_service;
 mod session;
+pub(crate) mod silence;
 #[cfg(test)]
 mod snapshot_tests;
 mod snapshot_transfer;

@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use streambus_protocol::frame::{EncodedFrame, Frame};
 use streambus_protocol::ids::CorrelationId;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::cluster::dial::Dialed;
+use crate::cluster::silence::{SILENCE_MAX, Silence};
 use crate::net::outbound::Outbound;
 use crate::net::reader::{ReadEnd, Reader};
 
@@ -52,18 +55,36 @@ pub(crate) enum Lost {
 }
 
 /// Requests that were sent and are not answered. Bounded by the callers: each waits for one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct InFlight {
     waiting: Mutex<HashMap<CorrelationId, oneshot::Sender<Result<Frame, Lost>>>>,
+    silence: Silence,
+    /// Bytes that have come.
+    arrived: Arc<AtomicU64>,
 }
 
 impl InFlight {
+    fn new(arrived: Arc<AtomicU64>) -> Self {
+        Self { waiting: Mutex::default(), silence: Silence::default(), arrived }
+    }
+
     fn insert(&self, correlation: CorrelationId, answer: oneshot::Sender<Result<Frame, Lost>>) {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= SWEEP_AT {
             waiting.retain(|_, answer| !answer.is_closed());
         }
         waiting.insert(correlation, answer);
+        self.silence.ask(self.arrived.load(Ordering::Relaxed), Instant::now());
+    }
+
+    /// Ends when a caller has given up and nothing at all has come since it, or an earlier one, asked.
+    async fn is_silent(&self, given_up: &Notify) {
+        loop {
+            given_up.notified().await;
+            if self.silence.is_too_long(self.arrived.load(Ordering::Relaxed), Instant::now()) {
+                return;
+            }
+        }
     }
 
     fn answer(&self, frame: Frame) {
@@ -80,16 +101,22 @@ impl InFlight {
     }
 }
 
-/// Serves requests from `queue` until the connection breaks, and says why it did; `None` when the queue was closed.
-/// Requests that were not taken from the queue stay there.
-pub(crate) async fn serve(dialed: Dialed, first: Outgoing, queue: &mut mpsc::Receiver<Outgoing>) -> Option<String> {
-    let in_flight = InFlight::default();
+/// Serves requests from `queue` until the connection breaks or is too silent, and says why it ended; `None` when the
+/// queue was closed. Requests that were not taken from the queue stay there. `given_up` tells of callers that gave up.
+pub(crate) async fn serve(
+    dialed: Dialed,
+    first: Outgoing,
+    queue: &mut mpsc::Receiver<Outgoing>,
+    given_up: &Notify,
+) -> Option<String> {
+    let in_flight = InFlight::new(dialed.reader.arrived());
     let why = {
         let reading = std::pin::pin!(read(dialed.reader, &in_flight));
         let writing = std::pin::pin!(write(dialed.socket, first, queue, &in_flight));
         tokio::select! {
             biased;
             end = reading => Some(end.to_string()),
+            () = in_flight.is_silent(given_up) => Some(format!("not a byte has come for {SILENCE_MAX:?}")),
             end = writing => end.err().map(|error| error.to_string()),
         }
     };
@@ -146,7 +173,7 @@ fn gather(request: Outgoing, outbound: &mut Outbound, in_flight: &InFlight) {
 }
 
 /// A peer that takes nothing holds this up for as long as its machine confirms what was sent: its callers' time limits
-/// end, not the connection.
+/// end, and the connection once nothing has come on it for [`SILENCE_MAX`].
 async fn flush(socket: &OwnedWriteHalf, outbound: &mut Outbound) -> io::Result<()> {
     outbound.seal_gathered();
     while !outbound.is_empty() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use streambus_protocol::api::peer::PeerLane;
 use streambus_protocol::ids::BrokerId;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,8 @@ pub(crate) struct Link {
     pub(crate) dialler: Dialler,
     pub(crate) book: PeerBook,
     pub(crate) generation: Arc<AtomicU64>,
+    /// Told when a caller gave up.
+    pub(crate) given_up: Arc<Notify>,
     pub(crate) on_disconnect: OnDisconnect,
     pub(crate) closing: CancellationToken,
 }
@@ -107,7 +109,7 @@ impl Link {
         let ended = tokio::select! {
             biased;
             () = self.closing.cancelled() => None,
-            ended = connection::serve(dialed, first, queue) => ended,
+            ended = connection::serve(dialed, first, queue, &self.given_up) => ended,
         };
         if let Some(why) = ended {
             tracing::debug!(broker = %self.broker, lane = self.lane.as_str(), why, "lost the connection to a broker");

@@ -13,7 +13,7 @@ use streambus_protocol::api::{Request, decode_response, encode_request};
 use streambus_protocol::frame::EncodedFrame;
 use streambus_protocol::ids::{BrokerId, CorrelationId};
 use streambus_protocol::limits::{FRAME_BODY_BYTES_MAX, FRAME_BYTES_MAX, FRAME_HEADER_BYTES};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -105,6 +105,7 @@ struct Inner {
 struct LinkHandle {
     queue: mpsc::Sender<Outgoing>,
     generation: Arc<AtomicU64>,
+    given_up: Arc<Notify>,
 }
 
 impl fmt::Debug for PeerPool {
@@ -176,7 +177,10 @@ impl PeerPool {
             Ok(Ok(frame)) => frame,
             Ok(Err(Lost::NotSent(why))) => return Err(PeerCallError::NotSent { broker: to, why }),
             Ok(Err(Lost::Broken(why))) => return Err(PeerCallError::Unreachable { broker: to, why }),
-            Err(_elapsed) => return Err(PeerCallError::TimedOut { broker: to, waited: ttl }),
+            Err(_elapsed) => {
+                link.given_up.notify_one();
+                return Err(PeerCallError::TimedOut { broker: to, waited: ttl });
+            }
         };
         match decode_response(frame) {
             Ok(Ok(response)) => Ok(response),
@@ -224,18 +228,19 @@ impl PeerPool {
         let mut links = inner.links.lock();
         let handle = links.entry((broker, lane)).or_insert_with(|| {
             let (queue, requests) = mpsc::channel(QUEUE_MAX);
-            let generation = Arc::new(AtomicU64::new(0));
+            let (generation, given_up) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
             let link = Link {
                 broker,
                 lane,
                 dialler: inner.dialler.clone(),
                 book: inner.book.clone(),
                 generation: Arc::clone(&generation),
+                given_up: Arc::clone(&given_up),
                 on_disconnect: Arc::clone(&inner.on_disconnect),
                 closing: inner.closing.clone(),
             };
             inner.tasks.spawn(link.run(requests));
-            LinkHandle { queue, generation }
+            LinkHandle { queue, generation, given_up }
         });
         handle.clone()
     }

@@ -34,6 +34,7 @@ use super::local::LocalBroker;
 use super::pool::{PeerCallError, PeerPool, peer_limits};
 use super::raft_transport::PeerTransport;
 use super::replica_service::ReplicaService;
+use super::silence::SILENCE_MAX;
 use crate::config::address::HostPort;
 use crate::metrics::BrokerMetrics;
 use crate::net::admission::Admission;
@@ -222,6 +223,46 @@ async fn a_broken_connection_fails_what_is_under_way_is_told_and_opened_again() 
     let answered = this.pool.call(TWO, PeerLane::Replication, &fetch(0), TTL).await;
     assert_eq!(answered.map(|answer| answer.session), Ok(0));
     assert_eq!(other.told.recv().await, Some(Told::Fetch(0)));
+    assert_eq!(this.pool.connection_generation(TWO, PeerLane::Replication), 2);
+}
+
+// Catches a connection that takes requests and gives no answer for ever, and one that is broken off although answers
+// come: a fetch may be parked for long.
+#[tokio::test]
+async fn a_connection_without_an_answer_is_broken_off_and_opened_again() {
+    let mut other = Other::start(0).await;
+    let mut this = this(Some(cluster(1)), TWO, &other.address);
+    let ttl = SILENCE_MAX + Duration::from_millis(50);
+    let pool = this.pool.clone();
+    let parked = TaskTracker::new().spawn(async move { pool.call(TWO, PeerLane::Replication, &fetch(1), TTL).await });
+    assert_eq!(other.told.recv().await, Some(Told::Fetch(1)));
+    let given_up = {
+        let late = fetch(2);
+        let late = this.pool.call(TWO, PeerLane::Replication, &late, ttl);
+        let mut late = std::pin::pin!(late);
+        assert!(late.as_mut().now_or_never().is_none());
+        this.pool.call(TWO, PeerLane::Replication, &fetch(0), TTL).await.expect("an answer after it was asked");
+        late.await
+    };
+    assert!(matches!(given_up, Err(PeerCallError::TimedOut { broker: TWO, .. })), "{given_up:?}");
+    assert!(!parked.is_finished() && this.lost.try_recv().is_err(), "an answer came after both were asked");
+
+    let pool = this.pool.clone();
+    let insisting = async move {
+        loop {
+            let unanswered = pool.call(TWO, PeerLane::Replication, &fetch(3), ttl).await;
+            assert!(unanswered.is_err(), "{unanswered:?}");
+        }
+    };
+    let lost = tokio::select! {
+        lost = this.lost.recv() => lost,
+        () = insisting => None,
+        () = tokio::time::sleep(TTL) => None,
+    };
+    assert_eq!(lost, Some((TWO, PeerLane::Replication)));
+    let failed = parked.await.expect("no panic");
+    assert!(matches!(failed, Err(PeerCallError::Unreachable { broker: TWO, .. })), "{failed:?}");
+    this.pool.call(TWO, PeerLane::Replication, &fetch(0), TTL).await.expect("opened again");
     assert_eq!(this.pool.connection_generation(TWO, PeerLane::Replication), 2);
 }
 

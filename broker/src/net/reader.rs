@@ -5,6 +5,8 @@
 //! bytes of a small frame are moved out of the shared buffer.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, BufMut, BytesMut};
 use streambus_protocol::frame::{Frame, FrameDecoder, FrameError};
@@ -79,6 +81,8 @@ pub(crate) struct Reader {
     /// The frame that is being received, if a byte of it has arrived.
     open_frame: Option<Progress>,
     received_bytes: usize,
+    /// All bytes received so far, for whoever watches from outside.
+    arrived: Arc<AtomicU64>,
 }
 
 impl Reader {
@@ -101,6 +105,7 @@ impl Reader {
             handshake_by: Some(handshake_by),
             open_frame: None,
             received_bytes: 0,
+            arrived: Arc::default(),
         }
     }
 
@@ -113,6 +118,11 @@ impl Reader {
     /// Bytes received since the last call.
     pub(crate) fn take_received_bytes(&mut self) -> usize {
         std::mem::take(&mut self.received_bytes)
+    }
+
+    /// How many bytes have come so far, also while a frame is being received.
+    pub(crate) fn arrived(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.arrived)
     }
 
     /// The first bytes of the connection, left in place for [`Reader::take_preface`].
@@ -251,6 +261,8 @@ impl Reader {
 
     fn account(&mut self, received: usize, room: usize) {
         self.received_bytes = self.received_bytes.saturating_add(received);
+        // It orders nothing: what came is handed over by other means.
+        self.arrived.fetch_add(u64::try_from(received).unwrap_or(u64::MAX), Ordering::Relaxed);
         if let Some(progress) = &mut self.open_frame {
             progress.moved(received);
         }
