@@ -72,7 +72,7 @@ impl Partition {
     /// A partition over `log`, with the part that the metadata gives this broker at `now`.
     pub fn new(id: PartitionId, topic: TopicName, log: PartitionLog, owner: Owner, role: Role, now: Duration) -> Self {
         // What was committed before this process is not known beyond the start: the other replicas will say (rule H3).
-        let standing = Standing { high_watermark: log.log_start(), leads: None, has_enough_in_sync: false, version: 0 };
+        let standing = Standing { high_watermark: log.log_start(), leads: None, has_enough_in_sync: false, committed_on: 0, version: 0 };
         let idle = Role { leadership: Leadership::Nobody, ..role.clone() };
         let partition = Self {
             id,
@@ -209,10 +209,14 @@ impl Partition {
             Part::Leading(leading) => leading.state.has_enough_in_sync(),
             Part::Alone | Part::Following(..) | Part::Idle => role.has_enough_in_sync(),
         };
+        let committed_on = match part {
+            Part::Leading(leading) => leading.state.in_sync_count(),
+            Part::Alone | Part::Following(..) | Part::Idle => 1,
+        };
         // Retention takes nothing that is not committed (rule H5).
         self.log.set_protect(role.is_replicated().then_some(high_watermark));
         self.standing.send_if_modified(|standing| {
-            let next = Standing { high_watermark, leads, has_enough_in_sync, ..*standing };
+            let next = Standing { high_watermark, leads, has_enough_in_sync, committed_on, ..*standing };
             std::mem::replace(standing, next) != next
         });
     }

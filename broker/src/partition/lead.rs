@@ -235,7 +235,11 @@ impl Partition {
     fn advance(&self, leading: &mut Leading, log: LeaderLog, now: Duration, asking: Option<BrokerId>) {
         if let Some(high_watermark) = leading.state.advance(log, now) {
             self.log.set_protect(Some(high_watermark));
-            self.standing.send_modify(|standing| standing.high_watermark = high_watermark);
+            let committed_on = leading.state.in_sync_count();
+            self.standing.send_modify(|standing| {
+                standing.high_watermark = high_watermark;
+                standing.committed_on = committed_on;
+            });
             leading.tell(asking, |news| news.has_watermark(self.id));
         }
     }

@@ -18,17 +18,20 @@ pub struct Standing {
     pub leads: Option<LeaderEpoch>,
     /// Whether as many replicas are in sync as the topic demands.
     pub has_enough_in_sync: bool,
+    /// Replicas that are known to have on disk what lies below the high watermark: while this broker leads, those in sync.
+    pub committed_on: usize,
     /// Grows when the role changes.
     pub version: u64,
 }
 
-/// Completes once everything below `next`, which was appended in the leadership of `epoch`, is committed. Safe to drop at
-/// any time.
+/// Completes once everything below `next`, which was appended in the leadership of `epoch` or before it, is committed, and
+/// says on how many disks it then is at least, as far as followers have confirmed it to a leader: none, when the partition
+/// has no followers. Safe to drop at any time.
 ///
 /// # Errors
 /// The append's outcome is then unknown: `NOT_ENOUGH_REPLICAS_AFTER_APPEND` when replicas left the in-sync set,
 /// `LEADERSHIP_LOST` when this broker no longer leads in that epoch.
-pub(crate) async fn committed(partition: Arc<Partition>, next: Offset, epoch: LeaderEpoch) -> Result<(), ErrorBody> {
+pub(crate) async fn committed(partition: Arc<Partition>, next: Offset, epoch: LeaderEpoch) -> Result<usize, ErrorBody> {
     let mut moves = partition.watch_standing();
     let mut own_disk = partition.log().watch_durable_end();
     loop {
@@ -45,8 +48,15 @@ pub(crate) async fn committed(partition: Arc<Partition>, next: Offset, epoch: Le
             )
             .with_leader(partition.role().leader_hint()));
         }
+        // The watermark and the disks behind it are from one moment: later ones may not count a replica that left.
+        if standing.high_watermark >= next {
+            return Ok(standing.committed_on);
+        }
         if partition.high_watermark() >= next {
-            return Ok(());
+            if partition.role().is_replicated() {
+                continue;
+            }
+            return Ok(0);
         }
         if !standing.has_enough_in_sync {
             return Err(ErrorBody::new(

@@ -202,6 +202,13 @@ impl LeaderState {
         self.in_sync.take_ready()
     }
 
+    /// How many replicas are in sync, the leader included. Each has on disk what is committed, also if it has not been
+    /// heard in this leadership.
+    pub fn in_sync_count(&self) -> usize {
+        let followers = self.followers.keys().filter(|broker| self.in_sync.is_committed(**broker)).count();
+        followers + usize::from(self.in_sync.is_committed(self.me))
+    }
+
     /// True when a follower may join the in-sync set and nothing is on its way.
     pub fn has_joiner(&self) -> bool {
         let is_outside = |broker: BrokerId| !self.in_sync.is_committed(broker);

@@ -1,14 +1,17 @@
 //! Receipts over a store whose disk is asked by hand: nothing is durable before the test says so.
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use streambus_protocol::batch::ProducerStamp;
-use streambus_protocol::ids::{ProducerEpoch, ProducerId, Sequence};
+use streambus_protocol::ids::{BrokerId, ProducerEpoch, ProducerId, Sequence};
 use streambus_storage::config::StoreConfig;
 use streambus_storage::partition_log::LogOptions;
 use streambus_storage::store::Store;
 
 use super::*;
 use crate::partition::fixture;
+use crate::partition::role::Role;
 
 fn partition(durability: Durability) -> (Store, Arc<Partition>) {
     let store = fixture::store(StoreConfig::tiny());
@@ -39,6 +42,32 @@ fn a_change_to_async_is_not_acknowledged_as_durable() {
     let appended = append(&partition, 0);
     let receipt = appended.committed().now_or_never().expect("async waits for nothing").expect("acknowledged");
     assert_eq!(receipt, Receipt { replicas: 1, durable: 0 });
+}
+
+// Catches a new leader that answers a repeat with its own disk alone although it knows that the record was committed, and
+// one that counts a replica that is not in sync.
+#[test]
+fn a_repeat_of_what_was_committed_before_counts_the_replicas_in_sync() {
+    let (store, partition) = partition(Durability::Sync);
+    let original = append(&partition, 0);
+    while store.step() {}
+    let id = BrokerId::new;
+    let role = Role {
+        leader_epoch: LeaderEpoch::new(2),
+        replicas: vec![id(1), id(2), id(3)],
+        in_sync: vec![id(1), id(3)],
+        ..Role::clone(&partition.role())
+    };
+    partition.log().start_epoch(role.leader_epoch).expect("a new leadership");
+    while store.step() {}
+    // Its followers have not said a word in this leadership.
+    partition.set_role(role.clone(), Duration::ZERO);
+    let again = append(&partition, 0);
+    assert_eq!((again.base, again.placing), (original.base, Placing::Repeated));
+    let receipt = again.committed().now_or_never().expect("committed before").expect("acknowledged");
+    assert_eq!(receipt, Receipt { replicas: 2, durable: 2 });
+    let new = append(&partition, 1).committed().now_or_never();
+    assert!(new.is_none(), "what is new waits for the followers: {new:?}");
 }
 
 // Catches a repeat that rides on a watermark which has stopped meaning the disk.
