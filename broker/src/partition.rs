@@ -18,6 +18,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use streambus_protocol::api::session::{ErrorBody, LeaderHint};
+use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId, TopicName};
 use streambus_protocol::offset::Offset;
 use streambus_protocol::topic_config::Durability;
@@ -25,7 +28,7 @@ use streambus_storage::partition_log::PartitionLog;
 use tokio::sync::watch;
 
 use crate::partition::lead::Leading;
-use crate::partition::role::{Leadership, Role};
+use crate::partition::role::{LeaderToken, Leadership, Role};
 use crate::partition::standing::Standing;
 use crate::replication::follower_state::FollowerState;
 use crate::replication::leader_state::LeaderState;
@@ -106,6 +109,24 @@ impl Partition {
     /// This broker's part in it now.
     pub fn role(&self) -> Arc<Role> {
         self.role.load_full()
+    }
+
+    /// The proof that this broker leads, as [`Role::lead`], for a request that names `epoch`. A request of an earlier
+    /// leadership hears the present one, so that it need not ask for the metadata.
+    ///
+    /// # Errors
+    /// Those of [`Role::lead`].
+    pub fn lead(&self, epoch: LeaderEpoch) -> Result<LeaderToken, ErrorBody> {
+        self.lead_as(&self.role.load(), epoch)
+    }
+
+    fn lead_as(&self, role: &Role, epoch: LeaderEpoch) -> Result<LeaderToken, ErrorBody> {
+        role.lead(epoch).map_err(|refusal| match refusal.code {
+            ErrorCode::FencedLeaderEpoch => {
+                refusal.with_leader(Some(LeaderHint { leader: self.owner.broker, leader_epoch: role.leader_epoch }))
+            }
+            _ => refusal,
+        })
     }
 
     /// Stops to follow, before a new leadership of this broker is written to the log: no record of the former leader may

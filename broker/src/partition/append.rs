@@ -104,7 +104,7 @@ impl Partition {
         let record_count = batch.record_count();
         let append_guard = self.append_lock.lock();
         let role = self.role.load();
-        let token = role.lead(epoch)?;
+        let token = self.lead_as(&role, epoch)?;
         if acks == Acks::All && !role.has_enough_in_sync() {
             return Err(ErrorBody::new(
                 ErrorCode::NotEnoughReplicas,

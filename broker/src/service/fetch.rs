@@ -106,7 +106,7 @@ impl FetchService {
     fn target(&self, wanted: &FetchPartition) -> Target {
         let partition = self.directory.partition(wanted.topic, wanted.partition)?;
         // Consumers read from the leader; the token is not kept, because reading changes nothing.
-        let _token = partition.role().lead(wanted.leader_epoch)?;
+        let _token = partition.lead(wanted.leader_epoch)?;
         Ok(partition)
     }
 

@@ -40,7 +40,7 @@ impl OffsetService {
 
     async fn find(&self, asked: OffsetsPartition) -> Result<OffsetFound, ErrorBody> {
         let partition = self.directory.partition(asked.topic, asked.partition)?;
-        let _token = partition.role().lead(LeaderEpoch::UNKNOWN)?;
+        let _token = partition.lead(LeaderEpoch::UNKNOWN)?;
         let high_watermark = partition.high_watermark();
         let end = |offset| OffsetFound { offset, timestamp: Timestamp::NONE };
         match asked.query {

@@ -163,7 +163,7 @@ impl SubscribeService {
 
     fn open_stream(&self, asked: SubscribePartition) -> Result<(Stream, Watermarks), ErrorBody> {
         let partition = self.directory.partition(asked.topic, asked.partition)?;
-        let epoch = partition.role().lead(asked.leader_epoch)?.epoch();
+        let epoch = partition.lead(asked.leader_epoch)?.epoch();
         // A read of one byte checks the offset; what it finds in memory is only referenced.
         let read = partition.read(asked.offset, 1, ReadScope::Committed)?;
         debug_assert!(!matches!(&read.found, Found::InMemory { chunks, .. } if chunks.is_empty()));
@@ -274,7 +274,7 @@ impl Subscription {
         for slot in &mut self.streams {
             let Some(stream) = slot else { continue };
             let held = self.service.directory.partition(stream.asked.topic, stream.asked.partition);
-            if let Err(error) = held.and_then(|partition| partition.role().lead(stream.epoch)) {
+            if let Err(error) = held.and_then(|partition| partition.lead(stream.epoch)) {
                 let (topic, partition) = (stream.asked.topic, stream.asked.partition);
                 self.ended.push(FetchOutcome { topic, partition, result: Err(error) });
                 *slot = None;

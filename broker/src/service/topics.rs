@@ -264,7 +264,7 @@ impl TopicService {
         let image = self.directory.image();
         let topic = self.directory.topic(&image, &request.topic)?;
         let partition = self.directory.partition(topic.id, request.partition)?;
-        let _token = partition.role().lead(streambus_protocol::epoch::LeaderEpoch::UNKNOWN)?;
+        let _token = partition.lead(streambus_protocol::epoch::LeaderEpoch::UNKNOWN)?;
         let high_watermark = partition.high_watermark();
         if request.before > high_watermark {
             return Err(ErrorBody::new(

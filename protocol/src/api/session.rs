@@ -64,7 +64,8 @@ pub struct ErrorBody {
     pub leader: Option<LeaderHint>,
 }
 
-/// Where a partition's leader is, said by a broker that is not it.
+/// Where a partition's leader is, said by a broker that refuses a request for it: another broker, or itself in a later
+/// leadership than the request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaderHint {
     /// The leader.

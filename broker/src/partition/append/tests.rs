@@ -92,3 +92,18 @@ fn a_repeat_is_durable_only_once_the_original_is() {
     let first = original.committed().now_or_never().expect("on disk").expect("acknowledged");
     assert_eq!(first.durable, 1);
 }
+
+// Catches a client of an earlier leadership that has to ask who leads although it is told no.
+#[test]
+fn a_request_of_an_earlier_leadership_hears_the_present_one() {
+    let (_store, partition) = partition(Durability::Sync);
+    let role = Role { leader_epoch: LeaderEpoch::new(4), ..Role::clone(&partition.role()) };
+    partition.set_role(role, Duration::ZERO);
+    let here = streambus_protocol::api::session::LeaderHint { leader: BrokerId::new(1), leader_epoch: LeaderEpoch::new(4) };
+    let late = partition.append(fixture::batch(b"v", None), LeaderEpoch::new(3), Acks::All).expect_err("fenced");
+    assert_eq!((late.code, late.leader), (ErrorCode::FencedLeaderEpoch, Some(here)));
+    let read = partition.lead(LeaderEpoch::new(3)).expect_err("fenced");
+    assert_eq!((read.code, read.leader), (ErrorCode::FencedLeaderEpoch, Some(here)));
+    let ahead = partition.lead(LeaderEpoch::new(5)).expect_err("unknown");
+    assert_eq!((ahead.code, ahead.leader), (ErrorCode::UnknownLeaderEpoch, None));
+}
