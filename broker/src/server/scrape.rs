@@ -73,12 +73,11 @@ fn cluster(directory: &Directory) -> ClusterSnapshot {
         ..ClusterSnapshot::default()
     };
     for topic in image.topics() {
-        let in_sync_min = usize::from(topic.settings.min_insync_replicas);
         for partition in &topic.partitions {
             snapshot.leading += u64::from(partition.leader == Some(directory.broker()));
             snapshot.leaderless += u64::from(partition.leader.is_none());
             snapshot.under_replicated += u64::from(partition.isr.len() < partition.replicas.len());
-            snapshot.under_min_isr += u64::from(partition.isr.len() < in_sync_min);
+            snapshot.under_min_isr += u64::from(partition.isr.len() < partition.in_sync_min(&topic.settings));
         }
     }
     snapshot
