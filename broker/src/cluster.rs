@@ -7,6 +7,7 @@ pub mod book;
 pub(crate) mod connection;
 pub mod contact;
 pub(crate) mod dial;
+pub mod disks;
 pub mod door;
 pub(crate) mod heartbeat;
 pub(crate) mod link;

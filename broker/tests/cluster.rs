@@ -142,7 +142,9 @@ async fn three_brokers_found_one_cluster_and_all_of_them_know_its_topics() {
             client.call(&DescribeTopicRequest { name: name("of-1") }).await.expect("described");
         let in_sync = described.config.iter().find(|entry| entry.key == "min.insync.replicas").expect("a setting");
         assert_eq!(in_sync.value, "2");
-        let state = describe(&mut client).await;
+        // Each broker's disk is known to all once it has told the controller.
+        let knows_disks = |state: &ClusterDescribeResponse| state.brokers.iter().all(|b| b.disk_free_bytes > 0);
+        let state = until(async || describe(&mut client).await, knows_disks).await;
         assert!(state.controller.is_some());
         assert_eq!(state.brokers.len(), 3);
         for broker in &state.brokers {

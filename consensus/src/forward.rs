@@ -146,7 +146,7 @@ mod tests {
     use streambus_protocol::ids::BrokerId;
 
     use super::*;
-    use crate::controller::liveness::Wants;
+    use crate::controller::liveness::{BrokerDisk, Wants};
     use crate::heartbeat::ShutdownProgress;
     use crate::rpc::{decode, encode};
     use crate::types::RaftNode;
@@ -163,6 +163,7 @@ mod tests {
             disk_used_bytes: 5,
             disk_free_bytes: 6,
             problem: Some("slow".to_owned()),
+            wants_disks: true,
         };
         let requests = [
             Forward::Propose {
@@ -184,6 +185,7 @@ mod tests {
                 controller: BrokerId::new(7),
                 applied: 8,
                 quorum_silence: Duration::from_millis(90),
+                disks: vec![BrokerDisk { broker: BrokerId::new(6), used_bytes: 5, free_bytes: 4 }],
             })
         };
         let answers = [

@@ -7,8 +7,9 @@ use std::time::Duration;
 use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::ids::BrokerId;
 
-use crate::controller::liveness::{Heartbeat, Wants};
+use crate::controller::liveness::{BrokerDisk, Heartbeat, Wants};
 use crate::encoding::{DecodeError, Decoder, Encoder};
+use crate::limits::BROKERS_MAX;
 use crate::rpc::{Message, read_text, write_text};
 
 /// The controller's answer to a heartbeat.
@@ -26,6 +27,8 @@ pub struct HeartbeatAnswer {
     pub applied: u64,
     /// For how long it had not heard from a majority: until then, back from now, nobody else can have been the controller.
     pub quorum_silence: Duration,
+    /// The disks of the brokers it has heard, if they were asked for.
+    pub disks: Vec<BrokerDisk>,
 }
 
 /// Where a broker's wish to stop stands.
@@ -53,6 +56,13 @@ pub enum HeartbeatError {
 /// How long one heartbeat may take; the next one is better than a late answer.
 pub(crate) const HEARTBEAT_TTL: Duration = Duration::from_secs(1);
 
+/// One [`BrokerDisk`] on the wire.
+const DISK_BYTES: usize = 4 + 8 + 8;
+
+fn read_disk(input: &mut Decoder<'_>) -> Result<BrokerDisk, DecodeError> {
+    Ok(BrokerDisk { broker: BrokerId::new(input.u32()?), used_bytes: input.u64()?, free_bytes: input.u64()? })
+}
+
 impl Message for Heartbeat {
     fn write(&self, out: &mut Encoder) {
         out.u32(self.broker.get());
@@ -66,6 +76,7 @@ impl Message for Heartbeat {
         out.u64(self.disk_used_bytes);
         out.u64(self.disk_free_bytes);
         out.option(self.problem.as_deref(), write_text);
+        out.bool(self.wants_disks);
     }
 
     fn read(input: &mut Decoder<'_>) -> Result<Self, DecodeError> {
@@ -82,6 +93,7 @@ impl Message for Heartbeat {
             disk_used_bytes: input.u64()?,
             disk_free_bytes: input.u64()?,
             problem: input.option(read_text)?,
+            wants_disks: input.bool()?,
         })
     }
 }
@@ -99,10 +111,16 @@ impl Message for HeartbeatAnswer {
         out.u64(self.applied);
         // Rounded up: an answer must not look younger than it is.
         out.u64(u64::try_from(self.quorum_silence.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
+        out.count(self.disks.len());
+        for disk in &self.disks {
+            out.u32(disk.broker.get());
+            out.u64(disk.used_bytes);
+            out.u64(disk.free_bytes);
+        }
     }
 
     fn read(input: &mut Decoder<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
+        let mut answer = Self {
             fenced: input.bool()?,
             shutdown: match input.u8()? {
                 0 => ShutdownProgress::NotWanted,
@@ -114,6 +132,10 @@ impl Message for HeartbeatAnswer {
             controller: BrokerId::new(input.u32()?),
             applied: input.u64()?,
             quorum_silence: Duration::from_millis(input.u64()?),
-        })
+            disks: Vec::new(),
+        };
+        let count = input.count("disks", DISK_BYTES, BROKERS_MAX)?;
+        answer.disks = (0..count).map(|_| read_disk(input)).collect::<Result<_, _>>()?;
+        Ok(answer)
     }
 }

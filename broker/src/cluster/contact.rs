@@ -141,6 +141,7 @@ mod tests {
             controller: BrokerId::new(2),
             applied,
             quorum_silence: Duration::ZERO,
+            disks: Vec::new(),
         }
     }
 

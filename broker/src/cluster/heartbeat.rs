@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::contact::{Contact, Unsettled};
+use crate::cluster::disks::ClusterDisks;
 use crate::cluster::local::LocalBroker;
 use crate::lifecycle::{Component, Lifecycle, Problem};
 use crate::partition::registry::Registry;
@@ -23,7 +24,7 @@ use crate::replication::registration::Registration;
 
 /// Between heartbeats while one was not heard, or while this broker waits to be let in or out.
 const EAGER: Duration = Duration::from_millis(50);
-/// Between two looks at the disk's fill.
+/// Between two looks at the disk's fill, and at everybody else's.
 const DISK_EVERY: Duration = Duration::from_secs(2);
 
 /// What the heartbeats of this broker need and tell.
@@ -45,6 +46,8 @@ pub(crate) struct Heartbeats {
     pub(crate) contact: Contact,
     /// Says how far the metadata was acted on, and is told when contact is lost, for whoever waits on a partition.
     pub(crate) partitions: Arc<Registry>,
+    /// Told what the controller says of everybody's disks.
+    pub(crate) disks: ClusterDisks,
     /// What this broker wants; changed once, when it is to stop.
     pub(crate) wants: watch::Receiver<Wants>,
     /// The controller's last answer.
@@ -79,6 +82,7 @@ impl DiskGauge {
 /// Sends heartbeats in the life `epoch` until `stop`.
 pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: CancellationToken) {
     let mut disk = DiskGauge::default();
+    let mut disks_at: Option<Duration> = None;
     let mut heard_at = task.clock.monotonic();
     let mut reported = None;
     let mut has_served = false;
@@ -89,6 +93,7 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
         disk.refresh(&task.store, task.clock.monotonic()).await;
         let wants = *task.wants.borrow_and_update();
         let unanswered = task.clock.monotonic().saturating_sub(heard_at);
+        let wants_disks = disks_at.is_none_or(|at| task.clock.monotonic().saturating_sub(at) >= DISK_EVERY);
         let beat = Heartbeat {
             broker: task.local.id(),
             epoch,
@@ -98,6 +103,7 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
             disk_used_bytes: disk.used_bytes,
             disk_free_bytes: disk.free_bytes,
             problem: task.lifecycle.problems().into_iter().find(|p| p.blocks_ready).map(|p| p.message),
+            wants_disks,
         };
         let sent = task.clock.monotonic();
         let answer = tokio::select! {
@@ -110,6 +116,10 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
             Ok(answer) => {
                 heard_at = now;
                 unsettled.note(sent, answer);
+                if wants_disks {
+                    disks_at = Some(now);
+                    task.disks.heard(&answer.disks);
+                }
                 if answer.unknown_registration {
                     epoch = register_again(&task, epoch).await;
                 }

@@ -20,6 +20,7 @@ use super::StartError;
 use super::start::Parts;
 use crate::clock::Deadline;
 use crate::cluster::contact::Contact;
+use crate::cluster::disks::ClusterDisks;
 use crate::cluster::heartbeat::{self, Heartbeats};
 use crate::lifecycle::{Component, Problem};
 use crate::partition::reconcile::Reconciler;
@@ -50,12 +51,18 @@ pub(super) struct Place {
     wants: watch::Sender<Wants>,
     answers: watch::Receiver<Option<HeartbeatAnswer>>,
     contact: Contact,
+    disks: ClusterDisks,
 }
 
 impl Place {
     /// This broker's contact with the controller.
     pub(super) fn contact(&self) -> Contact {
         self.contact.clone()
+    }
+
+    /// What is known of the brokers' disks.
+    pub(super) fn disks(&self) -> ClusterDisks {
+        self.disks.clone()
     }
 
     /// Hands over everything that this broker leads, and the controller's office if it has it.
@@ -153,6 +160,7 @@ impl Parts {
         let (wants, wanted) = watch::channel(Wants::Serve);
         let (answered, answers) = watch::channel(None);
         let session = self.config.cluster.session_timeout;
+        let disks = ClusterDisks::default();
         let contact = Contact::new(Arc::clone(&self.env.clock), session);
         let heartbeats = Heartbeats {
             metadata: metadata.clone(),
@@ -165,13 +173,14 @@ impl Parts {
             interval: self.config.cluster.heartbeat_interval,
             session,
             contact: contact.clone(),
+            disks: disks.clone(),
             partitions: Arc::clone(registry),
             wants: wanted,
             answers: answered,
         };
         self.background.spawn(heartbeat::run(heartbeats, epoch, stop()));
         reached(metadata, broker, epoch, |fenced| !fenced).await?;
-        Ok(Some(Place { session, wants, answers, contact }))
+        Ok(Some(Place { session, wants, answers, contact, disks }))
     }
 
     /// Registers this life. With peers it is tried until it succeeds: a cluster without a quorum gets one, and a former

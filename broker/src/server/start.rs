@@ -217,7 +217,8 @@ impl Parts {
     ) -> RunningServer {
         let Self { config, env, lifecycle, metrics, tokens, background, addresses, http_state, peers } = self;
         let contact = place.as_ref().map_or_else(Contact::alone, Place::contact);
-        let directory = Directory::new(config.broker.id, metadata.clone(), registry, contact);
+        let disks = place.as_ref().map(Place::disks).unwrap_or_default();
+        let directory = Directory::new(config.broker.id, metadata.clone(), registry, contact, disks);
         let leaders = peers.as_ref().map(|peers| LeaderStates::new(config.broker.id, peers.pool.clone()));
         let services = services(&config, leaders, &env, &directory, &store, &lifecycle, &metrics);
         let limits = net_limits(&config);

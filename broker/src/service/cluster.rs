@@ -122,12 +122,12 @@ impl ClusterService {
         tally: &Tally,
     ) -> BrokerDescription {
         let is_this = id == self.directory.broker();
-        // A broker's disk is known to itself only; brokers will report theirs with their heartbeats.
+        // Its own as it is now; the others' as the controller heard of them.
         let (disk_used_bytes, disk_free_bytes) = if is_this {
             let status = self.store.status();
             (status.used_bytes, status.free_bytes)
         } else {
-            (0, 0)
+            self.directory.disks().of(id).map_or((0, 0), |disk| (disk.used_bytes, disk.free_bytes))
         };
         let state = match (is_this, broker.fenced) {
             (true, _) => self.lifecycle.get().name().to_owned(),

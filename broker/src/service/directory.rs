@@ -10,6 +10,7 @@ use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
 
 use crate::cluster::contact::Contact;
+use crate::cluster::disks::ClusterDisks;
 use crate::config::suggestion;
 use crate::partition::Partition;
 use crate::partition::registry::Registry;
@@ -25,12 +26,19 @@ pub struct Directory {
     metadata: MetadataNode,
     registry: Arc<Registry>,
     contact: Contact,
+    disks: ClusterDisks,
 }
 
 impl Directory {
-    /// The directory of broker `broker`, which leads what it leads while it has `contact`.
-    pub fn new(broker: BrokerId, metadata: MetadataNode, registry: Arc<Registry>, contact: Contact) -> Self {
-        Self { broker, metadata, registry, contact }
+    /// The directory of broker `broker`, which leads what it leads while it has `contact`, and knows `disks`.
+    pub fn new(
+        broker: BrokerId,
+        metadata: MetadataNode,
+        registry: Arc<Registry>,
+        contact: Contact,
+        disks: ClusterDisks,
+    ) -> Self {
+        Self { broker, metadata, registry, contact, disks }
     }
 
     /// This broker.
@@ -41,6 +49,11 @@ impl Directory {
     /// The partitions held here.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// What is known of the brokers' disks.
+    pub fn disks(&self) -> &ClusterDisks {
+        &self.disks
     }
 
     /// The metadata group.

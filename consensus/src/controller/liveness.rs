@@ -44,6 +44,19 @@ pub struct Heartbeat {
     pub disk_free_bytes: u64,
     /// What is wrong with it, for people.
     pub problem: Option<String>,
+    /// True when it wants to hear of every broker's disk.
+    pub wants_disks: bool,
+}
+
+/// A broker's disk, as it said last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokerDisk {
+    /// The broker.
+    pub broker: BrokerId,
+    /// Bytes of its data.
+    pub used_bytes: u64,
+    /// Bytes that are free for more.
+    pub free_bytes: u64,
 }
 
 /// What a broker asks for.
@@ -244,9 +257,13 @@ impl Liveness {
         commands
     }
 
-    /// Bytes used and free on a broker's disk, as last heard.
-    pub fn disk(&self, broker: BrokerId) -> Option<(u64, u64)> {
-        self.brokers.get(&broker)?.disk_bytes
+    /// The disks of all brokers that this controller has heard.
+    pub fn disks(&self) -> Vec<BrokerDisk> {
+        let disk = |(broker, session): (&BrokerId, &Session)| {
+            let (used_bytes, free_bytes) = session.disk_bytes?;
+            Some(BrokerDisk { broker: *broker, used_bytes, free_bytes })
+        };
+        self.brokers.iter().filter_map(disk).collect()
     }
 
     /// What is wrong with a broker, as last heard.

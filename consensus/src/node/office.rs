@@ -45,10 +45,11 @@ impl Inner {
     pub(super) fn hear(&self, beat: &Heartbeat) -> Result<HeartbeatAnswer, HeartbeatError> {
         let quorum_silence = self.quorum_silence().ok_or(HeartbeatError::NoController)?;
         let image = self.images.borrow().clone();
-        let verdict = {
+        let (verdict, disks) = {
             let mut office = self.office.lock();
             let office = office.as_mut().ok_or(HeartbeatError::NoController)?;
-            office.liveness.heartbeat(beat, self.now(), &image)
+            let verdict = office.liveness.heartbeat(beat, self.now(), &image);
+            (verdict, if beat.wants_disks { office.liveness.disks() } else { Vec::new() })
         };
         let (shutdown, begin) = match verdict.shutdown {
             ShutdownVerdict::NotWanted => (ShutdownProgress::NotWanted, None),
@@ -68,6 +69,7 @@ impl Inner {
             controller: self.config.broker_id,
             applied: image.applied,
             quorum_silence,
+            disks,
         })
     }
 

@@ -70,9 +70,9 @@ field_struct! {
         pub replicas: u32,
         /// Partitions that are being moved off it or to it.
         pub reassigning: u32,
-        /// Bytes its data takes.
+        /// Bytes its data takes, as it said some seconds ago; zero when it has not been heard.
         pub disk_used_bytes: u64,
-        /// Bytes left on its disk.
+        /// Bytes left on its disk, as it said some seconds ago; zero when it has not been heard.
         pub disk_free_bytes: u64,
     }
 }

@@ -52,7 +52,17 @@ impl Cluster {
 fn beat(id: u32, epoch: BrokerEpoch, applied: u64, wants: Wants) -> Heartbeat {
     let broker = BrokerId::new(id);
     let unanswered = Duration::ZERO;
-    Heartbeat { broker, epoch, applied, wants, unanswered, disk_used_bytes: 10, disk_free_bytes: 20, problem: None }
+    Heartbeat {
+        broker,
+        epoch,
+        applied,
+        wants,
+        unanswered,
+        disk_used_bytes: 10,
+        disk_free_bytes: 20,
+        problem: None,
+        wants_disks: false,
+    }
 }
 
 fn fence(id: u32, epoch: BrokerEpoch) -> Command {
@@ -78,7 +88,7 @@ fn broker_is_unfenced_once_it_has_applied_its_registration() {
     cluster.apply(&unfence(1, epoch));
     let served = liveness.heartbeat(&here, at(2000), cluster.image());
     assert_eq!((served.fenced, served.unfence, served.unknown_registration), (false, None, false));
-    assert_eq!(liveness.disk(BrokerId::new(1)), Some((10, 20)));
+    assert_eq!(liveness.disks(), [BrokerDisk { broker: BrokerId::new(1), used_bytes: 10, free_bytes: 20 }]);
 }
 
 /// Catches: a broker that is silent and never fenced, fenced before its session is over, or fenced in a later life.

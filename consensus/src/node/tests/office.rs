@@ -39,6 +39,7 @@ impl Pulse {
                     disk_used_bytes: 0,
                     disk_free_bytes: 1,
                     problem: None,
+                    wants_disks: false,
                 };
                 if let Ok(answer) = node.heartbeat(beat).await {
                     answers.lock().insert(n, answer);
@@ -82,6 +83,7 @@ async fn heard_brokers_serve_and_silent_ones_are_fenced() {
     for n in 1..=3 {
         let answer = pulse.answers.lock()[&n].clone();
         assert_eq!((answer.controller, answer.unknown_registration), (broker(controller), false));
+        assert_eq!(answer.disks, [], "not asked for");
     }
     cluster.stop().await;
 }
@@ -157,6 +159,7 @@ async fn isolated_controller_hears_nobody() {
         disk_used_bytes: 0,
         disk_free_bytes: 1,
         problem: None,
+        wants_disks: false,
     };
     let heard = async {
         let mut ticks = interval(Duration::from_millis(20));
