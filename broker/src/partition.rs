@@ -75,7 +75,13 @@ impl Partition {
     /// A partition over `log`, with the part that the metadata gives this broker at `now`.
     pub fn new(id: PartitionId, topic: TopicName, log: PartitionLog, owner: Owner, role: Role, now: Duration) -> Self {
         // What was committed before this process is not known beyond the start: the other replicas will say (rule H3).
-        let standing = Standing { high_watermark: log.log_start(), leads: None, has_enough_in_sync: false, committed_on: 0, version: 0 };
+        let standing = Standing {
+            high_watermark: log.log_start(),
+            leads: None,
+            has_enough_in_sync: false,
+            committed_on: 0,
+            version: 0,
+        };
         let idle = Role { leadership: Leadership::Nobody, ..role.clone() };
         let partition = Self {
             id,

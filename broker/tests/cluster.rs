@@ -16,6 +16,8 @@ use streambus_protocol::api::cluster::{
     ReassignRequest, RemoveBrokerRequest,
 };
 use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, PartitionLayout};
+use streambus_protocol::api::offsets::{ListOffsetsRequest, OffsetQuery, OffsetsPartition};
+use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::api::topics::{
     CreateTopicRequest, CreateTopicResponse, DescribeTopicRequest, DescribeTopicResponse,
 };
@@ -178,6 +180,37 @@ async fn a_broker_that_stops_hands_its_leaderships_over_first_and_comes_back() {
     let state = describe(&mut first).await;
     let again = state.brokers.iter().find(|broker| broker.endpoint.id == BrokerId::new(3)).expect("known");
     assert!(!again.fenced && again.is_voter && again.leaders == 0, "{again:?}");
+}
+
+// Catches a leader that answers with an old end although others may have gone on without it, and one that refuses what
+// nobody else holds, or goes on refusing when there is a controller again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_a_controller_refuses_what_others_hold_too() {
+    let founders = Founders::new(3);
+    let mut servers = founders.start_all().await;
+    let mut last = client(&servers[&1]).await;
+    let (shared, own) = (create(&mut last, "shared", 3).await.id, create(&mut last, "own", 1).await.id);
+    let only_here = |partition: &PartitionLayout| partition.replicas == ids(&[1]);
+    let own_layout = until(async || layout(&mut last, "own").await, Option::is_some).await.expect("a layout");
+    let own_index = own_layout.iter().find(|partition| only_here(partition)).expect("one for each broker").index;
+    for id in [2, 3] {
+        servers.remove(&id).expect("started").drain_and_stop(PATIENCE).await.expect("an orderly stop");
+    }
+    let latest = async |client: &mut TestClient, topic, partition| {
+        let asked = vec![OffsetsPartition { topic, partition, query: OffsetQuery::Latest }];
+        let answer = client.call(&ListOffsetsRequest { partitions: asked }).await.expect("an answer");
+        answer.partitions.into_iter().next().expect("one").result
+    };
+    let first = PartitionIndex::new(0);
+    let is_refused = |answer: &Result<_, ErrorBody>| {
+        answer.as_ref().is_err_and(|error| error.code == ErrorCode::NotLeader && error.leader.is_none())
+    };
+    let refused = until(async || latest(&mut last, shared, first).await, is_refused).await.expect_err("refused");
+    assert!(refused.message.contains("cluster.session_timeout"), "{}", refused.message);
+    let of_own = latest(&mut last, own, own_index).await;
+    assert!(of_own.is_ok(), "{of_own:?}: nobody else can have it");
+    servers.insert(2, founders.start(2).await);
+    until(async || latest(&mut last, shared, first).await, |answer| !is_refused(answer)).await.ok();
 }
 
 // Catches admin calls that only the controller answers, and answers without their reason.

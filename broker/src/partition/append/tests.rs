@@ -99,7 +99,8 @@ fn a_request_of_an_earlier_leadership_hears_the_present_one() {
     let (_store, partition) = partition(Durability::Sync);
     let role = Role { leader_epoch: LeaderEpoch::new(4), ..Role::clone(&partition.role()) };
     partition.set_role(role, Duration::ZERO);
-    let here = streambus_protocol::api::session::LeaderHint { leader: BrokerId::new(1), leader_epoch: LeaderEpoch::new(4) };
+    let here =
+        streambus_protocol::api::session::LeaderHint { leader: BrokerId::new(1), leader_epoch: LeaderEpoch::new(4) };
     let late = partition.append(fixture::batch(b"v", None), LeaderEpoch::new(3), Acks::All).expect_err("fenced");
     assert_eq!((late.code, late.leader), (ErrorCode::FencedLeaderEpoch, Some(here)));
     let read = partition.lead(LeaderEpoch::new(3)).expect_err("fenced");
