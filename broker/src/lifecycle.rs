@@ -93,6 +93,8 @@ pub enum Component {
     Metadata,
     /// This broker's place among the others.
     Cluster,
+    /// Its replicas: one that stopped, one whose damage no other replica can repair.
+    Replication,
     /// The listener for clients.
     Clients,
     /// The HTTP listener.
@@ -101,7 +103,8 @@ pub enum Component {
 
 impl Component {
     /// Every component, in the order of reports.
-    pub const ALL: [Self; 5] = [Self::Storage, Self::Metadata, Self::Cluster, Self::Clients, Self::Http];
+    pub const ALL: [Self; 6] =
+        [Self::Storage, Self::Metadata, Self::Cluster, Self::Replication, Self::Clients, Self::Http];
 
     /// The name in JSON and metrics.
     pub const fn name(self) -> &'static str {
@@ -109,6 +112,7 @@ impl Component {
             Self::Storage => "storage",
             Self::Metadata => "metadata",
             Self::Cluster => "cluster",
+            Self::Replication => "replication",
             Self::Clients => "clients",
             Self::Http => "http",
         }

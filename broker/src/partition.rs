@@ -9,11 +9,13 @@ pub mod lead;
 pub mod read;
 pub mod reconcile;
 pub mod registry;
+pub mod repair;
 pub mod role;
 pub mod standing;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -28,6 +30,7 @@ use streambus_storage::partition_log::PartitionLog;
 use tokio::sync::watch;
 
 use crate::partition::lead::Leading;
+use crate::partition::repair::Prospect;
 use crate::partition::role::{LeaderToken, Leadership, Role};
 use crate::partition::standing::Standing;
 use crate::replication::follower_state::FollowerState;
@@ -47,6 +50,10 @@ pub struct Partition {
     append_lock: Mutex<()>,
     part: Mutex<Part>,
     standing: watch::Sender<Standing>,
+    /// What becomes of the damage of its disk.
+    prospect: Mutex<Prospect>,
+    /// An answer of some leader has shown the log to be a prefix of that leader's.
+    was_compared: AtomicBool,
 }
 
 /// Whose partition it is, and what that broker demands of followers.
@@ -92,6 +99,8 @@ impl Partition {
             append_lock: Mutex::new(()),
             part: Mutex::new(Part::Idle),
             standing: watch::Sender::new(standing),
+            prospect: Mutex::default(),
+            was_compared: AtomicBool::new(false),
         };
         partition.set_role(role, now);
         partition

@@ -2,7 +2,8 @@
 //!
 //! The rules are pure: `leader_state` (with `follower_progress`, `in_sync` and `watermark`), `follower_state` and
 //! `fetch_session` take values and return values. The rest acts on them: `replica_service` answers followers,
-//! `copying` and its `fetcher`s follow leaders, `isr_proposer` talks to the metadata group, `own_disk` watches this one.
+//! `copying` and its `fetcher`s follow leaders, `isr_proposer` talks to the metadata group, `own_disk` watches this one, and
+//! `repairer` with `repair_state` and `repair_service` puts back what a disk has lost.
 
 pub mod copying;
 pub mod due_set;
@@ -22,6 +23,9 @@ pub mod peer_link;
 #[cfg(test)]
 pub(crate) mod planted;
 pub mod registration;
+mod repair_service;
+pub mod repair_state;
+pub mod repairer;
 pub mod replica_service;
 mod replica_session;
 pub mod settings;

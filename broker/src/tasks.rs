@@ -6,4 +6,5 @@ pub mod follow_peers;
 pub mod retention;
 pub mod scrub;
 pub mod watch_metadata;
+pub mod watch_replicas;
 pub mod watch_storage;

@@ -9,6 +9,7 @@ pub mod metadata;
 pub mod offsets;
 pub mod peer;
 pub mod produce;
+pub mod repair;
 pub mod replica;
 pub mod session;
 pub mod subscribe;
@@ -143,6 +144,8 @@ api_keys! {
     ReplicaProgress = 70, "replica_progress", V1;
     /// Asks a leader how its followers stand.
     ReplicaState = 71, "replica_state", V1;
+    /// A replica whose disk has lost batches reads them from another one.
+    ReplicaRepair = 72, "replica_repair", V1;
 }
 
 /// Where a broker takes requests.

@@ -26,6 +26,7 @@ use streambus_protocol::api::produce::{
     Acks, InitProducerRequest, InitProducerResponse, ProduceOutcome, ProducePartition, ProduceRequest, ProduceResponse,
     Produced, Receipt,
 };
+use streambus_protocol::api::repair::{ReplicaRepairRequest, ReplicaRepairResponse};
 use streambus_protocol::api::replica::{
     LeaderLogState, ReplicaFetchOutcome, ReplicaFetchPartition, ReplicaFetchRequest, ReplicaFetchResponse,
     ReplicaFetched, ReplicaProgressRequest, ReplicaStateRequest, ReplicaStateResponse,
@@ -488,6 +489,16 @@ proptest! {
             (id, state)
         });
         response(&ReplicaStateResponse { partitions: states.collect() });
+    }
+
+    #[test]
+    fn repair(
+        (broker, broker_epoch, id, leader_epoch) in (broker(), broker_epoch(), id(), epoch()),
+        (from, to, bytes_max, chunks) in (offset(), offset(), any::<u32>(), some(record_bytes())),
+    ) {
+        let (topic, partition) = (id.topic, id.partition);
+        request(&ReplicaRepairRequest { broker, broker_epoch, topic, partition, leader_epoch, from, to, bytes_max });
+        response(&ReplicaRepairResponse { batches: Batches::from_chunks(chunks) });
     }
 }
 

@@ -86,6 +86,10 @@ pub struct StoreMetrics {
     pub damaged_reads: Counter,
     /// Damaged ranges found since opening, by recovery, reads and scrubbing.
     pub damage_found: Counter,
+    /// Batches stored anew in place of damaged ones.
+    pub batches_repaired: Counter,
+    /// Bytes of those batches.
+    pub bytes_repaired: Counter,
     /// Segments whose extents went to the index.
     pub segments_sealed: Counter,
     /// Segments recycled.

@@ -174,6 +174,12 @@ impl PartitionLog {
         self.core.state.lock().acked_end()
     }
 
+    /// [`Self::durable_end`], and where the oldest range begins that this disk has lost, if there is one.
+    pub fn durable_end_and_damage(&self) -> (Offset, Option<Offset>) {
+        let state = self.core.state.lock();
+        (state.acked_end(), state.damage.ranges().first().map(|range| range.base))
+    }
+
     /// Everything below is on stable storage, whatever the log's durability.
     pub fn synced_end(&self) -> Offset {
         self.core.state.lock().synced_end
@@ -187,6 +193,11 @@ impl PartitionLog {
     /// Bytes of the durable batches from the log start on; a batch that is partly trimmed counts whole.
     pub fn size_bytes(&self) -> u64 {
         self.core.state.lock().size_bytes
+    }
+
+    /// True when this disk has lost a part of the log.
+    pub fn has_damage(&self) -> bool {
+        !self.core.state.lock().damage.ranges().is_empty()
     }
 
     /// Ranges that this disk has lost, oldest first.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use crate::error::{IndexError, ReadError};
 use crate::index::Extent;
-use crate::journal::{self, DamageReason, DamagedRange, LogId, ScannedPart, SegmentId, SegmentInfo};
+use crate::journal::{self, DamageReason, DamagedRange, EntryKind, LogId, ScannedPart, SegmentId, SegmentInfo};
 use crate::partition_log::PartitionLog;
 use crate::partition_log::log_core::LogCore;
 use crate::store::Store;
+use crate::store::inner::StoreInner;
 
 /// Where the scrub goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,6 +111,20 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// After recovery: marks the batches that damage in the replayed part of the journal took from logs whose checkpoint
+/// includes them, which replay itself cannot tell from batches that were truncated away. A log that cannot be asked now is
+/// asked by its first reader.
+pub(crate) fn mark_recovered_damage(store: &Arc<StoreInner>, damaged: &[DamagedRange]) {
+    for entry in damaged.iter().filter_map(|range| range.entry) {
+        let core = store.sink.table.read().by_id.get(&entry.log).cloned();
+        let (Some(core), EntryKind::Batch | EntryKind::Repair) = (core, entry.kind) else { continue };
+        let log = PartitionLog::new(store.clone(), core);
+        if let Err(error) = log.look_at(entry.base) {
+            tracing::warn!(log = %log.partition(), base = %entry.base, %error, "a damaged batch could not be looked at");
+        }
     }
 }
 

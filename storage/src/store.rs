@@ -82,6 +82,15 @@ pub struct RecoveryReport {
     pub journal: journal::RecoveryReport,
 }
 
+impl RecoveryReport {
+    /// True when every damage of the journal is of a batch: then what is still missing is in the status, and what was
+    /// repaired before is not. Anything else may have been any log's.
+    pub fn is_damage_attributed(&self) -> bool {
+        let of_batch = |entry: &journal::DamagedEntry| matches!(entry.kind, EntryKind::Batch | EntryKind::Repair);
+        self.journal.damaged.iter().all(|range| range.entry.as_ref().is_some_and(of_batch))
+    }
+}
+
 /// A damaged range of one log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DamagedExtent {
@@ -287,6 +296,17 @@ impl Store {
             tail_cache_bytes: store.cache.lock().bytes(),
             extents_in_memory: store.sink.extents(),
         }
+    }
+
+    /// True when recovery found damage that may have been any log's, and nobody has told that all are whole again.
+    pub fn has_unattributed_damage(&self) -> bool {
+        !self.inner.unattributed_damage().is_empty()
+    }
+
+    /// Takes back damage that may have been any log's: every log has been compared with another replica since. The
+    /// next checkpoint remembers it.
+    pub fn forget_unattributed_damage(&self) {
+        self.inner.unattributed.lock().clear();
     }
 
     /// What the store has counted.

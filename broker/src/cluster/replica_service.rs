@@ -1,8 +1,9 @@
-//! What replication serves to the followers of this broker's partitions.
+//! What replication serves to other replicas of this broker's partitions.
 
 use std::fmt::Debug;
 
 use futures::future::BoxFuture;
+use streambus_protocol::api::repair::{ReplicaRepairRequest, ReplicaRepairResponse};
 use streambus_protocol::api::replica::{
     ReplicaFetchRequest, ReplicaFetchResponse, ReplicaProgressRequest, ReplicaStateRequest, ReplicaStateResponse,
 };
@@ -10,7 +11,7 @@ use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::ids::BrokerId;
 use tokio_util::sync::CancellationToken;
 
-/// The leader's side of replication, behind the cluster listener.
+/// The serving side of replication, behind the cluster listener.
 ///
 /// The messages of one connection are handed over in the order in which they arrived: a fetch is polled for the first time
 /// before the next message is handed over. `peer` is who introduced itself on the connection, in this cluster.
@@ -26,6 +27,15 @@ pub trait ReplicaService: Debug + Send + Sync {
 
     /// Notes what a follower has on stable storage.
     fn progress(&self, peer: BrokerId, request: ReplicaProgressRequest);
+
+    /// Reads committed batches for a replica that has lost them, as leader or as follower. When `closing` is cancelled it
+    /// answers without.
+    fn repair(
+        &self,
+        peer: BrokerId,
+        request: ReplicaRepairRequest,
+        closing: CancellationToken,
+    ) -> BoxFuture<'static, Result<ReplicaRepairResponse, ErrorBody>>;
 
     /// Tells how leader and followers stand.
     fn state(&self, request: ReplicaStateRequest) -> ReplicaStateResponse;

@@ -10,6 +10,7 @@ use streambus_protocol::api::peer::{
     PeerHandshakeRequest, PeerHandshakeResponse, PeerLane, RaftCallRequest, RaftCallResponse, RaftForwardRequest,
     RaftForwardResponse, RaftHelloRequest, RaftHelloResponse,
 };
+use streambus_protocol::api::repair::ReplicaRepairRequest;
 use streambus_protocol::api::replica::{ReplicaFetchRequest, ReplicaProgressRequest};
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::api::{ApiKey, Listener, Message, encode_error};
@@ -164,6 +165,16 @@ impl PeerSession {
             }
             ApiKey::ReplicaFetch => self.replica_fetch(caller, call, frame)?,
             ApiKey::ReplicaProgress => return Ok(self.replica_progress(caller, call, frame)),
+            ApiKey::ReplicaRepair => {
+                let (request, call) = call.decode::<ReplicaRepairRequest>(frame)?;
+                match self.member(caller, request.broker).and_then(|()| self.door.replicas()) {
+                    Ok(replicas) => {
+                        let read = replicas.repair(caller.broker, request, self.closing.clone());
+                        self.later(call, read);
+                    }
+                    Err(error) => return Err(call.refuse(&error)),
+                }
+            }
             ApiKey::ReplicaState => {
                 let (request, call) = call.decode(frame)?;
                 let answer = self.door.replicas().map(|replicas| replicas.state(request));

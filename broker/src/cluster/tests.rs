@@ -13,6 +13,7 @@ use streambus_consensus::peer_door::PeerDoor;
 use streambus_consensus::rpc::Rpc;
 use streambus_consensus::types::{RaftId, RaftNode};
 use streambus_protocol::api::peer::{PeerLane, RaftHelloRequest};
+use streambus_protocol::api::repair::{ReplicaRepairRequest, ReplicaRepairResponse};
 use streambus_protocol::api::replica::{
     ReplicaFetchRequest, ReplicaFetchResponse, ReplicaProgressRequest, ReplicaStateRequest, ReplicaStateResponse,
 };
@@ -94,6 +95,15 @@ impl ReplicaService for Followed {
             let (_, wake) = parked.swap_remove(at);
             let _gone = wake.send(());
         }
+    }
+
+    fn repair(
+        &self,
+        _: BrokerId,
+        _: ReplicaRepairRequest,
+        _: CancellationToken,
+    ) -> BoxFuture<'static, Result<ReplicaRepairResponse, ErrorBody>> {
+        std::future::ready(Err(ErrorBody::new(ErrorCode::StorageDamaged, "nothing is whole here"))).boxed()
     }
 
     fn state(&self, _: ReplicaStateRequest) -> ReplicaStateResponse {

@@ -178,6 +178,16 @@ fn storage(into: &mut Families, now: &StorageSnapshot) {
         number(now.damaged_reads),
     );
     into.counter(
+        "streambus_storage_repaired_batches_total",
+        "Damaged batches that were stored anew from another replica.",
+        number(now.repaired_batches),
+    );
+    into.counter(
+        "streambus_storage_repaired_bytes_total",
+        "Bytes of batches that were stored anew from another replica.",
+        number(now.repaired_bytes),
+    );
+    into.counter(
         "streambus_storage_maintenance_failures_total",
         "Attempts to write the index or a checkpoint that failed and are repeated.",
         number(now.maintenance_failures),

@@ -71,6 +71,10 @@ pub struct StorageSnapshot {
     pub appends_refused: u64,
     /// Reads refused because what they asked for is damaged.
     pub damaged_reads: u64,
+    /// Damaged batches stored anew from another replica.
+    pub repaired_batches: u64,
+    /// Bytes of those.
+    pub repaired_bytes: u64,
     /// Attempts to write the index or a checkpoint that failed and are repeated.
     pub maintenance_failures: u64,
     /// Segments whose records have all gone and whose space is used again.

@@ -39,7 +39,8 @@ pub(super) fn dispatch(session: &mut Session, api: ApiKey, call: Call, frame: Fr
         | ApiKey::RaftForward
         | ApiKey::ReplicaFetch
         | ApiKey::ReplicaProgress
-        | ApiKey::ReplicaState => cluster::not_for_clients(call, api),
+        | ApiKey::ReplicaState
+        | ApiKey::ReplicaRepair => cluster::not_for_clients(call, api),
     };
     // A request that cannot be read is answered like any other.
     handled.unwrap_or_else(Handled::Now)

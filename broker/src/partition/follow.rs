@@ -3,6 +3,8 @@
 //! Everything that changes the log holds the append lock and checks under it that this broker still follows that leader
 //! in that epoch: a role that changed in between makes the answer one of the past (KAFKA-13207).
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use streambus_protocol::api::replica::ReplicaFetchPartition;
 use streambus_protocol::batch::{BatchError, PlacedBatch, batches};
@@ -66,7 +68,7 @@ impl Partition {
         }
         // In the order of the number line.
         let log_start = self.log.log_start();
-        let durable_end = self.log.durable_end();
+        let durable_end = self.counted_end();
         Some(ReplicaFetchPartition {
             topic: self.id.topic,
             partition: self.id.partition,
@@ -83,7 +85,7 @@ impl Partition {
     /// The leadership in which this broker follows `leader`, and the end of what it has on stable storage.
     pub fn follower_progress(&self, leader: BrokerId) -> Option<(LeaderEpoch, Offset)> {
         let part = self.part.lock();
-        following(&part, leader).map(|state| (state.leader_epoch(), self.log.durable_end()))
+        following(&part, leader).map(|state| (state.leader_epoch(), self.counted_end()))
     }
 
     /// Takes the answer of `leader` to `asked`, with `chunks` of whole batches.
@@ -117,6 +119,7 @@ impl Partition {
         let appended = self.append_placed(placed);
         // Also after a refusal: what is in the log by now is the leader's.
         state.on_matched(ends, self.log.log_end());
+        self.was_compared.store(true, Ordering::Relaxed);
         let high_watermark = state.high_watermark();
         let role = self.role.load();
         self.publish(&part, &role, high_watermark);

@@ -14,6 +14,7 @@ use crate::replication::isr_proposer::{IsrAuthority, IsrProposer};
 use crate::replication::own_disk;
 use crate::replication::peer_link::PeerLink;
 use crate::replication::registration::Registration;
+use crate::replication::repairer::{RepairBoard, Repairer};
 use crate::replication::replica_service::LeaderService;
 use crate::replication::settings::ReplicationSettings;
 use crate::service::reader::ReadBudget;
@@ -27,6 +28,7 @@ pub struct Engine {
     settings: ReplicationSettings,
     isr_due: Arc<DueSet>,
     service: LeaderService,
+    repairs: RepairBoard,
 }
 
 impl Engine {
@@ -42,7 +44,7 @@ impl Engine {
         let isr_due = Arc::new(DueSet::new());
         let service =
             LeaderService::new(Arc::clone(&registry), budget, Arc::clone(&clock), settings, Arc::clone(&isr_due));
-        Self { registry, registration, clock, settings, isr_due, service }
+        Self { registry, registration, clock, settings, isr_due, service, repairs: RepairBoard::default() }
     }
 
     /// What partitions need to know of their broker.
@@ -60,8 +62,13 @@ impl Engine {
         self.service.clone()
     }
 
-    /// Starts the tasks on `tasks`: copying from leaders over `link`, moving watermarks, proposing changes to
-    /// `authority`. They end when `stop` is cancelled.
+    /// What could not be repaired from other replicas.
+    pub fn repairs(&self) -> RepairBoard {
+        self.repairs.clone()
+    }
+
+    /// Starts the tasks on `tasks`: copying from leaders over `link`, repairing damage, moving watermarks, proposing
+    /// changes to `authority`. They end when `stop` is cancelled.
     pub fn start(
         &self,
         link: Arc<dyn PeerLink>,
@@ -70,8 +77,11 @@ impl Engine {
         stop: &CancellationToken,
     ) {
         let registry = || Arc::clone(&self.registry);
-        let copying = Copying::new(registry(), link, self.registration.clone(), self.settings);
+        let copying = Copying::new(registry(), Arc::clone(&link), self.registration.clone(), self.settings);
         tasks.spawn(copying.run(stop.clone()));
+        let (registration, clock) = (self.registration.clone(), Arc::clone(&self.clock));
+        let repairer = Repairer::new(registry(), link, registration, clock, self.settings, self.repairs());
+        tasks.spawn(repairer.run(stop.clone()));
         tasks.spawn(own_disk::run(registry(), Arc::clone(&self.clock), stop.clone()));
         let proposer = IsrProposer::new(
             registry(),

@@ -95,6 +95,8 @@ pub struct FollowerState {
     high_watermark: Offset,
     /// An unclean election is recorded that this replica may not have followed to its end: committed records may go.
     unclean: bool,
+    /// An answer of this leadership has shown the log to be a prefix of the leader's, and nothing was cut since.
+    matched: bool,
     alarm: Option<Alarm>,
     #[cfg(test)]
     planted: Option<crate::replication::planted::PlantedBug>,
@@ -107,6 +109,7 @@ impl FollowerState {
             leader_epoch,
             high_watermark,
             unclean,
+            matched: false,
             alarm: None,
             #[cfg(test)]
             planted: None,
@@ -131,6 +134,11 @@ impl FollowerState {
     /// True when committed records may still have to go because of an unclean election.
     pub fn is_unclean(&self) -> bool {
         self.unclean
+    }
+
+    /// True once the log is known to be a prefix of this leadership's.
+    pub fn is_matched(&self) -> bool {
+        self.matched
     }
 
     /// The metadata records an unclean election in this leadership.
@@ -183,17 +191,20 @@ impl FollowerState {
         self.high_watermark = ends.high_watermark.min(log_end);
         // What is above the cut is gone by now, and what is below is the leader's.
         self.unclean = false;
+        self.matched = true;
     }
 
     /// The log was cut at `log_end`.
     pub fn on_cut(&mut self, log_end: Offset) {
         assert!(self.unclean || log_end >= self.high_watermark, "a cut below the watermark was not to be made");
         self.high_watermark = self.high_watermark.min(log_end);
+        self.matched = false;
     }
 
     /// The log goes on at `at`, which the leader has given up everything below of (rule F6, KAFKA-9491).
     pub fn on_restarted(&mut self, at: Offset) {
         self.high_watermark = at;
+        self.matched = false;
     }
 
     fn cut_to(&mut self, to: Offset, ends: LeaderEnds, log: &impl FollowerLog) -> Step {

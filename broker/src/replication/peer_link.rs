@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use streambus_protocol::api::Request;
 use streambus_protocol::api::peer::PeerLane;
+use streambus_protocol::api::repair::{ReplicaRepairRequest, ReplicaRepairResponse};
 use streambus_protocol::api::replica::{ReplicaFetchRequest, ReplicaFetchResponse, ReplicaProgressRequest};
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::ids::BrokerId;
@@ -24,6 +26,14 @@ pub trait PeerLink: Send + Sync + 'static {
         request: ReplicaFetchRequest,
         ttl: Duration,
     ) -> BoxFuture<'static, Result<ReplicaFetchResponse, LinkError>>;
+
+    /// Asks `source` for batches that this disk has lost, and waits for its answer for at most `ttl`.
+    fn repair(
+        &self,
+        source: BrokerId,
+        request: ReplicaRepairRequest,
+        ttl: Duration,
+    ) -> BoxFuture<'static, Result<ReplicaRepairResponse, LinkError>>;
 
     /// Tells `leader`, without an answer. False when the message certainly does not go out: say it again another way.
     #[must_use]
@@ -48,19 +58,36 @@ impl PeerLink for PeerPool {
         request: ReplicaFetchRequest,
         ttl: Duration,
     ) -> BoxFuture<'static, Result<ReplicaFetchResponse, LinkError>> {
-        let pool = self.clone();
-        async move {
-            pool.call(leader, PeerLane::Replication, &request, ttl).await.map_err(|error| match error {
-                PeerCallError::Refused { error, .. } => LinkError::Refused(error),
-                PeerCallError::NotSent { .. } | PeerCallError::Unreachable { .. } | PeerCallError::TimedOut { .. } => {
-                    LinkError::Unreachable(error.to_string())
-                }
-            })
-        }
-        .boxed()
+        call(self.clone(), leader, request, ttl)
+    }
+
+    fn repair(
+        &self,
+        source: BrokerId,
+        request: ReplicaRepairRequest,
+        ttl: Duration,
+    ) -> BoxFuture<'static, Result<ReplicaRepairResponse, LinkError>> {
+        call(self.clone(), source, request, ttl)
     }
 
     fn progress(&self, leader: BrokerId, progress: ReplicaProgressRequest) -> bool {
         self.send(leader, PeerLane::Replication, &progress).is_ok()
     }
+}
+
+fn call<M: Request + Send + Sync + 'static>(
+    pool: PeerPool,
+    to: BrokerId,
+    request: M,
+    ttl: Duration,
+) -> BoxFuture<'static, Result<M::Response, LinkError>> {
+    async move {
+        pool.call(to, PeerLane::Replication, &request, ttl).await.map_err(|error| match error {
+            PeerCallError::Refused { error, .. } => LinkError::Refused(error),
+            PeerCallError::NotSent { .. } | PeerCallError::Unreachable { .. } | PeerCallError::TimedOut { .. } => {
+                LinkError::Unreachable(error.to_string())
+            }
+        })
+    }
+    .boxed()
 }

@@ -12,6 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use streambus_protocol::api::fetch::Batches;
+use streambus_protocol::api::repair::{ReplicaRepairRequest, ReplicaRepairResponse};
 use streambus_protocol::api::replica::{
     ReplicaFetchOutcome, ReplicaFetchPartition, ReplicaFetchRequest, ReplicaFetchResponse, ReplicaFetched,
     ReplicaProgressRequest, ReplicaStateRequest, ReplicaStateResponse,
@@ -32,6 +33,7 @@ use crate::partition::role::Leadership;
 use crate::replication::due_set::DueSet;
 use crate::replication::fetch_session::id_of;
 use crate::replication::follower_state::Prefix;
+use crate::replication::repair_service;
 use crate::replication::replica_session::{ReplicaSession, Turn, Waiting};
 use crate::replication::settings::ReplicationSettings;
 use crate::service::reader::{Patience, ReadBudget, Wanted, read_all};
@@ -91,6 +93,20 @@ impl ReplicaService for LeaderService {
 
     fn progress(&self, peer: BrokerId, request: ReplicaProgressRequest) {
         self.inner.progress(peer, &request);
+    }
+
+    fn repair(
+        &self,
+        peer: BrokerId,
+        request: ReplicaRepairRequest,
+        closing: CancellationToken,
+    ) -> BoxFuture<'static, Result<ReplicaRepairResponse, ErrorBody>> {
+        let inner = Arc::clone(&self.inner);
+        async move {
+            let bytes_max = inner.settings.partition_bytes_max;
+            repair_service::read(&inner.registry, &inner.budget, bytes_max, peer, request, &closing).await
+        }
+        .boxed()
     }
 
     fn state(&self, request: ReplicaStateRequest) -> ReplicaStateResponse {

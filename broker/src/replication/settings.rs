@@ -23,6 +23,8 @@ pub struct ReplicationSettings {
     pub retry_min: Duration,
     /// The longest such wait.
     pub retry_max: Duration,
+    /// How often damage is looked for that another replica could repair, and the first pause after one could not.
+    pub repair_interval: Duration,
 }
 
 impl Default for ReplicationSettings {
@@ -35,6 +37,7 @@ impl Default for ReplicationSettings {
             watermark_linger: Duration::from_millis(5),
             retry_min: Duration::from_millis(20),
             retry_max: Duration::from_secs(1),
+            repair_interval: Duration::from_millis(500),
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::replication::metadata_authority::MetadataAuthority;
 use crate::replication::registration::Registration;
 use crate::replication::settings::ReplicationSettings;
 use crate::service::reader::ReadBudget;
-use crate::tasks::{follow_metadata, follow_peers};
+use crate::tasks::{follow_metadata, follow_peers, watch_replicas};
 
 /// Bytes that reads from disk for followers may hold. Their own: a consumer that is slow must not hold up commits.
 const FOLLOWER_READ_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -155,6 +155,8 @@ impl Parts {
         peers.door.attach_replicas(Arc::new(engine.service()));
         let authority = Arc::new(MetadataAuthority::new(broker, metadata.clone()));
         engine.start(Arc::new(peers.pool.clone()), authority, &self.background, &self.tokens.stop);
+        let (repairs, lifecycle) = (engine.repairs(), self.lifecycle.clone());
+        self.background.spawn(watch_replicas::run(Arc::clone(registry), repairs, store.clone(), lifecycle, stop()));
         let book = peers.pool.book().clone();
         self.background.spawn(follow_peers::run(book, metadata.watch(), stop()));
         let (wants, wanted) = watch::channel(Wants::Serve);

@@ -44,6 +44,8 @@ fn storage(store: &Store) -> StorageSnapshot {
         commit_seconds: commit_seconds(metrics),
         appends_refused: metrics.appends_refused.get(),
         damaged_reads: metrics.damaged_reads.get(),
+        repaired_batches: metrics.batches_repaired.get(),
+        repaired_bytes: metrics.bytes_repaired.get(),
         maintenance_failures: metrics.maintenance_failures.get(),
         segments_recycled: metrics.segments_recycled.get(),
         scrubbed_bytes: metrics.scrubbed_bytes.get(),

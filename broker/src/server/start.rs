@@ -162,7 +162,7 @@ impl Parts {
         let (store, report) = opening.await.map_err(|_| StartError::Interrupted("the store was opened"))??;
         let took = self.env.clock.monotonic().saturating_sub(started);
         tracing::info!(?report, took_ms = took.as_millis(), "the store is open");
-        let is_intact = report.journal.damaged.is_empty() && store.status().damaged.is_empty();
+        let is_intact = report.is_damage_attributed() && store.status().damaged.is_empty();
         Ok((store, is_intact))
     }
 

@@ -69,7 +69,10 @@ fn problem(store: &Store) -> Option<Problem> {
     }
     if !status.damaged.is_empty() {
         return problem(
-            format!("{} stored ranges fail their checksums and are not served", status.damaged.len()),
+            format!(
+                "{} stored ranges fail their checksums and are not served; what another replica has is copied from it",
+                status.damaged.len()
+            ),
             false,
         );
     }

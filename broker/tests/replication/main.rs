@@ -3,4 +3,5 @@
 
 mod acknowledging;
 mod converging;
+mod repairing;
 mod world;

@@ -1,8 +1,9 @@
 //! Brokers with one partition each, a network between them and a controller that says what it is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,10 +21,13 @@ use streambus_broker::replication::isr_proposer::IsrAuthority;
 use streambus_broker::replication::leader_state::Registered;
 use streambus_broker::replication::peer_link::{LinkError, PeerLink};
 use streambus_broker::replication::registration::Registration;
+use streambus_broker::replication::repairer::RepairBoard;
 use streambus_broker::replication::replica_service::LeaderService;
 use streambus_broker::replication::settings::ReplicationSettings;
 use streambus_broker::service::reader::ReadBudget;
+use streambus_protocol::api::fetch::Batches;
 use streambus_protocol::api::produce::Acks;
+use streambus_protocol::api::repair::{ReplicaRepairRequest, ReplicaRepairResponse};
 use streambus_protocol::api::replica::{ReplicaFetchRequest, ReplicaFetchResponse, ReplicaProgressRequest};
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::batch::{BatchBuilder, BatchOptions, ProducerStamp, RecordBatch, UnverifiedBatch};
@@ -35,6 +39,7 @@ use streambus_protocol::timestamp::Timestamp;
 use streambus_protocol::topic_config::TopicConfig;
 use streambus_storage::clock::{Clock, SystemClock};
 use streambus_storage::config::StoreConfig;
+use streambus_storage::disk::Disk;
 use streambus_storage::disk::memory::MemoryDisk;
 use streambus_storage::index::memory::MemoryIndex;
 use streambus_storage::partition_log::{LogOptions, Read, ReadLimit};
@@ -73,6 +78,8 @@ pub(crate) struct Shared {
     /// Ends when the set of cut brokers changes.
     epoch_of_cuts: Mutex<CancellationToken>,
     pub(crate) fetches: AtomicU64,
+    /// Nobody answers a question for lost batches.
+    pub(crate) keeps_repairs: AtomicBool,
     pub(crate) diverging: AtomicU64,
     clock: Arc<dyn Clock>,
 }
@@ -85,6 +92,7 @@ pub(crate) struct Node {
     index: Arc<MemoryIndex>,
     pub(crate) store: Store,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) repairs: RepairBoard,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -131,7 +139,31 @@ impl PeerLink for Link {
                 let cuts = answer.partitions.iter().filter(|outcome| outcome.diverging.is_some()).count();
                 shared.diverging.fetch_add(cuts as u64, Ordering::Relaxed);
             }
-            answer.map_err(LinkError::Refused)
+            let mut answer = answer.map_err(LinkError::Refused)?;
+            for fetched in answer.partitions.iter_mut().filter_map(|outcome| outcome.result.as_mut().ok()) {
+                fetched.batches = carried(&fetched.batches);
+            }
+            Ok(answer)
+        }
+        .boxed()
+    }
+
+    fn repair(
+        &self,
+        source: BrokerId,
+        request: ReplicaRepairRequest,
+        _ttl: Duration,
+    ) -> BoxFuture<'static, Result<ReplicaRepairResponse, LinkError>> {
+        let (from, shared) = (self.from, Arc::clone(&self.shared));
+        async move {
+            let broken = || LinkError::Unreachable("the test cut the wire".to_owned());
+            if shared.is_cut(from, source.get()) || shared.keeps_repairs.load(Ordering::SeqCst) {
+                return Err(broken());
+            }
+            let service = shared.nodes.lock().get(&source.get()).map(|(_, service)| service.clone());
+            let answer = service.ok_or_else(broken)?.repair(BrokerId::new(from), request, CancellationToken::new());
+            let answer = answer.await.map_err(LinkError::Refused)?;
+            Ok(ReplicaRepairResponse { batches: carried(&answer.batches) })
         }
         .boxed()
     }
@@ -146,6 +178,11 @@ impl PeerLink for Link {
         }
         true
     }
+}
+
+/// As a wire does: what arrives is another's memory, and the sender's is free again.
+fn carried(batches: &Batches) -> Batches {
+    Batches::from_bytes(Bytes::from(batches.chunks().concat()))
 }
 
 impl IsrAuthority for Shared {
@@ -258,11 +295,13 @@ impl World {
             cut: Mutex::default(),
             epoch_of_cuts: Mutex::default(),
             fetches: AtomicU64::new(0),
+            keeps_repairs: AtomicBool::new(false),
             diverging: AtomicU64::new(0),
             clock: Arc::new(SystemClock::new()),
         });
         let retry_max = Duration::from_millis(20);
-        let settings = ReplicationSettings { lag_limit, retry_max, ..ReplicationSettings::default() };
+        let repair_interval = Duration::from_millis(5);
+        let settings = ReplicationSettings { lag_limit, retry_max, repair_interval, ..ReplicationSettings::default() };
         let mut world = Self { shared, nodes: BTreeMap::new(), settings };
         for (id, drive) in (1..).zip(drives) {
             world.start(id, MemoryDisk::new(), Arc::new(MemoryIndex::new()), *drive);
@@ -297,7 +336,8 @@ impl World {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         engine.start(link, authority, &tasks, &stop);
         tasks.close();
-        self.nodes.insert(id, Node { disk, index, store, registry, stop, tasks });
+        let repairs = engine.repairs();
+        self.nodes.insert(id, Node { disk, index, store, registry, repairs, stop, tasks });
     }
 
     /// Ends a broker; its disk stays.
@@ -382,6 +422,22 @@ impl World {
         self.settle(appended.committed()).await.expect("it is committed");
     }
 
+    /// What `id` answers when `from` asks for lost batches.
+    pub(crate) async fn ask_repair(
+        &self,
+        id: u32,
+        from: u32,
+        request: ReplicaRepairRequest,
+    ) -> Result<ReplicaRepairResponse, ErrorBody> {
+        let service = self.shared.nodes.lock().get(&id).map(|(_, service)| service.clone()).expect("it runs");
+        service.repair(BrokerId::new(from), request, CancellationToken::new()).await
+    }
+
+    /// Flips a bit in every batch of broker `id` with one of `offsets` as its first, wherever copies of it lie.
+    pub(crate) fn decay(&self, id: u32, offsets: Range<u64>) {
+        decay(&self.nodes.get(&id).expect("it runs").disk, offsets);
+    }
+
     /// Waits for `future`.
     pub(crate) async fn settle<F: Future>(&self, future: F) -> F::Output {
         tokio::time::timeout(PATIENCE, future).await.expect("it takes far less")
@@ -442,6 +498,22 @@ impl World {
         isr.sort_unstable();
         isr
     }
+}
+
+/// Flips a bit in every batch on `disk` with one of `offsets` as its first, wherever copies of it lie.
+pub(crate) fn decay(disk: &MemoryDisk, offsets: Range<u64>) {
+    let mut flipped = 0;
+    for name in disk.list("journal-").expect("list") {
+        let bytes = disk.read_file(&name).expect("read");
+        for at in (4096..bytes.len() - 200).step_by(8).filter(|at| &bytes[*at..at + 4] == b"SBEN") {
+            let base = u64::from_le_bytes(*bytes[at + 24..].first_chunk().expect("eight bytes"));
+            if offsets.contains(&base) && matches!(bytes[at + 60], 1 | 8) {
+                disk.flip_bit(&name, at as u64 + 150, 1).expect("flipped");
+                flipped += 1;
+            }
+        }
+    }
+    assert!(flipped >= offsets.end - offsets.start, "only {flipped} batches of {offsets:?} are on the disk");
 }
 
 /// A batch of one record.

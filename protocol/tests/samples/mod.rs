@@ -25,6 +25,7 @@ use streambus_protocol::api::produce::{
     Acks, InitProducerRequest, InitProducerResponse, ProduceOutcome, ProducePartition, ProduceRequest, ProduceResponse,
     Produced, Receipt,
 };
+use streambus_protocol::api::repair::{ReplicaRepairRequest, ReplicaRepairResponse};
 use streambus_protocol::api::replica::{
     LeaderLogState, ReplicaFetchOutcome, ReplicaFetchPartition, ReplicaFetchRequest, ReplicaFetchResponse,
     ReplicaFetched, ReplicaProgressRequest, ReplicaProgressResponse, ReplicaStateRequest, ReplicaStateResponse,
@@ -120,6 +121,7 @@ pub(crate) fn read_any(frame: Frame) -> Option<Result<Vec<u8>, streambus_protoco
         ApiKey::ReplicaFetch => either::<ReplicaFetchRequest>(frame),
         ApiKey::ReplicaProgress => either::<ReplicaProgressRequest>(frame),
         ApiKey::ReplicaState => either::<ReplicaStateRequest>(frame),
+        ApiKey::ReplicaRepair => either::<ReplicaRepairRequest>(frame),
     })
 }
 
@@ -635,6 +637,21 @@ pub(crate) fn samples() -> Vec<Sample> {
             ],
         }
     );
+    request!(
+        "replica_repair_request",
+        ReplicaRepairRequest {
+            broker: BrokerId::new(2),
+            broker_epoch: BrokerEpoch::new(17),
+            topic: topic_id(),
+            partition,
+            leader_epoch: LeaderEpoch::new(5),
+            from: offset(20),
+            to: offset(30),
+            bytes_max: 1 << 20,
+        }
+    );
+    let batches = Batches::from_bytes(batch_bytes(Compression::None, None));
+    response!("replica_repair_response", ReplicaRepairResponse { batches });
     all.push(Sample {
         name: "error_response_with_leader",
         bytes: joined(encode_error(

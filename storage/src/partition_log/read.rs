@@ -290,6 +290,18 @@ impl PartitionLog {
 }
 
 impl PartitionLog {
+    /// Remembers as damage what cannot be proven around `offset`, if the log has it.
+    pub(crate) fn look_at(&self, offset: Offset) -> Result<(), ReadError> {
+        let looked = self.locate(offset.max(self.log_start())).and_then(|place| match place {
+            Place::Extent(extent) => self.verify_extent(&extent),
+            Place::Damaged(_) => Ok(()),
+        });
+        match looked {
+            Err(ReadError::OutOfRange { .. } | ReadError::Deleted) => Ok(()),
+            looked => looked,
+        }
+    }
+
     /// Reads `extent` and remembers every range in it that does not prove.
     pub(crate) fn verify_extent(&self, extent: &Extent) -> Result<(), ReadError> {
         let start = self.log_start();

@@ -40,6 +40,7 @@ impl PartitionLog {
         }
         let mut durable = Durable::at_once();
         for batch in wanted {
+            let size = batch.size_bytes() as u64;
             let entry = NewEntry {
                 log: self.core.id,
                 kind: EntryKind::Repair,
@@ -50,6 +51,8 @@ impl PartitionLog {
                 payload: batch.into_bytes(),
             };
             let lsn = self.store.journal.append(entry).map_err(AppendError::from)?;
+            self.store.metrics.batches_repaired.increment();
+            self.store.metrics.bytes_repaired.add(size);
             let mut state = self.core.state.lock();
             state.accept_repair(lsn);
             durable = self.promise(&mut state, lsn);

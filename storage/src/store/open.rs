@@ -24,6 +24,7 @@ use crate::journal::{DamageReason, DamagedRange, Journal, RecoverFrom, SegmentId
 use crate::latch::Latch;
 use crate::metrics::StoreMetrics;
 use crate::partition_log::state::LogLimits;
+use crate::scrub::mark_recovered_damage;
 use crate::tail_cache::TailCache;
 
 /// Damaged ranges remembered whose log is not known.
@@ -150,6 +151,7 @@ fn try_open(
     if drive == Drive::Threads {
         *inner.thread.lock() = Some(maintenance_thread::start(&inner).map_err(io)?);
     }
+    mark_recovered_damage(&inner, &report.journal.damaged);
     inner.sink.wake();
     Ok((inner, report))
 }
