@@ -168,6 +168,20 @@ impl Partition {
         self.standing.send_modify(|standing| standing.version = standing.version.wrapping_add(1));
     }
 
+    /// Gives the partition up for good: this broker holds it no more, or it is deleted. Whoever waits for a commit learns at
+    /// once that nothing more is committed here, and an answer of a leader that is on its way finds no follower.
+    pub fn resign(&self, leadership: Leadership, leader_epoch: LeaderEpoch) {
+        debug_assert!(leadership != Leadership::Here, "nobody resigns and leads");
+        let _no_append = self.append_lock.lock();
+        let mut part = self.part.lock();
+        let high_watermark = self.high_watermark();
+        *part = Part::Idle;
+        let role = Role { leadership, leader_epoch, ..Role::clone(&self.role.load()) };
+        self.publish(&part, &role, high_watermark);
+        self.role.store(Arc::new(role));
+        self.standing.send_modify(|standing| standing.version = standing.version.wrapping_add(1));
+    }
+
     fn part_for(&self, role: &Role, former: Part, high_watermark: Offset, now: Duration) -> Part {
         match (role.leadership, former) {
             (Leadership::Here, _) if !role.is_replicated() => Part::Alone,

@@ -116,8 +116,9 @@ impl Reconciler {
             if !change.after.replicas.contains(&self.owner.broker)
                 && let Some(partition) = self.registry.remove(change.id)
             {
-                // An answer of the leader that is on its way must not reach a log that may be opened anew meanwhile.
-                partition.pause_following();
+                let after = &change.after;
+                let leadership = after.leader.map_or(Leadership::Nobody, Leadership::There);
+                partition.resign(leadership, after.leader_epoch);
                 self.registry.announce_role(change.id);
                 tracing::info!(partition = %change.id, "this broker no longer holds a partition; its log is kept");
                 changed = true;
@@ -171,7 +172,7 @@ impl Reconciler {
             for (id, state) in indexed(topic) {
                 if state.replicas.contains(&self.owner.broker) {
                     if let Some(partition) = self.registry.remove(id) {
-                        partition.pause_following();
+                        partition.resign(Leadership::Nobody, state.leader_epoch);
                     }
                     self.registry.announce_role(id);
                     has_closed = true;

@@ -71,7 +71,7 @@ pub(crate) async fn committed(partition: Arc<Partition>, next: Offset, epoch: Le
             moved = own_disk.changed() => moved,
         };
         if moved.is_err() {
-            // The log is gone. Whoever waits also watches the registry, or has a deadline.
+            // The log is gone, and with it who could commit. Whoever waits has a deadline.
             std::future::pending::<()>().await;
         }
     }

@@ -11,7 +11,7 @@ use streambus_storage::store::Store;
 
 use super::*;
 use crate::partition::fixture;
-use crate::partition::role::Role;
+use crate::partition::role::{Leadership, Role};
 
 fn partition(durability: Durability) -> (Store, Arc<Partition>) {
     let store = fixture::store(StoreConfig::tiny());
@@ -107,4 +107,21 @@ fn a_request_of_an_earlier_leadership_hears_the_present_one() {
     assert_eq!((read.code, read.leader), (ErrorCode::FencedLeaderEpoch, Some(here)));
     let ahead = partition.lead(LeaderEpoch::new(5)).expect_err("unknown");
     assert_eq!((ahead.code, ahead.leader), (ErrorCode::UnknownLeaderEpoch, None));
+}
+
+// Catches a producer that waits out its whole deadline because the partition moved off its leader, or was deleted.
+#[test]
+fn who_gives_a_partition_up_tells_those_who_wait_for_a_commit() {
+    let (_store, partition) = partition(Durability::Sync);
+    let brokers = vec![BrokerId::new(1), BrokerId::new(2)];
+    let shared = Role { replicas: brokers.clone(), in_sync: brokers, ..Role::clone(&partition.role()) };
+    partition.set_role(shared, Duration::ZERO);
+    let mut waiting = Box::pin(append(&partition, 0).committed());
+    assert!(waiting.as_mut().now_or_never().is_none(), "broker 2 has not copied it");
+    partition.resign(Leadership::There(BrokerId::new(2)), LeaderEpoch::new(2));
+    let refused = waiting.now_or_never().expect("at once").expect_err("it is not committed");
+    assert_eq!(refused.code, ErrorCode::LeadershipLost);
+    assert_eq!(refused.leader.map(|hint| hint.leader), Some(BrokerId::new(2)), "who leads now");
+    let late = partition.append(fixture::batch(b"v", None), LeaderEpoch::UNKNOWN, Acks::All);
+    assert_eq!(late.expect_err("nothing is appended after that").code, ErrorCode::NotLeader);
 }
