@@ -168,6 +168,7 @@ impl Fetcher {
             self.failures.remove(&id);
             match entry {
                 Some(partition) => {
+                    self.commits.extend(becoming_durable(&partition));
                     self.partitions.insert(id, partition);
                     self.moved.insert(id);
                 }
@@ -254,8 +255,11 @@ impl Fetcher {
     }
 
     fn say_progress(&mut self, ids: &[PartitionId]) {
-        // Without a session there is nothing the leader could match it with: the next one begins with the ends.
+        // Without a session there is nothing the leader could match it with. The request that begins one may be on its way
+        // with the ends of before: the one after it says them as they are.
         if self.session.id() == 0 {
+            let postponed = &self.postponed;
+            self.moved.extend(ids.iter().filter(|id| !postponed.contains_key(id)));
             return;
         }
         let progress = |id: &PartitionId| {
@@ -381,6 +385,21 @@ impl Fetcher {
         let postponed = &self.postponed;
         self.moved.extend(self.partitions.keys().filter(|id| !postponed.contains_key(id)).copied());
     }
+}
+
+/// What a partition has from its former leader and not on its disk yet: whoever copied that reports to the former leader.
+/// Without a report the new one would wait for it until something else is copied, perhaps for ever.
+fn becoming_durable(partition: &Partition) -> Option<BoxFuture<'static, Vec<PartitionId>>> {
+    let (id, end) = (partition.id(), partition.log().log_end());
+    let mut durable_end = partition.log().watch_durable_end();
+    let is_durable = *durable_end.borrow() >= end;
+    (!is_durable).then(|| -> BoxFuture<'static, Vec<PartitionId>> {
+        Box::pin(async move {
+            // A log that is cut meanwhile is reported by who cuts it, a closed one by nobody.
+            let _reached = durable_end.wait_for(|durable| *durable >= end).await;
+            vec![id]
+        })
+    })
 }
 
 /// Runs `work` where blocking is allowed. It is not given up: the caller's task ends only between answers.

@@ -87,3 +87,41 @@ async fn the_in_sync_set_shrinks_without_a_follower_and_grows_with_it() {
     world.commit(1, "two").await;
     world.converge().await;
 }
+
+/// A record that broker 3 copied from leader 1 is on its disk only after 2 leads; if `is_held`, before it has got any answer
+/// from the new leader.
+async fn synced_under_the_next_leader(is_held: bool) {
+    let world = World::with_drives(LONG, &[Drive::Threads, Drive::Threads, Drive::Stepped]).await;
+    let next = world.append(1, "one", Acks::All).expect("it is appended").next;
+    world.until("broker 3 should have the record", || world.partition(3).log().log_end() == next).await;
+    world.shared.held.send_replace(is_held.then_some(3));
+    world.elect(2).await;
+    let leader = world.partition(2);
+    world
+        .until("broker 3 should have fetched from the new leader", || {
+            leader.standings(Duration::ZERO).iter().all(|replica| replica.log_end == next)
+        })
+        .await;
+    assert!(leader.high_watermark() < next, "broker 3 has it in memory only");
+    world.step(3);
+    world.until("broker 3 should have it on disk", || world.partition(3).log().durable_end() == next).await;
+    // What is waiting for the disk has its turn before the answer comes.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    world.shared.held.send_replace(None);
+    world.until("the new leader should hear of it", || leader.high_watermark() == next).await;
+}
+
+// Catches a partition that stands still after a planned move: nothing new is appended while producers repeat what is in
+// the log, and what the former leader sent was never said to be on disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_former_leader_sent_counts_once_it_is_on_disk() {
+    synced_under_the_next_leader(false).await;
+}
+
+// Catches the same while the first fetch from the new leader is still open: there is no session yet to say it in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_gets_on_disk_before_the_session_has_a_number_is_said_too() {
+    synced_under_the_next_leader(true).await;
+}

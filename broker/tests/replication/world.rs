@@ -44,6 +44,7 @@ use streambus_storage::disk::memory::MemoryDisk;
 use streambus_storage::index::memory::MemoryIndex;
 use streambus_storage::partition_log::{LogOptions, Read, ReadLimit};
 use streambus_storage::store::{Drive, Store, StoreEnv};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) cut: Mutex<BTreeSet<u32>>,
     /// Ends when the set of cut brokers changes.
     epoch_of_cuts: Mutex<CancellationToken>,
+    /// The broker that gets no answer to its fetches before it is released.
+    pub(crate) held: watch::Sender<Option<u32>>,
     pub(crate) fetches: AtomicU64,
     /// Nobody answers a question for lost batches.
     pub(crate) keeps_repairs: AtomicBool,
@@ -135,6 +138,8 @@ impl PeerLink for Link {
                 }
                 answer = service.fetch(BrokerId::new(from), request, CancellationToken::new()) => answer,
             };
+            let mut held = shared.held.subscribe();
+            drop(held.wait_for(|held| *held != Some(from)).await);
             if let Ok(answer) = &answer {
                 let cuts = answer.partitions.iter().filter(|outcome| outcome.diverging.is_some()).count();
                 shared.diverging.fetch_add(cuts as u64, Ordering::Relaxed);
@@ -294,6 +299,7 @@ impl World {
             nodes: Mutex::default(),
             cut: Mutex::default(),
             epoch_of_cuts: Mutex::default(),
+            held: watch::Sender::new(None),
             fetches: AtomicU64::new(0),
             keeps_repairs: AtomicBool::new(false),
             diverging: AtomicU64::new(0),
