@@ -71,9 +71,18 @@ pub async fn run(global: &Global, args: &DecommissionArgs) -> Result<Exit, Failu
             .next(format!("add a broker and repeat this, or `streambus cluster undrain {broker}`")));
     }
     let mut status = Status::start(global.quiet || global.output.is_some_and(OutputMode::is_json));
+    let mut tried = false;
     loop {
         match admin.remove_broker(broker).await {
             Ok(()) => break,
+            // An attempt of this command whose outcome was unknown, or had been lost on the way, did it.
+            Err(error) if error.code() == Some(ErrorCode::UnknownBroker) && tried => break,
+            // The controller changed meanwhile, or was gone: to forget a broker twice is to forget it once.
+            Err(error) if error.is_outcome_unknown() && started.get() + POLL < args.wait => {
+                tried = true;
+                status.show(&format!("whether broker {broker} was forgotten is unknown ({error}): asking again"));
+                tokio::time::sleep(POLL).await;
+            }
             // Empty by now, so what keeps it is that it runs.
             Err(error) if error.code() == Some(ErrorCode::BrokerNotEmpty) && started.get() + POLL < args.wait => {
                 status.show(&format!("broker {broker} is empty: stop its process now, it is forgotten then"));
