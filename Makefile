@@ -73,6 +73,12 @@ demo: build ## A story in the terminal: three brokers, kill -9 of a leader under
 	$(CARGO) build --release --locked -p streambus-tests --bin streambus-demo
 	$(TARGET)/release/streambus-demo
 
+TRIALS ?= 20
+.PHONY: failover
+failover: build ## Measure TRIALS (20) times each: kill -9, silent isolation, planned moves, rolling restarts
+	$(CARGO) build --release --locked -p streambus-tests --bin streambus-failover
+	STREAMBUS_TRIALS=$(TRIALS) $(TARGET)/release/streambus-failover
+
 .PHONY: soak
 soak: build ## Faults with seed after seed for MINUTES (30), CYCLES (500) kills and power cuts; appends to the ledger
 	scripts/soak.sh $(MINUTES) $(CYCLES) $(SEED)

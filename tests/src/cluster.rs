@@ -1,15 +1,21 @@
 //! A cluster of real `streambus server` processes on this machine, each with its own data directory, log file and
 //! loopback address, and everything that can be done to them: killed, paused, stopped, wiped, cut off.
 //!
-//! Faults of the network need [`Network::Proxied`]; asking for one on a direct network fails the test, so no fault is
-//! ever skipped in silence.
+//! Faults of the network need a [`Network`] that has them; asking for one on another fails the test, so no fault is ever
+//! skipped in silence.
 
+mod command;
 mod disks;
 mod links;
 mod namespaces;
+mod network;
 mod node;
 mod origin;
+mod packets;
+mod tun;
+mod weather;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -23,38 +29,19 @@ use crate::event::What;
 use crate::patience::wait_for;
 use crate::process::get_within;
 use crate::recorder::Recorder;
+pub use command::{Command, Said};
 pub use disks::{Disks, FirstToGo};
 use links::Links;
-use namespaces::{CLIENTS, Namespaces};
+use namespaces::Namespaces;
+pub use network::Network;
 use node::{Addresses, Node};
+pub use weather::Weather;
 
 /// How long brokers may take to become ready, or to stop, before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One cluster at a time in a test process: measured times mean little when clusters compete for two cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// How the brokers reach each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// Straight, as in production.
-    Direct,
-    /// Through proxies that can cut, delay and reset each direction of each link. Works everywhere.
-    Proxied,
-    /// Each broker in a network namespace, packets dropped by the kernel: can cut, also clients off. Needs root.
-    Namespaces,
-}
-
-impl Network {
-    /// A network that can be cut: `STREAMBUS_NETWORK`, `proxied` when it is not set, or `namespaces`.
-    pub fn that_can_be_cut() -> Self {
-        match std::env::var("STREAMBUS_NETWORK").as_deref() {
-            Err(_) | Ok("proxied") => Self::Proxied,
-            Ok("namespaces") => Self::Namespaces,
-            Ok(other) => panic!("STREAMBUS_NETWORK={other}: say proxied or namespaces"),
-        }
-    }
-}
 
 /// The network as it was built.
 #[derive(Debug)]
@@ -67,8 +54,10 @@ enum Wiring {
 /// What a cluster is like.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many brokers.
+    /// How many brokers found it.
     pub brokers: u32,
+    /// How many more there may be: prepared, in nobody's `--peers`, not started before [`Cluster::join`].
+    pub spares: u32,
     /// The first one's number.
     pub first_id: u32,
     /// How they reach each other.
@@ -81,7 +70,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { brokers: 3, first_id: 1, network: Network::Direct, settings: Vec::new(), disks: Disks::Folders }
+        Self {
+            brokers: 3,
+            spares: 0,
+            first_id: 1,
+            network: Network::Direct,
+            settings: Vec::new(),
+            disks: Disks::Folders,
+        }
     }
 }
 
@@ -89,8 +85,12 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
-    /// The arguments that all brokers of a cluster share, besides their own addresses.
-    peers: Vec<(u32, SocketAddr)>,
+    /// Brokers that are no part of the cluster: not yet, or no more.
+    outside: Vec<Node>,
+    /// Those that everybody's `--peers` names.
+    founders: Vec<u32>,
+    /// Where the others dial each broker: its own address, or its proxy's.
+    doors: BTreeMap<u32, SocketAddr>,
     wiring: Wiring,
     settings: Vec<String>,
     recorder: Recorder,
@@ -117,9 +117,10 @@ impl Cluster {
         let folder = tempfile::Builder::new().prefix("streambus-cluster-").tempdir().expect("a folder");
         let running = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let host = own_network(running);
-        let ids: Vec<u32> = (0..options.brokers).map(|at| options.first_id + at).collect();
+        let count = options.brokers + options.spares;
+        let ids: Vec<u32> = (0..count).map(|at| options.first_id + at).collect();
         let namespaces = (options.network == Network::Namespaces).then(|| Namespaces::new(running, &ids));
-        let nodes: Vec<Node> = ids
+        let mut nodes: Vec<Node> = ids
             .iter()
             .map(|id| {
                 let data = folder.path().join(format!("broker-{id}"));
@@ -133,24 +134,52 @@ impl Cluster {
                 node
             })
             .collect();
-        let mut peers: Vec<_> = nodes.iter().map(|node| (node.id, node.addresses.cluster)).collect();
+        let mut doors: BTreeMap<u32, SocketAddr> = nodes.iter().map(|node| (node.id, node.addresses.cluster)).collect();
         let wiring = match (options.network, namespaces) {
             (Network::Direct, _) => Wiring::Direct,
             (Network::Proxied, _) => {
-                let doors: Vec<_> =
-                    peers.iter().map(|(id, target)| (*id, Addresses::on(host(101 + id)).cluster, *target)).collect();
-                peers = doors.iter().map(|(id, door, _)| (*id, *door)).collect();
-                Wiring::Proxied(Links::new(&doors))
+                for (id, door) in &mut doors {
+                    *door = Addresses::on(host(101 + id)).cluster;
+                }
+                let carried: Vec<_> =
+                    nodes.iter().map(|node| (node.id, doors[&node.id], node.addresses.cluster)).collect();
+                Wiring::Proxied(Links::new(&carried))
             }
             (Network::Namespaces, namespaces) => Wiring::Namespaces(namespaces.expect("just built")),
         };
-        let recorder = Recorder::new();
-        Self { nodes, peers, wiring, settings: options.settings.clone(), recorder, folder: Some(folder), _turn: turn }
+        let outside = nodes.split_off(options.brokers as usize);
+        let (recorder, settings) = (Recorder::new(), options.settings.clone());
+        let founders = nodes.iter().map(|node| node.id).collect();
+        Self { nodes, outside, founders, doors, wiring, settings, recorder, folder: Some(folder), _turn: turn }
     }
 
-    /// The numbers of all brokers.
+    /// The numbers of the brokers that belong to the cluster, running or not.
     pub fn ids(&self) -> Vec<u32> {
         self.nodes.iter().map(|node| node.id).collect()
+    }
+
+    /// The numbers of those that can join.
+    pub fn spares(&self) -> Vec<u32> {
+        self.outside.iter().map(|node| node.id).collect()
+    }
+
+    /// Starts a broker that is no part of the cluster and counts it as one from now on; it is not ready yet.
+    pub fn join(&mut self, id: u32) -> u64 {
+        let at =
+            self.outside.iter().position(|node| node.id == id).unwrap_or_else(|| panic!("broker {id} is no spare"));
+        let node = self.outside.remove(at);
+        self.nodes.push(node);
+        let at_us = self.recorder.fault(format!("broker {id} joins"));
+        self.start_broker(id);
+        at_us
+    }
+
+    /// Counts a stopped broker as no part of the cluster any more.
+    pub fn retire(&mut self, id: u32) {
+        assert!(self.pid(id).is_none(), "broker {id} still runs");
+        let at = self.nodes.iter().position(|node| node.id == id).unwrap_or_else(|| panic!("there is no broker {id}"));
+        let node = self.nodes.remove(at);
+        self.outside.push(node);
     }
 
     /// The run's memory: faults are recorded here by themselves.
@@ -180,7 +209,7 @@ impl Cluster {
 
     /// The `--peers` of every broker.
     pub fn peers(&self) -> String {
-        self.peers.iter().map(|(id, at)| format!("{id}@{at}")).collect::<Vec<_>>().join(",")
+        self.founders.iter().map(|id| format!("{id}@{}", self.doors[id])).collect::<Vec<_>>().join(",")
     }
 
     /// One broker's data directory.
@@ -206,12 +235,22 @@ impl Cluster {
     /// Starts a stopped broker; it is not ready yet.
     pub fn start_broker(&mut self, id: u32) {
         let arguments = self.arguments(id);
+        self.start_with(id, &arguments);
+    }
+
+    /// Starts a broker as a cluster of one: without `--peers`.
+    pub fn start_alone(&mut self, id: u32) {
+        let arguments = self.set_arguments();
+        self.start_with(id, &arguments);
+    }
+
+    fn start_with(&mut self, id: u32, arguments: &[String]) {
         self.recorder.record(What::Started { broker: id });
         let entry = match &self.wiring {
             Wiring::Namespaces(namespaces) => namespaces.entry(id).to_vec(),
             Wiring::Direct | Wiring::Proxied(_) => Vec::new(),
         };
-        let pid = self.node_mut(id).start(&entry, &arguments);
+        let pid = self.node_mut(id).start(&entry, arguments);
         if let Wiring::Proxied(links) = &mut self.wiring {
             links.started(id, pid);
         }
@@ -315,74 +354,6 @@ impl Cluster {
         std::fs::remove_dir_all(&self.node(id).data).expect("the data directory can be removed");
     }
 
-    /// Cuts one direction: `to` hears nothing more of `from`.
-    pub fn cut(&self, from: u32, to: u32) -> u64 {
-        self.set_open(from, to, false);
-        self.recorder.fault(format!("broker {to} no longer hears broker {from}"))
-    }
-
-    /// Cuts a broker off from all others, both ways. Clients still reach it.
-    pub fn isolate(&self, id: u32) -> u64 {
-        for other in self.others(id) {
-            self.set_open(id, other, false);
-            self.set_open(other, id, false);
-        }
-        self.recorder.fault(format!("broker {id} is cut off, both ways"))
-    }
-
-    /// A broker hears nobody, but all hear it.
-    pub fn deafen(&self, id: u32) -> u64 {
-        for other in self.others(id) {
-            self.set_open(other, id, false);
-        }
-        self.recorder.fault(format!("broker {id} hears nobody and is heard"))
-    }
-
-    /// Nobody hears a broker, but it hears all.
-    pub fn mute(&self, id: u32) -> u64 {
-        for other in self.others(id) {
-            self.set_open(id, other, false);
-        }
-        self.recorder.fault(format!("nobody hears broker {id}, which hears all"))
-    }
-
-    /// Cuts a broker off from the clients, both ways; the other brokers reach it. Needs [`Network::Namespaces`].
-    pub fn hide_from_clients(&self, id: u32) -> u64 {
-        let Wiring::Namespaces(namespaces) = &self.wiring else {
-            panic!("clients can be cut off only with Network::Namespaces")
-        };
-        namespaces.set_open(id, CLIENTS, false);
-        namespaces.set_open(CLIENTS, id, false);
-        self.recorder.fault(format!("clients no longer reach broker {id}"))
-    }
-
-    /// Delays everything between a broker and all others.
-    pub fn delay(&self, id: u32, delay: Duration) -> u64 {
-        for other in self.others(id) {
-            self.links().set_delay(id, other, delay);
-            self.links().set_delay(other, id, delay);
-        }
-        self.recorder.fault(format!("every message from and to broker {id} takes {} ms more", delay.as_millis()))
-    }
-
-    /// Breaks every connection between a broker and all others; they may dial again.
-    pub fn reset(&self, id: u32) -> u64 {
-        for other in self.others(id) {
-            self.links().reset(id, other);
-        }
-        self.recorder.fault(format!("connections from and to broker {id} are reset"))
-    }
-
-    /// Makes the network whole.
-    pub fn heal(&self) -> u64 {
-        match &self.wiring {
-            Wiring::Direct => {}
-            Wiring::Proxied(links) => links.heal(),
-            Wiring::Namespaces(namespaces) => namespaces.heal(),
-        }
-        self.recorder.fault("the network is whole")
-    }
-
     /// The last lines that a broker logged.
     pub fn log_end(&self, id: u32) -> String {
         let text = self.log(id);
@@ -390,49 +361,32 @@ impl Cluster {
         lines[lines.len().saturating_sub(LOG_END_LINES)..].join("\n")
     }
 
-    fn set_open(&self, from: u32, to: u32, open: bool) {
-        match &self.wiring {
-            Wiring::Direct => panic!("a direct network cannot be cut"),
-            Wiring::Proxied(links) => links.set_open(from, to, open),
-            Wiring::Namespaces(namespaces) => namespaces.set_open(from, to, open),
-        }
-    }
-
-    fn links(&self) -> &Links {
-        match &self.wiring {
-            Wiring::Proxied(links) => links,
-            Wiring::Direct | Wiring::Namespaces(_) => panic!("this fault of the network needs Network::Proxied"),
-        }
-    }
-
-    fn others(&self, id: u32) -> Vec<u32> {
-        self.ids().into_iter().filter(|other| *other != id).collect()
-    }
-
     /// Arguments besides the addresses. A cluster of one is started as the single broker that it is.
     fn arguments(&self, id: u32) -> Vec<String> {
-        let mut arguments = Vec::new();
-        if self.nodes.len() > 1 {
+        let mut arguments = self.set_arguments();
+        if self.founders.len() > 1 {
             let listen = self.node(id).addresses.cluster.to_string();
             arguments.extend(["--cluster-listen".to_owned(), listen, "--peers".to_owned(), self.peers()]);
-            if let Some((_, door)) = self.peers.iter().find(|(peer, _)| *peer == id)
-                && matches!(self.wiring, Wiring::Proxied(_))
-            {
-                arguments.extend(["--set".to_owned(), format!("cluster.advertise={door}")]);
+            if matches!(self.wiring, Wiring::Proxied(_)) {
+                arguments.extend(["--set".to_owned(), format!("cluster.advertise={}", self.doors[&id])]);
             }
-        }
-        for setting in &self.settings {
-            arguments.extend(["--set".to_owned(), setting.clone()]);
         }
         arguments
     }
 
+    fn set_arguments(&self) -> Vec<String> {
+        self.settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]).collect()
+    }
+
+    /// One of all brokers, those outside the cluster too.
     fn node(&self, id: u32) -> &Node {
-        self.nodes.iter().find(|node| node.id == id).unwrap_or_else(|| panic!("there is no broker {id}"))
+        let mut all = self.nodes.iter().chain(&self.outside);
+        all.find(|node| node.id == id).unwrap_or_else(|| panic!("there is no broker {id}"))
     }
 
     fn node_mut(&mut self, id: u32) -> &mut Node {
-        self.nodes.iter_mut().find(|node| node.id == id).unwrap_or_else(|| panic!("there is no broker {id}"))
+        let mut all = self.nodes.iter_mut().chain(&mut self.outside);
+        all.find(|node| node.id == id).unwrap_or_else(|| panic!("there is no broker {id}"))
     }
 }
 
@@ -470,6 +424,7 @@ const LOG_END_LINES: usize = 40;
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.nodes.clear();
+        self.outside.clear();
         if std::thread::panicking()
             && let Some(folder) = self.folder.take()
         {

@@ -77,23 +77,24 @@ pub fn client_config(brokers: &[String], options: &LoadOptions) -> Config {
 }
 
 impl Load {
-    /// Starts everything on `runtime`. `brokers` are the client addresses by broker; the topic exists.
+    /// Starts everything on `runtime`. Clients are told `addresses` and learn of the rest; each of `observed` is asked by
+    /// itself. The topic exists.
     pub fn start(
         runtime: &Handle,
-        brokers: &BTreeMap<u32, String>,
+        addresses: &[String],
+        observed: &BTreeMap<u32, String>,
         options: &LoadOptions,
         recorder: &Recorder,
     ) -> Self {
         let (producing, watching) = (watch::channel(true).0, watch::channel(true).0);
-        let addresses: Vec<String> = brokers.values().cloned().collect();
         let options = Arc::new(options.clone());
-        let world = || World { addresses: addresses.clone(), options: options.clone(), recorder: recorder.clone() };
+        let world = || World { addresses: addresses.to_vec(), options: options.clone(), recorder: recorder.clone() };
         let producers = (0..options.producers)
             .map(|number| runtime.spawn(produce(world(), number, producing.subscribe(), runtime.clone())))
             .collect();
         let mut watchers: Vec<_> =
             (0..options.readers).map(|number| runtime.spawn(follow(world(), number, watching.subscribe()))).collect();
-        for (broker, address) in brokers {
+        for (broker, address) in observed {
             watchers.push(runtime.spawn(observe_leaders(world(), *broker, address.clone(), watching.subscribe())));
         }
         watchers.push(runtime.spawn(observe_watermarks(world(), watching.subscribe())));

@@ -52,6 +52,22 @@ impl Times {
         self.micros.sort_unstable();
     }
 
+    /// The value that so many of a hundred do not exceed (nearest rank), if there is one.
+    pub fn percentile_us(&self, percent: usize) -> Option<u64> {
+        let rank = (self.micros.len() * percent).div_ceil(100);
+        self.micros.get(rank.saturating_sub(1)).copied()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.micros.len()
+    }
+
+    /// True when nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.micros.is_empty()
+    }
+
     /// The largest, if there is one.
     pub fn max_us(&self) -> Option<u64> {
         self.micros.last().copied()
@@ -84,6 +100,19 @@ mod tests {
     fn only_records_sent_after_the_fault_show_recovery() {
         let events = [sent(1, 0), acked(12, 0, 0), sent(15, 1), acked(40, 1, 0), sent(41, 2), acked(90, 2, 1)];
         assert_eq!(recovery_us(&events, 10), BTreeMap::from([(0, 30), (1, 80)]));
+    }
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        let mut times = Times::default();
+        assert_eq!(times.percentile_us(50), None);
+        for micros in (1..=20).rev() {
+            times.add(micros);
+        }
+        assert_eq!(
+            [50, 95, 99, 100].map(|percent| times.percentile_us(percent)),
+            [Some(10), Some(19), Some(20), Some(20)]
+        );
     }
 
     #[test]

@@ -66,6 +66,13 @@ impl Recorder {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Every event of `at_us` and later, in order: waiting for something must not copy a long run again and again.
+    pub fn events_since(&self, at_us: u64) -> Vec<Event> {
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = events.partition_point(|event| event.at_us < at_us);
+        events.get(first..).unwrap_or_default().to_vec()
+    }
+
     /// Writes every event so far to `path`, one JSON line each.
     ///
     /// # Errors

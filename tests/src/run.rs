@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use streambus_client::{Client, OffsetQuery, Start, Topic, TopicPartition};
+use streambus_protocol::api::cluster::ClusterDescribeResponse;
 use streambus_protocol::api::topics::{DescribeTopicResponse, PartitionDescription};
 use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicName};
 use streambus_protocol::offset::Offset;
@@ -21,7 +22,7 @@ use crate::event::{Event, What};
 use crate::history::{History, Outcome, Value};
 use crate::load::{Load, LoadOptions, client_config};
 use crate::measure::longest_silence_us;
-use crate::patience::wait_for_async;
+use crate::patience::{wait_for, wait_for_async};
 use crate::process::binary;
 use crate::{ledger, setting};
 
@@ -59,7 +60,11 @@ pub struct Report {
 impl Run {
     /// Starts a cluster and load on it. The topic has a replica on up to three brokers and needs two of three in sync.
     pub fn start(name: &str, cluster: &Options, load: &LoadOptions) -> Self {
-        let cluster = Cluster::start(cluster);
+        Self::start_on(name, Cluster::start(cluster), load)
+    }
+
+    /// [`Run::start`] on a cluster that is ready.
+    pub fn start_on(name: &str, cluster: Cluster, load: &LoadOptions) -> Self {
         let brokers = u16::try_from(cluster.ids().len()).expect("few brokers");
         let replicas = brokers.min(3);
         let min_isr = if replicas > 2 { 2 } else { 1 };
@@ -76,10 +81,10 @@ impl Run {
                 .expect("a ready cluster takes a topic");
             bus
         });
-        let addresses: BTreeMap<u32, String> =
-            cluster.ids().into_iter().map(|id| (id, cluster.client_address(id).to_string())).collect();
+        let all = cluster.ids().into_iter().chain(cluster.spares());
+        let observed: BTreeMap<u32, String> = all.map(|id| (id, cluster.client_address(id).to_string())).collect();
         eprintln!("{name}: {brokers} broker(s), {} partition(s), {replicas} replica(s)", load.partitions);
-        let started = Load::start(runtime.handle(), &addresses, load, cluster.recorder());
+        let started = Load::start(runtime.handle(), &cluster.client_addresses(), &observed, load, cluster.recorder());
         let run =
             Self { cluster, name: name.to_owned(), load: started, load_options: load.clone(), min_isr, bus, runtime };
         run.wait_acks(u64::from(load.partitions) * 50);
@@ -104,7 +109,7 @@ impl Run {
         let partitions = self.load_options.partitions as usize;
         let recorder = self.cluster.recorder();
         let times = self.runtime.block_on(wait_for_async(PATIENCE, || async {
-            let times = crate::measure::recovery_us(&recorder.events(), since_us);
+            let times = crate::measure::recovery_us(&recorder.events_since(since_us), since_us);
             (times.len() == partitions).then_some(times)
         }));
         times.unwrap_or_else(|| {
@@ -134,6 +139,18 @@ impl Run {
         })
     }
 
+    /// Waits until the leader of one partition is as wanted.
+    pub fn leader_where(&self, partition: u32, is_so: impl Fn(u32) -> bool) -> u32 {
+        let leader = wait_for(PATIENCE, || {
+            let leader = self.leaders()[&partition];
+            is_so(leader).then_some(leader)
+        });
+        leader.unwrap_or_else(|| {
+            self.print_log_ends();
+            panic!("partition {partition} has not the wanted leader within {PATIENCE:?}")
+        })
+    }
+
     /// The leader of each partition.
     pub fn leaders(&self) -> BTreeMap<u32, u32> {
         self.leaders_without(None)
@@ -149,6 +166,36 @@ impl Run {
             self.print_log_ends();
             panic!("no controller within {PATIENCE:?}")
         })
+    }
+
+    /// What a broker that answers says of the cluster, once `is_so`; `what` is what the test waits for.
+    pub fn wait_cluster(
+        &self,
+        what: &str,
+        is_so: impl Fn(&ClusterDescribeResponse) -> bool,
+    ) -> ClusterDescribeResponse {
+        let last = std::cell::RefCell::new(None);
+        let found = self.runtime.block_on(wait_for_async(PATIENCE, || async {
+            let admin = self.bus.admin();
+            let answer = admin.describe_cluster().timeout(Duration::from_secs(2)).await.ok();
+            last.replace(answer.clone());
+            answer.filter(&is_so)
+        }));
+        found.unwrap_or_else(|| {
+            self.print_log_ends();
+            panic!("{what}: not within {PATIENCE:?}; the cluster says {:?}", last.borrow())
+        })
+    }
+
+    /// Waits until exactly these brokers vote.
+    pub fn wait_voters(&self, wanted: &[u32]) {
+        let voters = |cluster: &ClusterDescribeResponse| {
+            let voters = cluster.brokers.iter().filter(|broker| broker.is_voter);
+            let mut voters: Vec<u32> = voters.map(|broker| broker.endpoint.id.get()).collect();
+            voters.sort_unstable();
+            voters
+        };
+        self.wait_cluster(&format!("brokers {wanted:?} vote"), |cluster| voters(cluster) == wanted);
     }
 
     /// Waits until every broker says that every replica of every partition is in sync. One that was cut off says so from

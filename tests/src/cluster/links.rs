@@ -7,11 +7,11 @@
 //! without acknowledgements. What it cannot imitate: a lost SYN, packet loss with its congestion control,
 //! and a kernel that gives up a connection by itself.
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,20 +20,26 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::origin;
+use super::{Weather, origin};
+use crate::setting;
 
 /// How one ordered pair of brokers is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Link {
     /// False: nothing passes.
     open: bool,
-    /// Added to each chunk of up to 64 KiB, one after the other: a slow link as much as a long one.
-    delay: Duration,
+    /// Its delay is added to each chunk of up to 64 KiB, one after the other: a slow link as much as a long one.
+    weather: Weather,
     /// Rises with each reset; connections made before are broken.
     resets: u64,
 }
 
-const WHOLE: Link = Link { open: true, delay: Duration::ZERO, resets: 0 };
+impl Link {
+    /// Nothing in the way, for what was connected after so many resets.
+    fn whole(resets: u64) -> Self {
+        Self { open: true, weather: Weather::default(), resets }
+    }
+}
 
 #[derive(Debug)]
 struct Wires {
@@ -64,7 +70,7 @@ impl Links {
     pub(super) fn new(brokers: &[(u32, SocketAddr, SocketAddr)]) -> Self {
         let ids: Vec<u32> = brokers.iter().map(|(id, _, _)| *id).collect();
         let pairs = ids.iter().flat_map(|from| ids.iter().map(move |to| (*from, *to)));
-        let links = pairs.map(|pair| (pair, watch::channel(WHOLE).0)).collect();
+        let links = pairs.map(|pair| (pair, watch::channel(Link::whole(0)).0)).collect();
         let doors = brokers
             .iter()
             .map(|(id, address, target)| (*id, Door { address: *address, target: *target, accepting: None }))
@@ -117,9 +123,10 @@ impl Links {
         self.change(from, to, |link| link.open = open);
     }
 
-    /// Delays what `from` sends to `to`.
-    pub(super) fn set_delay(&self, from: u32, to: u32, delay: Duration) {
-        self.change(from, to, |link| link.delay = delay);
+    /// What everything suffers that `from` sends to `to`. Panics for packets that shall be lost: streams have none.
+    pub(super) fn set_weather(&self, from: u32, to: u32, weather: Weather) {
+        assert!(!weather.is_of_packets(), "lost, doubled and overtaken packets need Network::Namespaces");
+        self.change(from, to, |link| link.weather = weather);
     }
 
     /// Breaks every connection between two brokers; they may dial again.
@@ -131,7 +138,7 @@ impl Links {
     /// Makes every link whole.
     pub(super) fn heal(&self) {
         for link in self.wires.links.values() {
-            link.send_modify(|link| *link = Link { resets: link.resets, ..WHOLE });
+            link.send_modify(|link| *link = Link::whole(link.resets));
         }
     }
 
@@ -190,6 +197,7 @@ async fn pump(
     resets: u64,
 ) -> Result<(), Broken> {
     let mut chunk = vec![0; 64 * 1024];
+    let mut random = StdRng::seed_from_u64(setting::seed());
     let mut unacknowledged = 0;
     loop {
         if opposite.borrow().open {
@@ -207,8 +215,9 @@ async fn pump(
             _changed = link.wait_for(|now| *now != state) => continue,
             read = from.read(&mut chunk) => read.map_err(|_| Broken)?,
         };
-        if !state.delay.is_zero() {
-            tokio::time::sleep_until(Instant::now() + state.delay).await;
+        let late = state.weather.jitter.mul_f64(random.random()) + state.weather.sending_time(length);
+        if !(state.weather.delay + late).is_zero() {
+            tokio::time::sleep_until(Instant::now() + state.weather.delay + late).await;
         }
         // Cut while they were on their way: they arrive when the link heals.
         if wait_open(&mut link).await?.resets != resets {
@@ -225,6 +234,7 @@ async fn pump(
 mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::net::{Ipv4Addr, TcpListener as Listener, TcpStream as Stream};
+    use std::time::Duration;
 
     use super::*;
 

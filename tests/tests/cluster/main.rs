@@ -2,12 +2,17 @@
 //! cluster, heals it, and has the whole recorded run judged; times are measured and printed.
 //!
 //! `STREAMBUS_SEED` draws other moments and victims, `STREAMBUS_FAULT_CYCLES` repeats each fault more often than the short
-//! default; `make soak` sets both.
+//! default; `make soak` sets both. `STREAMBUS_NETWORK=namespaces` cuts links packet by packet, as root; tests of lost packets
+//! do so wherever they can and say when they cannot.
 
 mod kill;
+mod membership;
 mod network;
 mod one;
 mod pause;
 mod power;
 mod refusals;
 mod restart;
+mod stale;
+mod storm;
+mod weather;

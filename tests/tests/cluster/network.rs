@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use streambus_tests::cluster::{Network, Options};
+use streambus_tests::cluster::{Network, Options, Weather};
 use streambus_tests::load::LoadOptions;
 use streambus_tests::measure::Times;
 use streambus_tests::run::Run;
@@ -71,7 +71,8 @@ fn flapping_reset_and_slow_links_lose_nothing() {
         run.let_run(Duration::from_secs(1));
         run.cluster.reset(id);
     }
-    let healed_us = run.cluster.delay(id, Duration::from_millis(20));
+    let slow = Weather { delay: Duration::from_millis(20), ..Weather::default() };
+    let healed_us = run.cluster.weather_around(id, slow);
     run.wait_recovery(healed_us);
     run.let_run(Duration::from_secs(3));
     run.finish();

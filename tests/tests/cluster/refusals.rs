@@ -8,6 +8,7 @@ use streambus_protocol::api::replica::ReplicaFetchRequest;
 use streambus_protocol::api::session::HandshakeRequest;
 use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::ids::{BrokerId, ClusterId};
+use streambus_tests::clock::Stopwatch;
 use streambus_tests::cluster::{Cluster, Options};
 use streambus_tests::event::What;
 use streambus_tests::load::LoadOptions;
@@ -73,7 +74,31 @@ fn without_a_quorum_nothing_is_acknowledged_and_everybody_says_why() {
     run.let_run(Duration::from_secs(6));
     let created = run
         .ask(async |bus| bus.admin().create_topic("late", Topic::partitions(1)).timeout(Duration::from_secs(3)).await);
-    created.expect_err("one broker of three decides nothing");
+    let refused = created.expect_err("one broker of three decides nothing");
+    let said = refused.to_string();
+    assert!(said.contains("controller") || said.contains("quorum"), "it says why: {said}");
+    // What it knows it says at once, and says that nobody decides.
+    let clock = Stopwatch::start();
+    let three = run.cluster.client_address(3).to_string();
+    let health = ["--brokers", &three, "--timeout", "5s", "cluster", "health"];
+    let health = run.cluster.command(Duration::from_secs(10), &health);
+    assert!(clock.elapsed() < Duration::from_secs(3), "it takes {:?}", clock.elapsed());
+    assert_eq!(health.code, 7, "{health:?}");
+    assert!(health.out.contains("no controller"), "{health:?}");
+    let topics = run.cluster.command(Duration::from_secs(10), &["--brokers", &three, "topic", "describe", "proof"]);
+    assert_eq!(topics.code, 0, "what it knows it still says: {topics:?}");
+    let refused: Vec<String> = run
+        .cluster
+        .recorder()
+        .events_since(alone_us)
+        .into_iter()
+        .filter_map(|event| match event.what {
+            What::Refused { why, .. } | What::Unknown { why, .. } => Some(why),
+            _ => None,
+        })
+        .collect();
+    assert!(!refused.is_empty(), "producers hear of it within their patience");
+    run.cluster.recorder().fault(format!("producers were told: {}", refused[refused.len() - 1]));
     let health = run.cluster.page(3, "/health").expect("it answers");
     assert!(health.contains("quorum") || health.contains("controller"), "the last broker says why: {health}");
     let acked_alone = run
