@@ -219,6 +219,8 @@ pub struct StorageConfig {
     pub retention_interval: Duration,
     /// How fast the background check of stored checksums reads, in bytes per second; 0 turns it off.
     pub scrub_rate: u64,
+    /// How fast compaction copies live batches out of segments of which little lives, in bytes per second; 0 turns it off.
+    pub compaction_rate: u64,
 }
 
 impl Default for StorageConfig {
@@ -240,6 +242,7 @@ impl Default for StorageConfig {
             index_write_buffer_bytes: 4 * MIB,
             retention_interval: Duration::from_secs(30),
             scrub_rate: 4 * MIB,
+            compaction_rate: 16 * MIB,
         }
     }
 }

@@ -8,7 +8,7 @@
 //! 4. the metadata node starts and catches up: with peers, when most of them are there
 //! 5. the broker registers; partitions are reconciled with the metadata and follow it
 //! 6. with peers, heartbeats tell the controller, which lets the broker into service
-//! 7. background tasks run: retention, scrub, health of the store
+//! 7. background tasks run: retention, scrub, compaction, health of the store
 //! 8. the client listener accepts, the broker is ready
 //!
 //! A broker with peers first hands over what it leads, while it still serves clients; then the opposite order begins.

@@ -1,6 +1,7 @@
 //! What a broker does in the background. Each task is one loop that ends when it is told to; the composition root
 //! spawns and owns them.
 
+pub mod compaction;
 pub mod follow_metadata;
 pub mod follow_peers;
 pub mod retention;

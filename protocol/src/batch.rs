@@ -6,6 +6,7 @@
 //! leader epoch are outside the checksum and are set in place.
 
 mod builder;
+mod compacted;
 mod header;
 mod records;
 mod stored;
@@ -77,8 +78,8 @@ pub enum BatchError {
     /// The codec's number means nothing.
     #[error("the batch names codec {0}, which does not exist")]
     Codec(u8),
-    /// A client sent a batch that only brokers write.
-    #[error("clients may not write control batches")]
+    /// A client sent a batch that only brokers write: control records, or a time for its tombstones to go.
+    #[error("clients may not write control batches or delete horizons")]
     Control,
     /// Producer id, epoch, sequence and the transactional bit do not go together.
     #[error("producer {id}, epoch {epoch}, sequence {base_sequence} do not go together")]

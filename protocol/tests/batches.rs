@@ -195,6 +195,56 @@ fn a_stored_batch_needs_a_place_and_may_lack_compacted_records() {
     assert!(matches!(PlacedBatch::verify_stored(past_the_end.freeze()), Err(BatchError::Position { .. })));
 }
 
+// Catches a rewritten batch that another reader would place, time, count or checksum otherwise.
+#[test]
+fn what_compaction_leaves_keeps_its_place_codec_and_producer() {
+    for codec in Compression::ALL {
+        let options = BatchOptions { compression: codec, producer: Some(stamp()), ..BatchOptions::default() };
+        let six: Vec<_> = records().into_iter().cycle().take(6).collect();
+        let whole = place(build(options, &six), offset(40));
+        let kept: Vec<_> = read(&whole).into_iter().filter(|stored| stored.offset.get() % 2 == 1).collect();
+        let horizon = Timestamp::from_millis(9_999_999);
+        for (horizon, expected) in [(None, None), (Some(horizon), Some(horizon))] {
+            let left = whole.with_records(&kept, horizon).expect("built");
+            let left = PlacedBatch::verify_stored(left.into_bytes()).expect("a valid batch");
+            assert_eq!(read(&left), kept, "{codec}");
+            assert_eq!((left.base_offset(), left.next_offset()), (offset(40), offset(46)));
+            assert_eq!((left.producer(), left.leader_epoch()), (whole.producer(), whole.leader_epoch()));
+            assert_eq!((left.header().codec().expect("known"), left.delete_horizon()), (codec, expected));
+            assert_eq!(left.max_timestamp(), kept.iter().map(|s| s.record.timestamp).max().expect("some"));
+            assert!(left.check_records(EXPANDED_MAX).is_ok());
+        }
+        let emptied = whole.with_records(&[], None).expect("built");
+        let emptied = PlacedBatch::verify_stored(emptied.into_bytes()).expect("a valid batch");
+        assert_eq!((emptied.record_count(), read(&emptied).len(), emptied.size_bytes()), (0, 0, 61));
+        assert_eq!((emptied.producer(), emptied.next_offset()), (whole.producer(), offset(46)));
+        assert!(!emptied.is_placeholder(), "it says who produced it");
+    }
+}
+
+#[test]
+fn a_placeholder_is_cut_where_a_replica_goes_on() {
+    let hole = PlacedBatch::placeholder(offset(5), offset(5_000_000_000), LeaderEpoch::new(3), Timestamp::NONE);
+    assert_eq!(hole, None, "more offsets than a batch has");
+    let hole = PlacedBatch::placeholder(offset(5), offset(90), LeaderEpoch::new(3), Timestamp::from_millis(8));
+    let hole = hole.expect("some offsets");
+    let cut = PlacedBatch::verify_stored(hole.clone().placeholder_from(offset(7)).into_bytes()).expect("a valid batch");
+    assert_eq!(
+        (cut.base_offset(), cut.next_offset(), cut.leader_epoch()),
+        (offset(7), offset(90), LeaderEpoch::new(3))
+    );
+    assert!(cut.is_placeholder() && cut.max_timestamp() == Timestamp::from_millis(8));
+    assert_eq!(hole.clone().placeholder_from(offset(5)), hole);
+    let batch = place(build(BatchOptions::default(), &records()), offset(40));
+    assert_eq!(batch.clone().placeholder_from(offset(41)), batch, "records are never cut off");
+}
+
+// Catches a client that has tombstones removed before their time.
+#[test]
+fn a_client_cannot_set_a_delete_horizon() {
+    assert!(matches!(refused(altered(21, &0x40_i16.to_be_bytes())), BatchError::Control));
+}
+
 #[test]
 fn a_clients_records_must_be_numbered_without_gaps() {
     let gap = altered(61 + 23 + 3, &[4]);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use streambus_protocol::ids::DirectoryId;
 use streambus_protocol::limits::BATCH_BYTES_MAX;
 
+use crate::compaction::Limits;
 use crate::error::OpenError;
 use crate::journal::JournalConfig;
 
@@ -40,6 +41,10 @@ pub struct StoreConfig {
     pub producer_expiry: Duration,
     /// Idempotent producers remembered for one log; the longest silent is forgotten first. Default 10,000, 1 or more.
     pub producers_per_log_max: usize,
+    /// When copying live batches out of a segment pays.
+    pub compaction: Limits,
+    /// How long compaction rests once it found nothing to do. Default one minute.
+    pub compaction_pause: Duration,
     /// RocksDB's shared block cache. Default 8 MiB.
     pub index_cache_bytes: usize,
     /// RocksDB's write buffer. Default 4 MiB.
@@ -61,6 +66,8 @@ impl Default for StoreConfig {
             disk_reserve_ratio: 0.05,
             producer_expiry: Duration::from_secs(24 * 60 * 60),
             producers_per_log_max: 10_000,
+            compaction: Limits::default(),
+            compaction_pause: Duration::from_secs(60),
             index_cache_bytes: 8 << 20,
             index_write_buffer_bytes: 4 << 20,
         }
@@ -83,6 +90,7 @@ impl StoreConfig {
             disk_reserve_bytes: 0,
             disk_reserve_ratio: 0.0,
             producers_per_log_max: 64,
+            compaction_pause: Duration::ZERO,
             ..Self::default()
         }
     }

@@ -210,6 +210,17 @@ impl Index {
         failure.map_or(Ok(()), Err)
     }
 
+    /// What `log` has in `segment`, if anything.
+    pub fn share(&self, segment: SegmentId, log: LogId) -> Result<Option<SegmentShare>, IndexError> {
+        let stored = self.store.get(&Key::Share(segment, log).encode())?;
+        stored.map(|value| SegmentShare::decode(&value)).transpose()
+    }
+
+    /// Makes everything written so far durable.
+    pub fn flush(&self) -> Result<(), IndexError> {
+        self.store.flush()
+    }
+
     /// The segments below `below` that the index has shares of, in order.
     pub fn segments_below(&self, below: SegmentId) -> Result<Vec<SegmentId>, IndexError> {
         let mut found = Vec::new();

@@ -9,6 +9,7 @@
 
 pub mod aligned;
 pub mod clock;
+pub mod compaction;
 pub mod disk;
 pub mod journal;
 pub mod latch;

@@ -94,6 +94,10 @@ pub struct StoreMetrics {
     pub segments_sealed: Counter,
     /// Segments recycled.
     pub segments_recycled: Counter,
+    /// Bytes of batches that compaction stored anew.
+    pub compacted_bytes: Counter,
+    /// Segments that compaction gave back.
+    pub segments_compacted: Counter,
     /// Checkpoints written.
     pub checkpoints: Counter,
     /// Attempts to index or checkpoint that failed and will be repeated.

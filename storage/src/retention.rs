@@ -2,8 +2,8 @@
 //!
 //! Retention works on whole extents, oldest first, and stops at the first that must stay. A record without a time never
 //! expires by time. Space comes back by segment: one lives as long as the longest-lived extent in it, so a topic that is
-//! kept for a year holds on to segments it shares with topics that are kept for an hour. Rewriting such segments
-//! (locality compaction) is a later step; until then mixed retention costs space and never data.
+//! kept for a year holds on to segments it shares with topics that are kept for an hour, until [`crate::compaction`]
+//! empties them.
 
 use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;

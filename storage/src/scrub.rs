@@ -154,6 +154,7 @@ impl PartitionLog {
         let (start, index_end, mut found) = {
             let state = self.core().state.lock();
             let held = state.extents.as_slice().iter().chain(state.repaired.as_slice());
+            let held = held.chain(state.rewritten.as_slice());
             let in_memory: Vec<_> = held.filter(|e| overlaps(e)).copied().collect();
             (state.start, state.index_end(), in_memory)
         };

@@ -25,6 +25,7 @@ use crate::partition_log::state::LogState;
 use crate::partition_log::{LogOptions, PartitionLog};
 
 pub(crate) mod commit_sink;
+pub(crate) mod compact;
 mod directory;
 pub(crate) mod inner;
 pub mod lock;
@@ -33,8 +34,10 @@ mod maintenance_thread;
 mod open;
 mod reclaim;
 pub(crate) mod replay;
+mod settle;
 
 use self::inner::StoreInner;
+pub use compact::CompactionOutcome;
 pub use directory::INDEX_DIRECTORY;
 pub use reclaim::RetentionOutcome;
 

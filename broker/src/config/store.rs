@@ -23,6 +23,8 @@ impl StorageConfig {
             producers_per_log_max: addressable(self.producers_per_partition.into()),
             index_cache_bytes: addressable(self.index_cache_bytes),
             index_write_buffer_bytes: addressable(self.index_write_buffer_bytes),
+            compaction: StoreConfig::default().compaction,
+            compaction_pause: StoreConfig::default().compaction_pause,
             // The wire's limit is the store's: topics choose below it.
             batch_bytes_max: StoreConfig::default().batch_bytes_max,
         }

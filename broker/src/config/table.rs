@@ -283,6 +283,14 @@ pub(super) static SETTINGS: &[Setting] = &[
         doc: "How fast the background check of stored checksums reads; `0B/s` switches it off.",
     },
     Setting {
+        key: "storage.compaction_rate",
+        kind: Kind::Rate { min: 0, max: 10 * GIB, slot: |c| &mut c.storage.compaction_rate },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "How fast compaction stores live batches anew, so that segments of which little lives come back; `0B/s` \
+              switches it off.",
+    },
+    Setting {
         key: "limits.connections",
         kind: Kind::Count { min: 1, max: 1_000_000, slot: |c| &mut c.limits.connections },
         flag: None,

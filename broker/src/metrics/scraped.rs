@@ -198,6 +198,16 @@ fn storage(into: &mut Families, now: &StorageSnapshot) {
         number(now.segments_recycled),
     );
     into.counter("streambus_storage_scrubbed_bytes_total", "Bytes the scrub has verified.", number(now.scrubbed_bytes));
+    into.counter(
+        "streambus_storage_compacted_bytes_total",
+        "Bytes of batches that compaction stored anew.",
+        number(now.compacted_bytes),
+    );
+    into.counter(
+        "streambus_storage_segments_compacted_total",
+        "Segments that compaction gave back; they count as recycled too.",
+        number(now.segments_compacted),
+    );
 }
 
 /// Families under construction. An empty one must not be added: the registry takes it for a defect.

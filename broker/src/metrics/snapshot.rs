@@ -81,6 +81,10 @@ pub struct StorageSnapshot {
     pub segments_recycled: u64,
     /// Bytes the scrub has verified.
     pub scrubbed_bytes: u64,
+    /// Bytes of batches that compaction stored anew.
+    pub compacted_bytes: u64,
+    /// Segments that compaction gave back.
+    pub segments_compacted: u64,
 }
 
 /// A histogram kept elsewhere.

@@ -49,6 +49,8 @@ fn storage(store: &Store) -> StorageSnapshot {
         maintenance_failures: metrics.maintenance_failures.get(),
         segments_recycled: metrics.segments_recycled.get(),
         scrubbed_bytes: metrics.scrubbed_bytes.get(),
+        compacted_bytes: metrics.compacted_bytes.get(),
+        segments_compacted: metrics.segments_compacted.get(),
     }
 }
 

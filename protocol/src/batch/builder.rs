@@ -135,17 +135,7 @@ impl BatchBuilder {
         }
         let before = self.buffer.len();
         self.buffer.reserve(record_bytes);
-        put_varint(&mut self.buffer, wire_length(body_bytes));
-        self.buffer.put_i8(0);
-        put_varint(&mut self.buffer, timestamp_delta);
-        put_varint(&mut self.buffer, offset_delta);
-        put_optional(&mut self.buffer, record.key.as_deref());
-        put_optional(&mut self.buffer, record.value.as_deref());
-        put_varint(&mut self.buffer, wire_length(record.headers.len()));
-        for header in &record.headers {
-            put_optional(&mut self.buffer, Some(&header.key));
-            put_optional(&mut self.buffer, header.value.as_deref());
-        }
+        put_record(&mut self.buffer, record, timestamp_delta, offset_delta);
         debug_assert_eq!(self.buffer.len() - before, record_bytes);
 
         self.base_timestamp = base_timestamp;
@@ -190,6 +180,22 @@ impl BatchBuilder {
         let crc = checksum(&batch);
         patch(&mut batch, CRC_AT, crc.to_be_bytes());
         Ok(batch)
+    }
+}
+
+/// Appends a record as a batch has it.
+#[inline]
+pub(super) fn put_record(buffer: &mut BytesMut, record: &Record, timestamp_delta: i64, offset_delta: i64) {
+    put_varint(buffer, wire_length(record_body_bytes(record, timestamp_delta, offset_delta)));
+    buffer.put_i8(0);
+    put_varint(buffer, timestamp_delta);
+    put_varint(buffer, offset_delta);
+    put_optional(buffer, record.key.as_deref());
+    put_optional(buffer, record.value.as_deref());
+    put_varint(buffer, wire_length(record.headers.len()));
+    for header in &record.headers {
+        put_optional(buffer, Some(&header.key));
+        put_optional(buffer, header.value.as_deref());
     }
 }
 

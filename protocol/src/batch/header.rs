@@ -7,7 +7,7 @@
 //! | 12 | 4 | partition leader epoch |
 //! | 16 | 1 | magic, 2 |
 //! | 17 | 4 | CRC-32C of everything after this field |
-//! | 21 | 2 | attributes: codec (bits 0-2), timestamp type (3), transactional (4), control (5) |
+//! | 21 | 2 | attributes: codec (bits 0-2), timestamp type (3), transactional (4), control (5), delete horizon (6) |
 //! | 23 | 4 | last offset delta |
 //! | 27 | 8 | base timestamp |
 //! | 35 | 8 | maximum timestamp |
@@ -34,10 +34,12 @@ pub(super) const MAX_TIMESTAMP_AT: usize = 35;
 /// Bytes that the length field does not count: base offset and the field itself.
 const LENGTH_END: usize = 12;
 const MAGIC: i8 = 2;
-const CODEC_MASK: i16 = 0b111;
+pub(super) const CODEC_MASK: i16 = 0b111;
 pub(super) const TIMESTAMP_TYPE_BIT: i16 = 1 << 3;
 const TRANSACTIONAL_BIT: i16 = 1 << 4;
 const CONTROL_BIT: i16 = 1 << 5;
+/// The base timestamp is when tombstones of the batch may go (KIP-534).
+pub(super) const DELETE_HORIZON_BIT: i16 = 1 << 6;
 
 /// The header's fields as they are written; the accessors give their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +184,11 @@ impl BatchHeader {
         self.attributes & CONTROL_BIT != 0
     }
 
+    /// When compaction may remove the batch's tombstones; `None` before it has met them (KIP-534).
+    pub const fn delete_horizon(&self) -> Option<Timestamp> {
+        if self.attributes & DELETE_HORIZON_BIT == 0 { None } else { Some(Timestamp::from_millis(self.base_timestamp)) }
+    }
+
     /// The latest of the records' timestamps.
     pub const fn max_timestamp(&self) -> Timestamp {
         Timestamp::from_millis(self.max_timestamp)
@@ -211,7 +218,7 @@ impl BatchHeader {
             return Err(BatchError::Length { declared: self.length, found: bytes });
         }
         let codec = self.codec()?;
-        if self.is_control() {
+        if self.is_control() || self.delete_horizon().is_some() {
             return Err(BatchError::Control);
         }
         // Compressed records can be any number; plain ones need room.

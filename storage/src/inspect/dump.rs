@@ -98,9 +98,10 @@ fn entry_line(sink: &mut dyn io::Write, replayed: &ReplayedEntry) -> io::Result<
             }
             writeln!(sink)
         }
-        EntryKind::Repair => writeln!(
+        EntryKind::Repair | EntryKind::Rewrite => writeln!(
             sink,
-            "repair offsets={}..{} epoch={} bytes={}",
+            "{} offsets={}..{} epoch={} bytes={}",
+            if entry.kind == EntryKind::Repair { "repair" } else { "rewrite" },
             entry.base,
             entry.last.next().map_or(entry.last.get(), |next| next.get()),
             entry.epoch,

@@ -85,7 +85,7 @@ pub(super) fn walk(
                 report.entries += 1;
                 let entry = replayed.entry;
                 match entry.kind {
-                    EntryKind::Batch | EntryKind::Repair => report.batches += 1,
+                    EntryKind::Batch | EntryKind::Repair | EntryKind::Rewrite => report.batches += 1,
                     EntryKind::LogCreated => {
                         if let Some((partition, _)) = decode_creation(&replayed.payload) {
                             names.insert(entry.log, partition.to_string());

@@ -6,8 +6,8 @@
 //! ```
 //! Identity (log id, offsets, epoch) is under the header's checksum, so a misplaced batch is detected. A batch's
 //! payload carries its own CRC-32C (Kafka record batch v2), so its `payload crc32c` is zero and what that checksum
-//! leaves out (base offset, length, epoch, magic) must equal the header; so it is with a repair, which has a batch as
-//! payload too. Other payloads are covered by the header's.
+//! leaves out (base offset, length, epoch, magic) must equal the header; so it is with a repair and a rewrite, which have
+//! a batch as payload too. Other payloads are covered by the header's.
 
 use bytes::Bytes;
 use streambus_protocol::epoch::LeaderEpoch;
@@ -45,11 +45,14 @@ pub enum EntryKind {
     /// A record batch stored anew in place of a damaged one with the same offsets: the payload is the placed batch. It
     /// moves no end; an entry of this log with these offsets that lies before it means nothing any more.
     Repair = 8,
+    /// A record batch that compaction stored anew: the payload is the placed batch. It moves no end; what the log had at
+    /// these offsets before, in one batch or in several, need not be kept any more.
+    Rewrite = 9,
 }
 
 impl EntryKind {
     /// Every kind, in numeric order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Batch,
         Self::Truncate,
         Self::Trim,
@@ -58,7 +61,13 @@ impl EntryKind {
         Self::LogDeleted,
         Self::Checkpoint,
         Self::Repair,
+        Self::Rewrite,
     ];
+
+    /// True when the payload is a record batch, which brings its own checksum.
+    pub const fn holds_batch(self) -> bool {
+        matches!(self, Self::Batch | Self::Repair | Self::Rewrite)
+    }
 
     /// The kind of a stored number, or `None` when this version knows none.
     pub fn from_stored(value: u8) -> Option<Self> {
@@ -231,11 +240,10 @@ impl EntryHeader {
         if payload.len() as u64 != u64::from(self.payload_bytes) {
             return false;
         }
-        match self.kind {
-            EntryKind::Batch | EntryKind::Repair => {
-                self.payload_crc == 0 && self.covers_batch(payload).is_some_and(|covered| covered)
-            }
-            _ => crc32c::crc32c(payload) == self.payload_crc,
+        if self.kind.holds_batch() {
+            self.payload_crc == 0 && self.covers_batch(payload).is_some_and(|covered| covered)
+        } else {
+            crc32c::crc32c(payload) == self.payload_crc
         }
     }
 

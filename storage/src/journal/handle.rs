@@ -118,6 +118,15 @@ impl Journal {
         self.shared.append(entry)
     }
 
+    /// Fixes the places of all of `batches`, which no other entry comes between, or of none; returns the number of the
+    /// first. For background work: refused while callers of [`Journal::append`] queue.
+    ///
+    /// # Errors
+    /// As [`Journal::append`]; [`AppendError::TooLarge`] also when they are more than may queue.
+    pub fn append_run(&self, batches: Vec<NewEntry>) -> Result<Lsn, AppendError> {
+        self.shared.append_run(batches)
+    }
+
     /// Reads from the journal's segments.
     pub fn reader(&self) -> JournalReader {
         JournalReader::new(self.shared.clone())

@@ -92,6 +92,19 @@ impl Intake {
         }
     }
 
+    /// Gives an admitted entry its number and its place.
+    fn push(&mut self, entry: NewEntry, payload_crc: u32, seed: ChecksumSeed) -> Lsn {
+        let (lsn, bytes) = (self.next_lsn, entry_bytes(&entry.payload));
+        self.next_lsn = lsn.next();
+        if self.queue.is_empty() && self.group.fits(bytes) {
+            self.group.push(lsn, &entry, payload_crc, seed);
+        } else {
+            self.queued_bytes += bytes as u64;
+            self.queue.push_back((lsn, payload_crc, entry));
+        }
+        lsn
+    }
+
     /// Drops everything that waits: durability was lost.
     pub(crate) fn fail(&mut self, reason: &Arc<LatchReason>) {
         self.phase = Phase::Failed(reason.clone());
@@ -142,30 +155,49 @@ pub(crate) struct Shared {
 impl Shared {
     /// Accepts `entry` and fixes its place in the order.
     pub(crate) fn append(&self, entry: NewEntry) -> Result<Lsn, AppendError> {
-        let payload_bytes = entry.payload.len() as u64;
-        let max = u64::from(self.config.payload_bytes_max);
-        if payload_bytes > max {
-            return Err(AppendError::TooLarge { bytes: payload_bytes, max });
-        }
+        self.check_size(&entry)?;
         // Outside the lock. A batch brings its own checksum.
-        let payload_crc = match entry.kind {
-            EntryKind::Batch | EntryKind::Repair => 0,
-            _ => crc32c::crc32c(&entry.payload),
-        };
-        let bytes = entry_bytes(&entry.payload);
+        let payload_crc = if entry.kind.holds_batch() { 0 } else { crc32c::crc32c(&entry.payload) };
+        let bytes = entry_bytes(&entry.payload) as u64;
         let mut intake = self.intake.lock();
         intake.refill(self.seed);
-        self.admit(&mut intake, entry.kind, bytes as u64)?;
-        let lsn = intake.next_lsn;
-        intake.next_lsn = lsn.next();
-        if intake.queue.is_empty() && intake.group.fits(bytes) {
-            intake.group.push(lsn, &entry, payload_crc, self.seed);
-        } else {
-            intake.queued_bytes += bytes as u64;
-            intake.queue.push_back((lsn, payload_crc, entry));
-        }
+        self.admit(&mut intake, entry.kind, bytes)?;
+        let lsn = intake.push(entry, payload_crc, self.seed);
         self.unpark(&mut intake);
         Ok(lsn)
+    }
+
+    /// Accepts all of `batches` next to one another, or none of them; returns the number of the first. Background work
+    /// calls it: it is refused as busy while anything queues behind the commit that collects.
+    pub(crate) fn append_run(&self, batches: Vec<NewEntry>) -> Result<Lsn, AppendError> {
+        let mut bytes = 0;
+        for entry in &batches {
+            assert!(entry.kind.holds_batch(), "a run is made of batches");
+            self.check_size(entry)?;
+            bytes += entry_bytes(&entry.payload) as u64;
+        }
+        let max = u64::from(self.config.queue_bytes_max);
+        if batches.len() > 1 && bytes > max {
+            return Err(AppendError::TooLarge { bytes, max });
+        }
+        let mut intake = self.intake.lock();
+        intake.refill(self.seed);
+        if intake.queued_bytes > 0 {
+            return Err(AppendError::Busy { queued_bytes: intake.queued_bytes, limit_bytes: max });
+        }
+        // Nothing queues, so the queue takes one run of any legal size.
+        self.admit(&mut intake, EntryKind::Rewrite, bytes)?;
+        let first = intake.next_lsn;
+        for entry in batches {
+            intake.push(entry, 0, self.seed);
+        }
+        self.unpark(&mut intake);
+        Ok(first)
+    }
+
+    fn check_size(&self, entry: &NewEntry) -> Result<(), AppendError> {
+        let (bytes, max) = (entry.payload.len() as u64, u64::from(self.config.payload_bytes_max));
+        if bytes > max { Err(AppendError::TooLarge { bytes, max }) } else { Ok(()) }
     }
 
     fn admit(&self, intake: &mut Intake, kind: EntryKind, bytes: u64) -> Result<(), AppendError> {
@@ -188,9 +220,12 @@ impl Shared {
         // Accepted entries always have space that is already reserved: running out of it later would mean taking
         // back an order that callers have built upon.
         let worst = worst_case_bytes(intake.pending_bytes() + bytes, u64::from(self.config.group_bytes));
-        // The last of the space is for what frees space: trims and deletions must not be refused on a full disk.
+        // The last of the space is for what frees space: trims and deletions must not be refused on a full disk, and
+        // before it is down to them, copies that let a whole segment go.
+        let kept = SPACE_KEPT_BYTES.min(u64::from(self.config.segment_bytes) / 8);
         let kept = match kind {
-            EntryKind::Batch | EntryKind::Repair => SPACE_KEPT_BYTES.min(u64::from(self.config.segment_bytes) / 16),
+            EntryKind::Batch | EntryKind::Repair => kept,
+            EntryKind::Rewrite => kept / 2,
             _ => 0,
         };
         if worst + kept <= intake.remaining {

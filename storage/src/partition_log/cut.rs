@@ -80,7 +80,9 @@ impl PartitionLog {
             return Ok((end, Durable::at_once()));
         }
         // A batch that straddles the start is kept from the start on.
-        let new_end = if is_idle_epoch { end } else { self.batch_boundary(to)?.max(start) };
+        let new_end = if is_idle_epoch { end } else { self.batch_boundary(to)? };
+        let across = self.core.state.lock().rewriting_across(new_end);
+        let new_end = across.unwrap_or(new_end).max(start);
         let gone = self.index_bytes(new_end, end, |extent| extent.base >= new_end)?;
         let durable = self.change(EntryKind::Truncate, new_end, LeaderEpoch::ZERO, |state, lsn| {
             state.accept_truncate(lsn, new_end, gone);

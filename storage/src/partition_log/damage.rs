@@ -67,6 +67,11 @@ impl DamageMap {
         after.checked_sub(1).and_then(|i| self.ranges.get(i)).filter(|known| offset < known.next).copied()
     }
 
+    /// True when some of `base..next` is damaged.
+    pub(crate) fn overlaps(&self, base: Offset, next: Offset) -> bool {
+        self.ranges.iter().any(|known| known.base < next && base < known.next)
+    }
+
     /// Forgets `base..next`: it was stored anew.
     pub(crate) fn remove(&mut self, base: Offset, next: Offset) {
         let cut = |known: &DamagedOffsets| {

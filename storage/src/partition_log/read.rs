@@ -3,6 +3,7 @@
 //! A reader holds no lock while it reads. What it may race with, and what then happens:
 //! - extents moving from memory to the index: they are put there before they leave memory, and memory is asked first;
 //! - trimming and recycling: the journal answers that the segment is gone, and the log start says why;
+//! - compaction: the segment is gone too, and a second lookup names another extent;
 //! - truncation: the log's generation has changed when the reader is done, and it reads again.
 //!
 //! A hole that none of these explains is damage: it is remembered and reported, and reading can go on behind it.
@@ -17,7 +18,7 @@ use super::salvage::salvage_entries;
 use super::{PartitionLog, ReadLimit};
 use crate::error::ReadError;
 use crate::index::Extent;
-use crate::journal::{self, EntryKind, ReplayedEntry};
+use crate::journal::{self, ReplayedEntry};
 
 /// A read that must run where blocking is allowed.
 #[derive(Clone, Debug)]
@@ -143,8 +144,11 @@ impl PartitionLog {
             Err(_) => match self.locate_once(offset)? {
                 Ok(place) => Ok(place),
                 Err(hole) => {
-                    let repaired = self.core.state.lock().repaired.first_from(offset);
-                    let next = repaired.map_or(hole.next, |extent| hole.next.min(extent.base));
+                    let next = {
+                        let state = self.core.state.lock();
+                        let anew = [state.repaired.first_from(offset), state.rewritten.first_from(offset)];
+                        anew.into_iter().flatten().fold(hole.next, |next, extent| next.min(extent.base))
+                    };
                     let hole = DamagedOffsets { next, ..hole };
                     self.mark_damaged(hole, "no extent covers these offsets")?;
                     Ok(Place::Damaged(hole))
@@ -165,6 +169,9 @@ impl PartitionLog {
             }
             if let Some(range) = state.damage.at(offset) {
                 return Ok(Ok(Place::Damaged(range)));
+            }
+            if let Some(extent) = state.rewritten.find(offset) {
+                return Ok(Ok(Place::Extent(extent)));
             }
             if let Some(extent) = state.extents.find(offset) {
                 return Ok(Ok(Place::Extent(extent)));
@@ -223,7 +230,7 @@ impl PartitionLog {
     fn own_batch(&self, entry: ReplayedEntry, extent: &Extent) -> Option<StoredBatch> {
         let ReplayedEntry { entry, payload } = entry;
         let next = entry.last.next()?;
-        let own = entry.log == self.core.id && matches!(entry.kind, EntryKind::Batch | EntryKind::Repair);
+        let own = entry.log == self.core.id && entry.kind.holds_batch();
         (own && extent.base <= entry.base && next <= extent.next).then_some(StoredBatch {
             base: entry.base,
             next,
@@ -237,12 +244,15 @@ impl PartitionLog {
         if extent.next <= start {
             return Err(ReadError::OutOfRange { start, end: self.log_end() });
         }
+        if !self.is_current(extent, extent.base.max(start))? {
+            return Ok(Vec::new());
+        }
         tracing::error!(log = %self.core.partition, %error, "the index names journal bytes that are not there");
         Ok(Vec::new())
     }
 
     /// `extent` holds nothing valid at `from`: everything up to its next valid batch is damaged.
-    fn note_hole(&self, extent: &Extent, from: Offset) -> Result<(), ReadError> {
+    pub(super) fn note_hole(&self, extent: &Extent, from: Offset) -> Result<(), ReadError> {
         let batches = self.read_extent(extent)?;
         let next = batches.iter().map(|batch| batch.base).find(|base| *base > from).unwrap_or(extent.next);
         if batches.iter().any(|batch| batch.base <= from && from < batch.next) {
@@ -252,8 +262,27 @@ impl PartitionLog {
         self.mark_hole(extent, DamagedOffsets { base: from, next })
     }
 
+    /// True while `extent` is where the log has `offset`, damaged or not, and no other took its place.
+    pub(super) fn is_current(&self, extent: &Extent, offset: Offset) -> Result<bool, ReadError> {
+        let is_same = |now: &Extent| (now.segment, now.position) == (extent.segment, extent.position);
+        {
+            let state = self.core.state.lock();
+            if state.repaired.find(offset).as_ref().is_some_and(is_same) {
+                return Ok(true);
+            }
+            if let Some(now) = state.rewritten.find(offset).or_else(|| state.extents.find(offset)) {
+                return Ok(is_same(&now));
+            }
+        }
+        Ok(self.store.index.floor(self.core.id, offset)?.is_some_and(|now| is_same(&now)))
+    }
+
     /// Remembers a hole in `extent` as damage, but for what was stored anew elsewhere.
     fn mark_hole(&self, extent: &Extent, hole: DamagedOffsets) -> Result<(), ReadError> {
+        if !self.is_current(extent, hole.base)? {
+            // Compaction has given it up meanwhile.
+            return Ok(());
+        }
         let holes = {
             let state = self.core.state.lock();
             match state.repaired.find(hole.base) {

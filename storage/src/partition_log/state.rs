@@ -30,7 +30,7 @@ use crate::partition_log::damage::DamageMap;
 use crate::partition_log::durable::Waiters;
 use crate::partition_log::extents::MemoryExtents;
 use crate::partition_log::options::LogOptions;
-use crate::partition_log::repaired::RepairedExtents;
+use crate::partition_log::overlay::OverlayExtents;
 use crate::producer_state::ProducerTable;
 
 /// Bounds that a log's state needs from the configuration.
@@ -61,7 +61,13 @@ pub(crate) struct LogState {
     pub(crate) damage: DamageMap,
     pub(crate) extents: MemoryExtents,
     /// Batches stored anew; looked up before everything else.
-    pub(crate) repaired: RepairedExtents,
+    pub(crate) repaired: OverlayExtents,
+    /// Batches that compaction stored anew and the index does not name yet; looked up after damage, before extents.
+    pub(crate) rewritten: OverlayExtents,
+    /// Rewritten batches accepted and not yet committed.
+    rewriting: VecDeque<Rewriting>,
+    /// How many batches were stored anew: whoever reads to do so looks whether somebody else has.
+    pub(crate) rewrites: u64,
     /// Truncations accepted and not yet committed: batches committed before them count only below the new end.
     cuts: VecDeque<(Lsn, Offset)>,
     /// Batches accepted, not yet committed and not given up.
@@ -79,6 +85,14 @@ struct InFlight {
     lsn: Lsn,
     next: Offset,
     bytes: u64,
+}
+
+/// A rewritten batch on its way to the disk.
+#[derive(Clone, Copy, Debug)]
+struct Rewriting {
+    lsn: Lsn,
+    base: Offset,
+    next: Offset,
 }
 
 /// What a committed entry changed.
@@ -107,7 +121,10 @@ impl LogState {
             producers: ProducerTable::new(),
             damage: DamageMap::default(),
             extents: MemoryExtents::default(),
-            repaired: RepairedExtents::default(),
+            repaired: OverlayExtents::default(),
+            rewritten: OverlayExtents::default(),
+            rewriting: VecDeque::new(),
+            rewrites: 0,
             cuts: VecDeque::new(),
             in_flight: VecDeque::new(),
             generation: 0,
@@ -128,7 +145,7 @@ impl LogState {
             epochs: snapshot.epochs,
             producers: snapshot.producers,
             damage: DamageMap::from_ranges(snapshot.damaged),
-            repaired: RepairedExtents::from_stored(snapshot.repaired),
+            repaired: OverlayExtents::from_stored(snapshot.repaired),
             ..Self::new(snapshot.applied, snapshot.options)
         }
     }
@@ -216,6 +233,7 @@ impl LogState {
         self.size_bytes = self.size_bytes.saturating_sub(self.extents.trim(start) + index_bytes);
         self.damage.trim(self.start);
         self.repaired.trim(self.start);
+        self.rewritten.trim(self.start);
         if self.start > self.end {
             // Restart elsewhere (rule F6 of the replication specification): nothing of the old life stays.
             // It is durable there once this entry is: a crash before brings the old life back.
@@ -239,6 +257,41 @@ impl LogState {
     /// A batch stored anew has its place in the journal.
     pub(crate) fn accept_repair(&mut self, lsn: Lsn) {
         self.advance(lsn);
+    }
+
+    /// A batch that compaction stores anew has its place in the journal.
+    pub(crate) fn accept_rewrite(&mut self, lsn: Lsn, base: Offset, next: Offset) {
+        assert!(base < next && next <= self.synced_end, "only what is durable is stored anew");
+        self.advance(lsn);
+        self.rewriting.push_back(Rewriting { lsn, base, next });
+        self.rewrites += 1;
+    }
+
+    /// A batch that compaction stored anew has its place in the journal, says replay.
+    pub(crate) fn replay_rewrite(&mut self, lsn: Lsn) {
+        self.advance(lsn);
+    }
+
+    /// True while rewritten batches are on their way to the disk.
+    pub(crate) fn is_rewriting(&self) -> bool {
+        !self.rewriting.is_empty()
+    }
+
+    /// True while some of `base..next` is on its way to the disk.
+    pub(crate) fn is_rewriting_within(&self, base: Offset, next: Offset) -> bool {
+        self.rewriting.iter().any(|batch| batch.base < next && base < batch.next)
+    }
+
+    /// The base of the batch on its way to the disk that will hold both sides of `offset`: a cut there would leave a
+    /// different log than replay, which cannot look into it.
+    pub(crate) fn rewriting_across(&self, offset: Offset) -> Option<Offset> {
+        self.rewriting.iter().filter(|batch| batch.base < offset && offset < batch.next).map(|batch| batch.base).min()
+    }
+
+    /// Where the index ends for whoever gives space away: a truncation that is not durable yet may be undone by a crash,
+    /// so that everything in the index may still be needed.
+    pub(crate) fn settled_end(&self) -> Offset {
+        if self.cuts.is_empty() { self.index_end() } else { Offset::MAX }
     }
 
     /// The deletion has its place in the journal.
@@ -266,6 +319,7 @@ impl LogState {
             // Batches before it were committed after the cut was accepted: none behind it may join their extent.
             EntryKind::Truncate => self.extents.seal(),
             EntryKind::Repair => self.commit_repair(entry, limits),
+            EntryKind::Rewrite => effect.extent_added = self.commit_rewrite(entry, limits),
             EntryKind::EpochStart | EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
         }
         while self.cuts.front().is_some_and(|(lsn, _)| *lsn <= entry.lsn) {
@@ -279,6 +333,12 @@ impl LogState {
         }
         if self.in_flight.is_empty() {
             self.in_flight = VecDeque::new();
+        }
+        while self.rewriting.front().is_some_and(|batch| batch.lsn <= entry.lsn) {
+            self.rewriting.pop_front();
+        }
+        if self.rewriting.is_empty() {
+            self.rewriting = VecDeque::new();
         }
         self.waiters.committed(entry.lsn);
         assert!(self.synced_end <= self.end, "nothing is durable behind the log end");
@@ -294,10 +354,28 @@ impl LogState {
     pub(crate) fn rebuild_extent(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
         // A truncation before it may be lost to damage.
         self.extents.cut_to(entry.base);
+        self.rewritten.truncate(entry.base);
         match entry.last.next() {
             Some(next) if next > self.start => self.extents.push(entry, next, limits.extent_bytes_max),
             _ => false,
         }
+    }
+
+    /// Remembers where a rewritten batch lies that the state has included already: the index may not name it yet.
+    pub(crate) fn rebuild_rewrite(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
+        self.commit_rewrite(entry, limits)
+    }
+
+    /// Replay met the truncation to `end` that the state has included already.
+    pub(crate) fn rebuild_truncation(&mut self, end: Offset) {
+        self.extents.truncate(end);
+        self.rewritten.truncate(end);
+    }
+
+    /// Replay met the trim to `start` that the state has included already.
+    pub(crate) fn rebuild_trim(&mut self, start: Offset) {
+        self.extents.trim(start);
+        self.rewritten.trim(start);
     }
 
     /// Forgets silent producers; returns how many.
@@ -314,6 +392,8 @@ impl LogState {
             + size_of_val(self.epochs.starts())
             + size_of_val(self.damage.ranges())
             + size_of_val(self.repaired.as_slice())
+            + size_of_val(self.rewritten.as_slice())
+            + self.rewriting.capacity() * size_of::<Rewriting>()
     }
 
     fn cut(&mut self, end: Offset, index_bytes: u64) {
@@ -325,6 +405,7 @@ impl LogState {
         self.producers.truncate(end);
         self.damage.truncate(end);
         self.repaired.truncate(end);
+        self.rewritten.truncate(end);
         self.give_up_in_flight(|batch| batch.next > end);
         self.generation = self.generation.wrapping_add(1);
     }
@@ -360,14 +441,29 @@ impl LogState {
     }
 
     fn commit_repair(&mut self, entry: &CommittedEntry, limits: LogLimits) {
+        let Some(extent) = self.stored_anew(entry) else { return };
+        self.repaired.insert(extent, limits.extent_bytes_max);
+        self.damage.remove(extent.base, extent.next);
+        self.epochs.learn(entry.epoch, entry.base.max(self.start));
+    }
+
+    fn commit_rewrite(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
+        let Some(extent) = self.stored_anew(entry) else { return false };
+        let held = self.rewritten.as_slice().len();
+        self.rewritten.insert(extent, limits.extent_bytes_max);
+        self.rewritten.as_slice().len() > held
+    }
+
+    /// The extent of a batch that was stored anew; `None` when the log has given its offsets up meanwhile.
+    fn stored_anew(&mut self, entry: &CommittedEntry) -> Option<Extent> {
         // An extent that grew over it would hold two batches of the same offsets.
         self.extents.seal();
-        let Some(next) = entry.last.next() else { return };
+        let next = entry.last.next()?;
         let cut = self.cuts.iter().any(|(lsn, end)| *lsn > entry.lsn && *end < next);
         if cut || next > self.end || next <= self.start {
-            return;
+            return None;
         }
-        let extent = Extent {
+        Some(Extent {
             base: entry.base,
             next,
             segment: entry.location.segment,
@@ -375,10 +471,7 @@ impl LogState {
             length: entry.location.length,
             batch_bytes: entry.payload_bytes(),
             max_timestamp: entry.max_timestamp,
-        };
-        self.repaired.insert(extent, limits.extent_bytes_max);
-        self.damage.remove(entry.base, next);
-        self.epochs.learn(entry.epoch, entry.base.max(self.start));
+        })
     }
 
     fn advance(&mut self, lsn: Lsn) {

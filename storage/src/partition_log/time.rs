@@ -21,9 +21,14 @@ impl PartitionLog {
     /// # Errors
     /// [`ReadError::Deleted`], [`ReadError::Index`], [`ReadError::Journal`].
     pub fn offset_for_time(&self, at: Timestamp, below: Offset) -> Result<Option<(Offset, Timestamp)>, ReadError> {
-        let mut from = self.log_start();
+        let (mut from, mut looked_again) = (self.log_start(), false);
         while let Some(extent) = self.extent_reaching(at, from, below)? {
             match self.read_extent(&extent) {
+                // Compaction may have moved it since the lookup; the next one names the new place.
+                Ok(batches) if batches.is_empty() && !looked_again => {
+                    looked_again = true;
+                    continue;
+                }
                 Ok(batches) => {
                     for stored in batches {
                         if let Ok(batch) = PlacedBatch::verify_stored(stored.bytes)
@@ -38,6 +43,7 @@ impl PartitionLog {
                 Err(error) => return Err(error),
             }
             from = extent.next;
+            looked_again = false;
         }
         self.cached_record_at(at, below)
     }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use streambus_protocol::ids::DirectoryId;
 
 use super::commit_sink::CommitSink;
+use super::compact::Compaction;
 use super::lock::DirectoryLock;
 use super::maintenance::Maintenance;
 use crate::clock::Clock;
@@ -45,6 +46,7 @@ pub(crate) struct StoreInner {
     pub(crate) identity: Mutex<Identity>,
     pub(crate) maintenance: Mutex<Maintenance>,
     pub(crate) scrub: Mutex<ScrubCursor>,
+    pub(crate) compaction: Mutex<Compaction>,
     /// Damage whose log is not known: every log's tail may be affected.
     pub(crate) unattributed: Mutex<Vec<DamagedRange>>,
     /// Background tasks that have panicked.

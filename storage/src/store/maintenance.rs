@@ -14,6 +14,7 @@ use streambus_protocol::offset::Offset;
 
 use super::commit_sink::CommitSink;
 use super::inner::StoreInner;
+use super::settle::settle_rewritten;
 use crate::checkpoint::Checkpoint;
 use crate::error::IndexError;
 use crate::index::{Extent, Index, IndexChanges, SegmentShare};
@@ -99,6 +100,7 @@ impl StoreInner {
         let due = active > maintenance.replay_from || std::mem::take(&mut maintenance.forced);
         if due && maintenance.pending.is_none() {
             move_extents(&self.sink, &self.index, Movable::Below(active))?;
+            settle_rewritten(&self.sink, &self.index)?;
             let sequence = maintenance.sequence + 1;
             self.index.flush_for(sequence)?;
             maintenance.sequence = sequence;
@@ -160,7 +162,7 @@ impl StoreInner {
     }
 
     /// Removes logs whose deletion is durable.
-    fn forget_deleted(&self) -> Result<(), IndexError> {
+    pub(super) fn forget_deleted(&self) -> Result<(), IndexError> {
         let doomed = self.sink.take_doomed();
         for (done, log) in doomed.iter().enumerate() {
             let core = self.sink.table.write().by_id.remove(log);
@@ -178,7 +180,7 @@ impl StoreInner {
     }
 
     /// Removes extents below durable log starts from the index.
-    fn forget_trimmed(&self) -> Result<(), IndexError> {
+    pub(super) fn forget_trimmed(&self) -> Result<(), IndexError> {
         let trimmed = self.sink.take_trimmed();
         for (done, log) in trimmed.iter().enumerate() {
             let Some(core) = self.sink.table.read().by_id.get(log).cloned() else { continue };
@@ -208,6 +210,7 @@ pub(crate) fn spill_extents(sink: &CommitSink, index: &Index, extents_max: usize
     move_extents(sink, index, Movable::Closed)?;
     if sink.extents() >= extents_max / 2 {
         move_extents(sink, index, Movable::All)?;
+        settle_rewritten(sink, index)?;
     }
     Ok(())
 }
@@ -219,7 +222,11 @@ pub(crate) fn move_extents(sink: &CommitSink, index: &Index, movable: Movable) -
         while move_some(sink, index, core, movable)? {}
     }
     // Truncations and trims drop extents without telling; this is where the count becomes exact again.
-    sink.set_extents(cores.iter().map(|core| core.state.lock().extents.len()).sum());
+    let held = |core: &Arc<LogCore>| {
+        let state = core.state.lock();
+        state.extents.len() + state.rewritten.as_slice().len()
+    };
+    sink.set_extents(cores.iter().map(held).sum());
     Ok(())
 }
 

@@ -141,6 +141,7 @@ fn try_open(
         identity: Mutex::new(identity),
         maintenance: Mutex::new(maintenance),
         scrub: Mutex::default(),
+        compaction: Mutex::default(),
         unattributed: Mutex::new(unattributed),
         panicked: Mutex::default(),
         reserve_bytes,

@@ -95,14 +95,10 @@ impl StoreInner {
             _ => return Ok(0),
         };
         let cores: Vec<Arc<LogCore>> = self.sink.table.read().by_id.values().cloned().collect();
-        let repaired = |core: &Arc<LogCore>| {
-            let state = core.state.lock();
-            state.repaired.as_slice().iter().map(|extent| extent.segment).collect::<Vec<_>>()
-        };
-        let holds_repairs: BTreeSet<SegmentId> = cores.iter().flat_map(repaired).collect();
+        let anew = self.stored_anew(&cores);
         let mut recycled = 0;
         for info in self.journal.segments() {
-            if info.id >= keep_from || !info.sealed || holds_repairs.contains(&info.id) || self.is_alive(info.id)? {
+            if info.id >= keep_from || !info.sealed || anew.contains(&info.id) || self.is_alive(info.id)? {
                 continue;
             }
             if let Err(error) = self.journal.recycle(info.id) {
@@ -116,6 +112,16 @@ impl StoreInner {
             recycled += 1;
         }
         Ok(recycled)
+    }
+
+    /// The segments that hold batches which were stored anew and which the index does not name.
+    pub(super) fn stored_anew(&self, cores: &[Arc<LogCore>]) -> BTreeSet<SegmentId> {
+        let anew = |core: &Arc<LogCore>| {
+            let state = core.state.lock();
+            let extents = state.repaired.as_slice().iter().chain(state.rewritten.as_slice());
+            extents.map(|extent| extent.segment).collect::<Vec<_>>()
+        };
+        cores.iter().flat_map(anew).collect()
     }
 
     /// True when some log still has something in `segment`. Stops at the first that does.

@@ -15,6 +15,7 @@ use streambus_protocol::timestamp::Timestamp;
 
 use super::commit_sink::CommitSink;
 use super::maintenance::spill_extents;
+use super::settle::settle_rewritten;
 use crate::checkpoint::{Checkpoint, decode_partition, encode_partition};
 use crate::epoch_cache::EpochStart;
 use crate::error::IndexError;
@@ -98,7 +99,12 @@ impl<'a> Replay<'a> {
             EntryKind::LogCreated => return self.create(&entry, &payload),
             EntryKind::LogDeleted => self.delete(entry.log),
             EntryKind::Checkpoint => {}
-            EntryKind::Batch | EntryKind::Truncate | EntryKind::Trim | EntryKind::EpochStart | EntryKind::Repair => {
+            EntryKind::Batch
+            | EntryKind::Truncate
+            | EntryKind::Trim
+            | EntryKind::EpochStart
+            | EntryKind::Repair
+            | EntryKind::Rewrite => {
                 let core = self.sink.table.read().by_id.get(&entry.log).cloned();
                 match core {
                     Some(core) => return self.apply_to(&core, &entry, payload),
@@ -147,7 +153,7 @@ impl<'a> Replay<'a> {
     fn apply_to(&mut self, core: &LogCore, entry: &CommittedEntry, payload: Bytes) -> ReplayDecision {
         let mut state = core.state.lock();
         if entry.lsn <= state.accepted() {
-            self.rebuild(&mut state, entry);
+            self.rebuild(core, &mut state, entry);
             drop(state);
             return self.spill();
         }
@@ -156,7 +162,7 @@ impl<'a> Replay<'a> {
         state.extents.cut_to(end);
         let says_end = match entry.kind {
             EntryKind::Trim => entry.base > end,
-            kind => kind != EntryKind::Repair,
+            kind => !matches!(kind, EntryKind::Repair | EntryKind::Rewrite),
         };
         let known = if says_end { entry.lsn } else { state.accepted() };
         let last = self.end_known.entry(core.id).or_insert(known);
@@ -196,6 +202,11 @@ impl<'a> Replay<'a> {
                 state.accept_epoch(entry.lsn, EpochStart { epoch: entry.epoch, start: entry.base });
             }
             EntryKind::Repair => state.accept_repair(entry.lsn),
+            EntryKind::Rewrite => {
+                state.replay_rewrite(entry.lsn);
+                // It may be smaller than what the index still names.
+                self.resized.insert(core.id);
+            }
             EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
         }
         self.sink.commit(core, &mut state, entry);
@@ -204,20 +215,22 @@ impl<'a> Replay<'a> {
     }
 
     /// The state includes the entry; the index may not.
-    fn rebuild(&self, state: &mut LogState, entry: &CommittedEntry) {
+    fn rebuild(&mut self, core: &LogCore, state: &mut LogState, entry: &CommittedEntry) {
         match entry.kind {
             EntryKind::Batch => {
                 if state.rebuild_extent(entry, self.sink.limits) {
                     self.sink.extent_added();
                 }
             }
-            EntryKind::Truncate => {
-                state.extents.truncate(entry.base);
-            }
-            EntryKind::Trim => {
-                state.extents.trim(entry.base);
-            }
+            EntryKind::Truncate => state.rebuild_truncation(entry.base),
+            EntryKind::Trim => state.rebuild_trim(entry.base),
             EntryKind::Repair => state.extents.seal(),
+            EntryKind::Rewrite => {
+                if state.rebuild_rewrite(entry, self.sink.limits) {
+                    self.sink.extent_added();
+                }
+                self.resized.insert(core.id);
+            }
             EntryKind::EpochStart | EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
         }
     }
@@ -268,12 +281,14 @@ impl<'a> Replay<'a> {
 
     /// Counts the size of logs that were cut or trimmed, and tells how many extents are in memory.
     pub(crate) fn finish(&self) -> Result<(), IndexError> {
+        // Sizes are those of what the index names.
+        settle_rewritten(self.sink, self.index)?;
         let mut extents = 0;
         for core in self.sink.table.read().by_id.values() {
             let mut state = core.state.lock();
             let end = state.end;
             state.extents.cut_to(end);
-            extents += state.extents.len();
+            extents += state.extents.len() + state.rewritten.as_slice().len();
             if !self.resized.contains(&core.id) {
                 continue;
             }

@@ -125,6 +125,8 @@ pub struct Pair {
     random: SmallRng,
     salt: u64,
     pub crashes: u64,
+    /// Bytes that compaction copied.
+    pub copied_bytes: u64,
 }
 
 impl Pair {
@@ -140,6 +142,7 @@ impl Pair {
             random: SmallRng::seed_from_u64(seed),
             salt: 0,
             crashes: 0,
+            copied_bytes: 0,
         }
     }
 
@@ -239,6 +242,13 @@ impl Pair {
             }
             80..82 => self.store().step_idle(),
             82..84 => self.compare(&model),
+            84..88 => {
+                let now = streambus_protocol::timestamp::Timestamp::from_millis(0);
+                let budget_bytes = self.random.random_range(1..20_000);
+                let outcome = self.store().compact_step(now, budget_bytes);
+                assert!(outcome.left_alone == 0 || !self.world.disk.is_running(), "nothing is damaged");
+                self.copied_bytes += outcome.copied_bytes;
+            }
             _ => {
                 for _ in 0..self.random.random_range(1..6) {
                     self.store().step();

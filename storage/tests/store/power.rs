@@ -14,15 +14,17 @@ const POWER_CUTS: u64 = 3_000;
 #[test]
 fn no_acknowledged_batch_is_lost_in_any_power_cut() {
     let wanted = std::env::var("STREAMBUS_POWER_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(POWER_CUTS);
-    let (mut cuts, mut seed) = (0, 0);
+    let (mut cuts, mut seed, mut copied_bytes) = (0, 0, 0);
     while cuts < wanted {
         seed += 1;
-        cuts += run(seed);
+        let pair = run(seed);
+        (cuts, copied_bytes) = (cuts + pair.crashes, copied_bytes + pair.copied_bytes);
     }
+    assert!(copied_bytes > 0, "compaction was never under way");
 }
 
-/// A life with several cuts; returns how many.
-fn run(seed: u64) -> u64 {
+/// A life with several cuts.
+fn run(seed: u64) -> Pair {
     let mut random = SmallRng::seed_from_u64(seed ^ 0x5eed);
     let mut pair = Pair::new(seed);
     for _ in 0..6 {
@@ -41,5 +43,5 @@ fn run(seed: u64) -> u64 {
         pair.crash();
     }
     assert!(pair.crashes > 0, "seed {seed}");
-    pair.crashes
+    pair
 }

@@ -1,7 +1,10 @@
-//! Where the batches of one log lie that were stored anew, because the disk had lost their first copy.
+//! Where the batches of one log lie that were stored anew, outside the order of their offsets.
 //!
-//! They win over everything else that speaks of their offsets: the extent that held the first copy still covers them,
-//! with a hole. There are few, so they stay in memory and in the checkpoint and never go to the index.
+//! They win over the extents that speak of their offsets. A log has two of these:
+//! - *repaired*, because the disk had lost the first copy: the extent that held it still covers them, with a hole. There
+//!   are few, so they stay in memory and in the checkpoint and never go to the index;
+//! - *rewritten*, by compaction: they wait here until they take the place of whole extents in the index. Until then what
+//!   they replace is kept, and replaying the journal finds them again.
 
 use streambus_protocol::offset::Offset;
 
@@ -10,11 +13,11 @@ use crate::journal::entry::ENTRY_ALIGN_BYTES;
 
 /// Extents in order of their offsets, without overlaps. Costs nothing while there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RepairedExtents {
+pub(crate) struct OverlayExtents {
     extents: Vec<Extent>,
 }
 
-impl RepairedExtents {
+impl OverlayExtents {
     pub(crate) fn from_stored(extents: Vec<Extent>) -> Self {
         let mut repaired = Self::default();
         for extent in extents {
@@ -38,7 +41,16 @@ impl RepairedExtents {
         self.extents.get(self.extents.partition_point(|extent| extent.next <= offset)).copied()
     }
 
-    /// The parts of `base..next` that were not repaired.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.extents.is_empty()
+    }
+
+    /// True when an extent shares offsets with `base..next`.
+    pub(crate) fn overlaps(&self, base: Offset, next: Offset) -> bool {
+        self.extents.iter().any(|extent| extent.base < next && base < extent.next)
+    }
+
+    /// The parts of `base..next` that no extent here holds.
     pub(crate) fn rest_of(&self, base: Offset, next: Offset) -> Vec<(Offset, Offset)> {
         let (mut rest, mut cursor) = (Vec::new(), base);
         for extent in self.extents.iter().filter(|extent| extent.base < next && base < extent.next) {
@@ -77,7 +89,7 @@ impl RepairedExtents {
 
     /// Forgets `base..next`: its second copy is damaged too.
     pub(crate) fn forget(&mut self, base: Offset, next: Offset) {
-        if !self.extents.iter().any(|extent| extent.base < next && base < extent.next) {
+        if !self.overlaps(base, next) {
             return;
         }
         let mut kept = Vec::with_capacity(self.extents.len() + 1);
