@@ -3,11 +3,12 @@
 mod harness;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use harness::{PATIENCE, TestBroker};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const JSON: &str = "application/json";
 const LINES: &str = "application/x-ndjson";
@@ -298,4 +299,26 @@ async fn the_cluster_and_the_scrape_show_the_broker() {
         assert!(scrape.text.lines().any(|line| line == series), "{series} is missing:\n{}", scrape.text);
     }
     assert!(scrape.text.contains("streambus_storage_commit_seconds_bucket"), "the store is not attached");
+}
+
+// Catches a stop that waits for an answer which nobody takes: it would last until the write counts as stalled, and for
+// ever with a peer that takes a byte now and then.
+#[tokio::test]
+async fn a_stop_cuts_an_answer_that_is_not_taken() {
+    let broker = TestBroker::start_with(|config| config.http.request_timeout = Duration::from_millis(200)).await;
+    let mut native = broker.client().await;
+    let topic = native.create_topic("t", 1).await;
+    // As JSON six times as long: more than the sockets between the two can hold.
+    native.produce(topic, 0, &[&"\u{1}".repeat((1 << 20) - 200)]).await.expect("written");
+    drop(native);
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a small buffer");
+    let mut slow = socket.connect(broker.server.http_address()).await.expect("connects");
+    let request = "GET /api/v1/topics/t/records?partition=0 HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    slow.write_all(request.as_bytes()).await.expect("sent");
+    // The answer has begun, and nobody takes it.
+    let _some = slow.peek(&mut [0; 1]).await.expect("an answer");
+    let stopped = tokio::time::timeout(Duration::from_secs(5), broker.stop()).await;
+    stopped.expect("the stop waits for a peer that takes nothing").expect("an orderly stop");
+    drop(slow);
 }

@@ -95,6 +95,11 @@ pub async fn about_topic(client: &Client, topic: &str, error: Error) -> Failure 
         Error::Broker { code: ErrorCode::TopicExists, .. } => {
             failure.next = Some(format!("`streambus topic describe {topic}` shows it"));
         }
+        Error::Broker { code: ErrorCode::InvalidReplicationFactor, .. } => {
+            failure.next = Some(
+                "ask for fewer --replicas, or start more brokers: `streambus cluster brokers` lists them".to_owned(),
+            );
+        }
         _ => {}
     }
     if failure.place.is_none() {

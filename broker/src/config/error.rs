@@ -53,6 +53,8 @@ pub enum Problem {
     TooLong { bytes: usize, max: usize },
     /// Text that does not parse as what it should be.
     Malformed { expected: &'static str },
+    /// Text with a detail that cannot stand.
+    Refused { reason: String, example: &'static str },
     /// A value outside its range.
     OutOfRange { range: String },
     /// None of the words.
@@ -95,6 +97,7 @@ impl ConfigError {
             Problem::TooLarge => format!("{subject} is too large"),
             Problem::TooLong { bytes, max } => format!("{subject} has {bytes} bytes, at most {max} are allowed"),
             Problem::Malformed { expected } => format!("{subject} must be {expected}"),
+            Problem::Refused { reason, .. } => format!("{subject}: {reason}"),
             Problem::OutOfRange { range } => format!("{subject} is out of range: {range}"),
             Problem::UnknownChoice { words, .. } => format!("{subject} must be {}", words.join(" or ")),
             Problem::Conflict { message, .. } => message.clone(),
@@ -118,6 +121,7 @@ impl ConfigError {
             Problem::UnknownUnit { suggestion: Some(unit), .. } => Some(did_you_mean(unit)),
             Problem::UnknownUnit { units, .. } => Some(format!("units: {units}")),
             Problem::Conflict { help, .. } => Some(help.clone()),
+            Problem::Refused { example, .. } => Some(format!("write it like \"{example}\"")),
             Problem::Syntax { .. }
             | Problem::WrongType { .. }
             | Problem::TooLarge
@@ -131,7 +135,7 @@ impl ConfigError {
 /// Several lines for people: what, where, the line itself, the way out.
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "error: {}", self.message())?;
+        writeln!(f, "{}", self.message())?;
         match &self.origin {
             Origin::File(place) => {
                 let number = place.line.to_string();
@@ -151,15 +155,14 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// First how many there are, then each in a paragraph of its own.
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for error in &self.errors {
-            writeln!(f, "{error}\n")?;
-        }
         match self.errors.len() {
-            1 => f.write_str("1 error in the configuration; nothing was started"),
-            n => write!(f, "{n} errors in the configuration; nothing was started"),
+            1 => f.write_str("the configuration has a problem; nothing was started")?,
+            n => write!(f, "the configuration has {n} problems; nothing was started")?,
         }
+        self.errors.iter().try_for_each(|error| write!(f, "\n\n{error}"))
     }
 }
 

@@ -8,7 +8,7 @@ use streambus_protocol::ids::BrokerId;
 use super::BrokerConfig;
 use super::address::HostPort;
 use super::error::Problem;
-use super::peers::{PEERS_MAX, Peers};
+use super::peers::{NotPeers, PEERS_MAX, Peers};
 use super::suggestion::nearest;
 use super::unit::{self, UnitError};
 
@@ -126,7 +126,8 @@ impl Kind {
                 *slot(config) = if text.is_empty() { None } else { Some(address(text)?) };
             }
             Self::Peers { slot } => {
-                *slot(config) = text(raw, PEERS)?.parse().map_err(|_| Problem::Malformed { expected: PEERS })?;
+                let refused = |error: NotPeers| Problem::Refused { reason: error.to_string(), example: PEERS_EXAMPLE };
+                *slot(config) = text(raw, PEERS)?.parse().map_err(refused)?;
             }
             Self::Path { slot } => {
                 let text = text(raw, "a directory, such as \"./data\"")?;
@@ -231,7 +232,8 @@ impl Kind {
 
 /// The largest number means "no broker" on the wire.
 const BROKER_MAX: u32 = u32::MAX - 1;
-const PEERS: &str = "distinct brokers and addresses, such as \"1@a:9094,2@b:9094,3@c:9094\"";
+const PEERS: &str = "brokers and their addresses in one string, such as \"1@a:9094,2@b:9094,3@c:9094\"";
+const PEERS_EXAMPLE: &str = "1@a:9094,2@b:9094,3@c:9094";
 const ADDRESS: &str = "a host and a port, such as \"127.0.0.1:9092\" or \"[::1]:9092\"";
 
 fn address(text: &str) -> Result<HostPort, Problem> {

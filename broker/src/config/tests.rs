@@ -21,10 +21,10 @@ fn refusal(request: LoadRequest) -> String {
     load(request).expect_err("the configuration must be refused").to_string()
 }
 
-/// The refusal of one file with one error, without the closing line.
+/// The refusal of one file with one problem, without the headline.
 fn file_refusal(text: &str) -> String {
     let all = refusal(LoadRequest { files: vec![file("s.toml", text)], ..LoadRequest::default() });
-    all.strip_suffix("\n\n1 error in the configuration; nothing was started").unwrap_or(&all).to_owned()
+    all.strip_prefix("the configuration has a problem; nothing was started\n\n").unwrap_or(&all).to_owned()
 }
 
 fn origin_of(effective: &Effective, key: &str) -> String {
@@ -115,26 +115,26 @@ fn an_empty_advertise_takes_an_earlier_one_back() {
 fn unknown_names_in_a_file_point_to_the_name() {
     assert_eq!(
         file_refusal("# limits\n[limits]\nconections = 5\n"),
-        "error: unknown key `conections`\n --> s.toml:3:1\n3 | conections = 5\n  | ^^^^^^^^^^\n  help: did you mean `connections`?"
+        "unknown key `conections`\n --> s.toml:3:1\n3 | conections = 5\n  | ^^^^^^^^^^\n  help: did you mean `connections`?"
     );
     assert_eq!(
         file_refusal("[storage]\n  retention_hours = 24\n"),
-        "error: unknown key `retention_hours`\n --> s.toml:2:3\n2 |   retention_hours = 24\n  |   ^^^^^^^^^^^^^^^\n  \
+        "unknown key `retention_hours`\n --> s.toml:2:3\n2 |   retention_hours = 24\n  |   ^^^^^^^^^^^^^^^\n  \
          help: did you mean `retention_interval`?"
     );
     assert_eq!(
         file_refusal("data_dir = \"x\"\n"),
-        "error: unknown key `data_dir`\n --> s.toml:1:1\n1 | data_dir = \"x\"\n  | ^^^^^^^^\n  \
+        "unknown key `data_dir`\n --> s.toml:1:1\n1 | data_dir = \"x\"\n  | ^^^^^^^^\n  \
          help: did you mean `storage.data_dir`?"
     );
     assert_eq!(
         file_refusal("[limit]\nconnections = 5\n"),
-        "error: unknown section `limit`\n --> s.toml:1:2\n1 | [limit]\n  |  ^^^^^\n  help: did you mean `limits`?"
+        "unknown section `limit`\n --> s.toml:1:2\n1 | [limit]\n  |  ^^^^^\n  help: did you mean `limits`?"
     );
-    assert_eq!(file_refusal("[zzz]\n"), "error: unknown section `zzz`\n --> s.toml:1:2\n1 | [zzz]\n  |  ^^^");
+    assert_eq!(file_refusal("[zzz]\n"), "unknown section `zzz`\n --> s.toml:1:2\n1 | [zzz]\n  |  ^^^");
     assert_eq!(
         file_refusal("limits = 3\n"),
-        "error: `limits` is a section, not a value\n --> s.toml:1:1\n1 | limits = 3\n  | ^^^^^^\n  \
+        "`limits` is a section, not a value\n --> s.toml:1:1\n1 | limits = 3\n  | ^^^^^^\n  \
          help: write `[limits]` on a line of its own, and its settings below"
     );
 }
@@ -231,20 +231,20 @@ fn wrong_values_in_a_file_point_to_the_value_and_say_what_to_write() {
         let column = line.find("= ").expect("an assignment") + 3;
         let help = if help.is_empty() { String::new() } else { format!("\n  help: {help}") };
         let expected = format!(
-            "error: {message}\n --> s.toml:1:{column}\n1 | {line}\n  | {}{}{help}",
+            "{message}\n --> s.toml:1:{column}\n1 | {line}\n  | {}{}{help}",
             " ".repeat(column - 1),
             "^".repeat(width)
         );
         assert_eq!(file_refusal(line), expected);
     }
     let long = format!("broker.rack = \"{}\"", "r".repeat(256));
-    assert!(file_refusal(&long).starts_with("error: `broker.rack` has 256 bytes, at most 255 are allowed"));
+    assert!(file_refusal(&long).starts_with("`broker.rack` has 256 bytes, at most 255 are allowed"));
 }
 
 #[test]
 fn a_file_that_is_no_toml_is_pointed_at() {
     let text = file_refusal("[limits]\nconnections = \n");
-    assert!(text.starts_with("error: not valid TOML: "), "{text}");
+    assert!(text.starts_with("not valid TOML: "), "{text}");
     assert!(text.contains(" --> s.toml:2:1"), "{text}");
     let twice = file_refusal("[limits]\nconnections = 5\nconnections = 6\n");
     assert!(twice.contains("duplicate key") && twice.contains(" --> s.toml:3:1"), "{twice}");
@@ -258,13 +258,13 @@ fn unknown_and_wrong_variables_and_flags_are_refused_by_name() {
             flags: pairs(&[("data-dri", "x"), ("listen", "x")]),
             ..LoadRequest::default()
         }),
-        "error: no setting has this environment variable\n --> env STREAMBUS__LIMITS__CONECTIONS\n  \
+        "the configuration has 4 problems; nothing was started\n\n\
+         no setting has this environment variable\n --> env STREAMBUS__LIMITS__CONECTIONS\n  \
          help: did you mean `STREAMBUS__LIMITS__CONNECTIONS`?\n\n\
-         error: no setting `data-dri`\n --> flag --data-dri\n  help: did you mean `data-dir`?\n\n\
-         error: `limits.connections` must be a whole number\n --> env STREAMBUS__LIMITS__CONNECTIONS\n\n\
-         error: `client.listen` must be a host and a port, such as \"127.0.0.1:9092\" or \"[::1]:9092\"\n \
-         --> flag --listen\n\n\
-         4 errors in the configuration; nothing was started"
+         no setting `data-dri`\n --> flag --data-dri\n  help: did you mean `data-dir`?\n\n\
+         `limits.connections` must be a whole number\n --> env STREAMBUS__LIMITS__CONNECTIONS\n\n\
+         `client.listen` must be a host and a port, such as \"127.0.0.1:9092\" or \"[::1]:9092\"\n \
+         --> flag --listen"
     );
 }
 
@@ -304,7 +304,7 @@ fn settings_that_contradict_each_other_are_refused_where_they_were_set() {
         ("storage.segment_bytes = \"100000001B\"", "`storage.segment_bytes` (100000001B) is no multiple of 4KiB"),
     ] {
         let refused = file_refusal(text);
-        assert!(refused.starts_with(&format!("error: {message}\n --> s.toml:1:")), "{refused}");
+        assert!(refused.starts_with(&format!("{message}\n --> s.toml:1:")), "{refused}");
         assert!(refused.contains("\n  help: "), "{refused}");
     }
     let swapped =

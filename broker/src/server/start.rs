@@ -161,7 +161,17 @@ impl Parts {
         let started = self.env.clock.monotonic();
         let (store, report) = opening.await.map_err(|_| StartError::Interrupted("the store was opened"))??;
         let took = self.env.clock.monotonic().saturating_sub(started);
-        tracing::info!(?report, took_ms = took.as_millis(), "the store is open");
+        let journal = &report.journal;
+        tracing::info!(
+            logs = report.logs,
+            replayed_entries = journal.entries,
+            replayed_bytes = journal.bytes,
+            torn_tail_bytes = journal.torn_tail_bytes,
+            damaged_ranges = journal.damaged.len(),
+            index_rebuilt = report.index_rebuilt,
+            took_ms = took.as_millis(),
+            "the store is open"
+        );
         let is_intact = report.is_damage_attributed() && store.status().damaged.is_empty();
         Ok((store, is_intact))
     }

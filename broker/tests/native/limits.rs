@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::harness::{TestBroker, TestClient, fetch_request};
+use crate::harness::{TestBroker, TestClient, fetch_request, flatten};
 use streambus_broker::server::StopError;
 use streambus_protocol::api::encode_request;
 use streambus_protocol::api::session::HealthRequest;
 use streambus_protocol::ids::{CorrelationId, TopicId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Waits for a state of the broker that no answer announces.
 async fn until(broker: &TestBroker, connections: usize) {
@@ -163,4 +164,28 @@ async fn several_brokers_run_in_one_process() {
     one.stop().await.expect("an orderly stop");
     assert_eq!(client_two.values(topic, 0, 0).await, ["two"]);
     two.stop().await.expect("an orderly stop");
+}
+
+// Catches a reader that looks whether it should stop only when there is nothing to read: a client that sends without a
+// pause would hold up every stop for the whole grace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_never_pauses_does_not_hold_up_a_stop() {
+    let broker = TestBroker::start().await;
+    let frame = flatten(encode_request(&HealthRequest {}, CorrelationId::new(1), 0));
+    let flood = frame.repeat(1_000);
+    let client = broker.client().await;
+    let (mut answers, mut requests) = client.stream.into_split();
+    let sending = tokio::spawn(async move { while requests.write_all(&flood).await.is_ok() {} });
+    let (answered, mut first_answer) = tokio::sync::mpsc::channel(1);
+    let taking = tokio::spawn(async move {
+        let mut scratch = vec![0; 256 << 10];
+        while answers.read(&mut scratch).await.is_ok_and(|bytes| bytes > 0) {
+            let _already_known = answered.try_send(());
+        }
+    });
+    first_answer.recv().await.expect("it is served");
+    let stopped = tokio::time::timeout(Duration::from_secs(10), broker.stop()).await;
+    stopped.expect("the stop waits for a client that never pauses").expect("an orderly stop");
+    sending.await.expect("ends");
+    taking.await.expect("ends");
 }
