@@ -49,7 +49,7 @@ impl Nodes {
             let door = PeerDoor::new(me);
             self.network.attach(door.clone());
             let transport = self.network.transport(me);
-            let env = ConsensusEnv { random: Box::new(random), transport, door, before_sync: None };
+            let env = ConsensusEnv { transport, door, ..ConsensusEnv::alone(me, random) };
             let endpoint = BrokerEndpoint { id: me, host: "localhost".to_owned(), port: 9092, rack: None };
             let mut config = ConsensusConfig::alone(self.directory.join(n.to_string()), endpoint);
             config.tuning = Tuning { session: PATIENCE * 100, ..Tuning::default() };

@@ -1,6 +1,6 @@
-//! The one thread that makes the metadata log durable (adapter: it owns a thread).
+//! What makes the metadata log durable: one thread (adapter: it owns it), or in a simulation one task.
 //!
-//! Writers hand over a callback after they have written. The thread takes all callbacks that wait, syncs once, then
+//! Writers hand over a callback after they have written. It takes all callbacks that wait, syncs once, then
 //! completes them in the order they came: one sync covers every write before it. The first sync that fails is the
 //! last one tried: after a failed sync the kernel may have dropped the pages, and a second one would lie. From then
 //! on every callback gets the error, so nothing is ever promised again.
@@ -10,16 +10,24 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use openraft::storage::IOFlushed;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
+use crate::database::MemoryHandle;
 use crate::types::TypeConfig;
 
 type Callback = IOFlushed<TypeConfig>;
 
-/// Handle of the flusher thread. Dropping it finishes what was submitted and joins the thread.
+/// Handle of the flusher. Dropping it finishes what was submitted; a thread is joined.
 pub(crate) struct Flusher {
     // Unbounded, but what it holds is bounded by openraft: one small callback per write that is in flight.
-    queue: Option<Sender<Callback>>,
+    queue: Option<Queue>,
     thread: Option<JoinHandle<()>>,
+}
+
+enum Queue {
+    Thread(Sender<Callback>),
+    Task(mpsc::UnboundedSender<Callback>),
 }
 
 impl Flusher {
@@ -28,13 +36,22 @@ impl Flusher {
         let (queue, submitted) = channel();
         let thread =
             std::thread::Builder::new().name("raft-flusher".to_owned()).spawn(move || run(&submitted, sync))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { queue: Some(Queue::Thread(queue)), thread: Some(thread) })
+    }
+
+    /// The same as a task, for a database whose syncs take time and no thread.
+    pub(crate) fn start_task(database: MemoryHandle) -> Self {
+        let (queue, submitted) = mpsc::unbounded_channel();
+        // It ends with the queue, like the thread.
+        drop(Handle::current().spawn(run_task(submitted, database)));
+        Self { queue: Some(Queue::Task(queue)), thread: None }
     }
 
     /// Completes `callback` once everything written so far is durable.
     pub(crate) fn submit(&self, callback: Callback) {
         let unsent = match &self.queue {
-            Some(queue) => queue.send(callback).err().map(|e| e.0),
+            Some(Queue::Thread(queue)) => queue.send(callback).err().map(|e| e.0),
+            Some(Queue::Task(queue)) => queue.send(callback).err().map(|e| e.0),
             None => Some(callback),
         };
         if let Some(callback) = unsent {
@@ -68,6 +85,21 @@ fn run(submitted: &Receiver<Callback>, mut sync: impl FnMut() -> io::Result<()>)
             callback.io_completed(match &failure {
                 None => Ok(()),
                 Some(reason) => Err(io::Error::other(format!("syncing the metadata log failed: {reason}"))),
+            });
+        }
+    }
+}
+
+async fn run_task(mut submitted: mpsc::UnboundedReceiver<Callback>, database: MemoryHandle) {
+    let mut waiting = Vec::new();
+    while submitted.recv_many(&mut waiting, usize::MAX).await > 0 {
+        let covered = database.written();
+        tokio::time::sleep(database.sync_takes()).await;
+        let synced = database.sync(covered);
+        for callback in waiting.drain(..) {
+            callback.io_completed(match &synced {
+                Ok(()) => Ok(()),
+                Err(error) => Err(io::Error::other(error.to_string())),
             });
         }
     }

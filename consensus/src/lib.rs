@@ -6,6 +6,7 @@
 //!
 //! This crate must never know record batches, client connections, sockets, or how a partition's log is stored.
 
+pub mod blocking;
 pub mod cluster_state;
 pub mod command;
 pub mod config;

@@ -50,12 +50,15 @@ impl LogStore {
     /// Opens the log in `database`; refuses one with damage at either end.
     pub(crate) fn open(database: Arc<Database>, before_sync: Option<BeforeSync>) -> io::Result<Self> {
         let syncing = Arc::clone(&database);
-        let flusher = Flusher::start(move || {
-            if let Some(before_sync) = &before_sync {
-                before_sync();
-            }
-            syncing.sync()
-        })?;
+        let flusher = match database.memory() {
+            Some(memory) => Flusher::start_task(memory.clone()),
+            None => Flusher::start(move || {
+                if let Some(before_sync) = &before_sync {
+                    before_sync();
+                }
+                syncing.sync()
+            })?,
+        };
         Self::with_flusher(database, flusher)
     }
 

@@ -28,7 +28,7 @@ use self::office::Office;
 use crate::command::{Command, Incarnation};
 use crate::config::ConsensusConfig;
 use crate::controller::liveness::Heartbeat;
-use crate::database::BeforeSync;
+use crate::database::{BeforeSync, DatabaseSource};
 use crate::error::{NotApplied, ProposeError, ReadIndexError, TransferError};
 use crate::heartbeat::{HeartbeatAnswer, HeartbeatError};
 use crate::identity::Identity;
@@ -51,14 +51,22 @@ pub struct ConsensusEnv {
     pub transport: Arc<dyn RaftTransport>,
     /// Where peers reach this node. The cluster listener serves it from before the start on.
     pub door: PeerDoor,
-    /// Called before each sync of the log; none outside of tests that stall a disk.
+    /// Where the metadata is kept.
+    pub database: DatabaseSource,
+    /// Called before each sync of the log in a directory; none outside of tests that stall a disk.
     pub before_sync: Option<BeforeSync>,
 }
 
 impl ConsensusEnv {
     /// The surroundings of a node without peers.
     pub fn alone(broker: BrokerId, random: impl FnMut() -> [u8; 16] + Send + 'static) -> Self {
-        Self { random: Box::new(random), transport: Arc::new(NoPeers), door: PeerDoor::new(broker), before_sync: None }
+        Self {
+            random: Box::new(random),
+            transport: Arc::new(NoPeers),
+            door: PeerDoor::new(broker),
+            database: DatabaseSource::Directory,
+            before_sync: None,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
+use crate::blocking;
 use crate::cluster_state::{ClusterState, RowKey, Touched};
 use crate::database::{Batch, Database, Family};
 use crate::encoding::{DecodeError, Decoder, Encoder, Seal, seal, unseal};
@@ -185,7 +186,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    blocking::spawn(work).await.map_err(io::Error::other)?
 }
 
 /// What is applied in this database, and the Raft group's nodes as of there.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use streambus_protocol::ids::{BrokerId, ClusterId, DirectoryId};
 
-use crate::database::{BeforeSync, Database, Family};
+use crate::database::{BeforeSync, Database, DatabaseSource, Family};
 use crate::encoding::{Decoder, Seal, seal, unseal};
 use crate::error::StartError;
 use crate::identity::{Identity, IdentityError, Phase};
@@ -48,10 +48,14 @@ impl Disk {
     /// | `Formatted`               | marked the same  | ours                          |
     /// | `Formatted`               | anything else    | log lost or exchanged: refuse |
     /// | none or `Joining`         | marked           | file lost: refuse             |
-    pub(super) fn open(path: &Path, before_sync: Option<BeforeSync>) -> Result<(Self, Content), StartError> {
+    pub(super) fn open(
+        path: &Path,
+        source: &DatabaseSource,
+        before_sync: Option<BeforeSync>,
+    ) -> Result<(Self, Content), StartError> {
         fs::create_dir_all(path).map_err(StartError::Storage)?;
         let stored = Identity::read(path)?;
-        let database = Arc::new(Database::open(&path.join("db"))?);
+        let database = Arc::new(Database::open_in(source, &path.join("db"))?);
         let log = LogStore::open(Arc::clone(&database), before_sync).map_err(StartError::Storage)?;
         let disk = Self { path: path.to_path_buf(), database, log };
         let mark = disk.mark()?;

@@ -39,7 +39,7 @@ impl MetadataNode {
     pub async fn start(config: ConsensusConfig, mut env: ConsensusEnv) -> Result<Self, StartError> {
         let neighbours = Neighbours::of(&config, Arc::clone(&env.transport), env.door.clone())?;
         let incarnation = Incarnation::from_bytes((env.random)());
-        let (disk, content) = Disk::open(&config.directory(), env.before_sync.take())?;
+        let (disk, content) = Disk::open(&config.directory(), &env.database, env.before_sync.take())?;
         let identity = match &neighbours {
             Some(neighbours) => neighbours.settle(&disk, content, &mut env.random).await?,
             None => settle_alone(&config, &disk, content, &mut env).await?,

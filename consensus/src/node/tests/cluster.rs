@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::command::{Assignment, ClusterEndpoint, Command, Incarnation};
 use crate::config::{Bootstrap, ConsensusConfig, Tuning};
-use crate::database::DatabaseError;
+use crate::database::{DatabaseError, DatabaseSource};
 use crate::error::StartError;
 use crate::founding::StartPhase;
 use crate::image::ClusterImage;
@@ -175,6 +175,7 @@ impl Cluster {
                     random: Box::new(random),
                     transport: Arc::clone(&transport),
                     door: door.clone(),
+                    database: DatabaseSource::Directory,
                     before_sync: Some(Arc::new(move || stall.pass())),
                 };
                 match MetadataNode::start(config.clone(), env).await {
