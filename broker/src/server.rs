@@ -28,10 +28,12 @@ pub use store_source::StoreSource;
 
 use std::sync::Arc;
 
+use streambus_consensus::database::DatabaseSource;
 use streambus_storage::clock::{Clock, SystemClock};
 
 use crate::config::BrokerConfig;
 use crate::net::limits::NetLimits;
+use crate::net::network::{Network, TcpNetwork};
 use crate::random::Random;
 
 /// What a broker is given besides its configuration: everything that would make a run differ from its repetition.
@@ -41,17 +43,23 @@ pub struct BrokerEnv {
     pub clock: Arc<dyn Clock>,
     /// Identities and placement.
     pub random: Arc<Random>,
+    /// Where it listens and what it connects through.
+    pub network: Arc<dyn Network>,
     /// Where the records are kept.
     pub store: StoreSource,
+    /// Where the cluster metadata is kept.
+    pub metadata: DatabaseSource,
 }
 
 impl BrokerEnv {
-    /// The machine's clock and randomness.
+    /// The machine's clock, randomness, network and disk.
     pub fn system() -> Self {
         Self {
             clock: Arc::new(SystemClock::new()),
             random: Arc::new(Random::from_os()),
+            network: Arc::new(TcpNetwork),
             store: StoreSource::directory(),
+            metadata: DatabaseSource::Directory,
         }
     }
 }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use streambus_protocol::frame::{EncodedFrame, Frame};
 use streambus_protocol::ids::CorrelationId;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -16,6 +15,7 @@ use crate::cluster::dial::Dialed;
 use crate::cluster::silence::{SILENCE_MAX, Silence};
 use crate::net::outbound::Outbound;
 use crate::net::reader::{ReadEnd, Reader};
+use crate::net::socket::WriteHalf;
 
 /// No further request is taken from the queue while this many bytes wait; one more may exceed it.
 const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
@@ -136,7 +136,7 @@ async fn read(mut reader: Reader, in_flight: &InFlight) -> ReadEnd {
 }
 
 async fn write(
-    socket: OwnedWriteHalf,
+    mut socket: WriteHalf,
     first: Outgoing,
     queue: &mut mpsc::Receiver<Outgoing>,
     in_flight: &InFlight,
@@ -156,7 +156,7 @@ async fn write(
             let Ok(request) = queue.try_recv() else { break };
             gather(request, &mut outbound, in_flight);
         }
-        flush(&socket, &mut outbound).await?;
+        flush(&mut socket, &mut outbound).await?;
     }
 }
 
@@ -174,7 +174,7 @@ fn gather(request: Outgoing, outbound: &mut Outbound, in_flight: &InFlight) {
 
 /// A peer that takes nothing holds this up for as long as its machine confirms what was sent: its callers' time limits
 /// end, and the connection once nothing has come on it for [`SILENCE_MAX`].
-async fn flush(socket: &OwnedWriteHalf, outbound: &mut Outbound) -> io::Result<()> {
+async fn flush(socket: &mut WriteHalf, outbound: &mut Outbound) -> io::Result<()> {
     outbound.seal_gathered();
     while !outbound.is_empty() {
         let attempt = socket.try_write_vectored(&outbound.slices());

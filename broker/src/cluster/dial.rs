@@ -5,15 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use socket2::{SockRef, TcpKeepalive};
 use streambus_protocol::api::peer::{PeerHandshakeRequest, PeerHandshakeResponse, PeerLane};
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::api::{decode_response, encode_request};
 use streambus_protocol::ids::{BrokerId, CorrelationId};
 use streambus_protocol::preface::{BrokerPreface, ClientPreface};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,20 +17,25 @@ use crate::cluster::local::LocalBroker;
 use crate::config::address::HostPort;
 use crate::net::admission::{Admission, RequestBudget};
 use crate::net::limits::NetLimits;
+use crate::net::network::Network;
 use crate::net::reader::{ReadEnd, Reader};
+use crate::net::socket::{Silence, WriteHalf};
 
 /// How long connecting and the handshake may take together.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Sent bytes that the other machine does not confirm for this long break the connection. A peer whose process stands
-/// still confirms; one that is cut off or without power does not.
-const UNCONFIRMED_MAX: Duration = Duration::from_secs(3);
-/// The same for a connection on which nothing is sent.
-const KEEPALIVE: Duration = Duration::from_secs(1);
+/// Makes a connection between brokers quick to break. A peer whose process stands still confirms; one that is cut off or
+/// without power does not.
+const SILENCE: Silence = Silence {
+    unconfirmed_max: Some(Duration::from_secs(3)),
+    tested_after: Duration::from_secs(1),
+    tested_every: Duration::from_secs(1),
+    tests: Some(3),
+};
 
 /// An open connection whose handshake is done.
 pub(crate) struct Dialed {
     pub(crate) reader: Reader,
-    pub(crate) socket: OwnedWriteHalf,
+    pub(crate) socket: WriteHalf,
     pub(crate) peer: PeerHandshakeResponse,
 }
 
@@ -76,6 +77,7 @@ pub(crate) enum DialError {
 /// What a dialler brings along for every connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialler {
+    pub(crate) network: Arc<dyn Network>,
     pub(crate) local: LocalBroker,
     pub(crate) admission: Arc<Admission>,
 }
@@ -112,9 +114,9 @@ impl Dialler {
             ReadEnd::Failed(source) => broken(source),
             end => protocol(end.to_string()),
         };
-        let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(broken)?;
-        tune(&stream).map_err(broken)?;
-        let (read_half, mut socket) = stream.into_split();
+        let socket = self.network.connect(&address.host, address.port).await.map_err(broken)?;
+        socket.tune(SILENCE).map_err(broken)?;
+        let (read_half, mut socket) = socket.into_split();
         let correlation = CorrelationId::new(0);
         let mut opening = BytesMut::from(&ClientPreface::CURRENT.encode()[..]);
         for chunk in encode_request(hello, correlation, 0).into_chunks() {
@@ -140,13 +142,4 @@ impl Dialler {
         reader.handshake_completed();
         Ok(Dialed { reader, socket, peer })
     }
-}
-
-/// Makes a connection between brokers quick to send and quick to break.
-pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNCONFIRMED_MAX))?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(3))
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use streambus_consensus::blocking;
 use streambus_consensus::controller::liveness::{Heartbeat, Wants};
 use streambus_consensus::heartbeat::{HeartbeatAnswer, HeartbeatError};
 use streambus_consensus::node::MetadataNode;
@@ -73,7 +74,7 @@ impl DiskGauge {
         let is_due = self.asked_at.is_none_or(|at| now.saturating_sub(at) >= DISK_EVERY);
         if self.asked.is_none() && is_due {
             let store = store.clone();
-            self.asked = Some(tokio::task::spawn_blocking(move || store.status()));
+            self.asked = Some(blocking::spawn(move || store.status()));
             self.asked_at = Some(now);
         }
     }

@@ -24,6 +24,7 @@ use crate::cluster::link::{Link, OnDisconnect};
 use crate::cluster::local::LocalBroker;
 use crate::net::admission::Admission;
 use crate::net::limits::NetLimits;
+use crate::net::network::Network;
 
 /// Requests of one lane that wait to be sent; a caller beyond it waits for room.
 const QUEUE_MAX: usize = 256;
@@ -118,13 +119,14 @@ impl PeerPool {
     /// No connection yet. `on_disconnect` hears of each connection that breaks. The tasks run on `tasks` and end when
     /// `closing` is cancelled.
     pub fn new(
+        network: Arc<dyn Network>,
         local: LocalBroker,
         book: PeerBook,
         on_disconnect: impl Fn(BrokerId, PeerLane) + Send + Sync + 'static,
         tasks: TaskTracker,
         closing: CancellationToken,
     ) -> Self {
-        let dialler = Dialler { local, admission: Admission::new(peer_limits()) };
+        let dialler = Dialler { network, local, admission: Admission::new(peer_limits()) };
         Self {
             inner: Arc::new(Inner {
                 dialler,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use streambus_consensus::blocking;
 use streambus_consensus::network::{Lane, Peer, Probe, RaftTransport, TransportError};
 use streambus_consensus::rpc::Rpc;
 use streambus_consensus::snapshot::SnapshotFile;
@@ -17,8 +18,6 @@ use streambus_protocol::api::peer::{
 };
 use streambus_protocol::api::{decode_response, encode_request};
 use streambus_protocol::ids::{BrokerId, CorrelationId};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::cluster::dial::DialError;
@@ -108,9 +107,10 @@ impl RaftTransport for PeerTransport {
     }
 
     fn probe(&self, host: String, port: u16, ttl: Duration) -> BoxFuture<'static, Probe> {
+        let network = Arc::clone(&self.pool.dialler().network);
         async move {
-            match tokio::time::timeout(ttl, TcpStream::connect((host.as_str(), port))).await {
-                Ok(Ok(_stream)) => Probe::Reachable,
+            match tokio::time::timeout(ttl, network.connect(&host, port)).await {
+                Ok(Ok(_socket)) => Probe::Reachable,
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Probe::Refused,
                 Ok(Err(_)) | Err(_) => Probe::Unknown,
             }
@@ -138,7 +138,7 @@ async fn send_snapshot(
     let mut position = 0;
     while position < bytes_total {
         let source = Arc::clone(&snapshot);
-        let read = tokio::task::spawn_blocking(move || source.read_chunk(position, CHUNK_BYTES)).await;
+        let read = blocking::spawn(move || source.read_chunk(position, CHUNK_BYTES)).await;
         let chunk = match read {
             Ok(Ok(chunk)) if !chunk.is_empty() => chunk,
             Ok(Ok(_)) => return Err(TransportError::Unreachable("the snapshot is shorter than it said".to_owned())),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use streambus_consensus::command::Command;
 use streambus_consensus::config::{Bootstrap, ConsensusConfig, Tuning};
+use streambus_consensus::database::DatabaseSource;
 use streambus_consensus::node::{ConsensusEnv, MetadataNode};
 use streambus_consensus::peer_door::PeerDoor;
 use streambus_protocol::api::metadata::BrokerEndpoint;
@@ -23,6 +24,7 @@ use crate::metrics::BrokerMetrics;
 use crate::net::admission::Admission;
 use crate::net::connection::ConnectionContext;
 use crate::net::listener;
+use crate::net::network::TcpNetwork;
 use crate::random::Random;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,8 +50,8 @@ async fn start(id: u32, socket: TcpListener, founder: (String, u16)) -> Node {
         door: Arc::new(ClusterDoor::new(local.clone(), door.clone(), Arc::clone(&metrics))),
         draining: closing.clone(),
     };
-    tasks.spawn(listener::accept_loop(socket, Arc::new(context), tasks.clone(), closing.clone()));
-    let pool = PeerPool::new(local, PeerBook::default(), |_, _| {}, tasks.clone(), closing);
+    tasks.spawn(listener::accept_loop(socket.into(), Arc::new(context), tasks.clone(), closing.clone()));
+    let pool = PeerPool::new(Arc::new(TcpNetwork), local, PeerBook::default(), |_, _| {}, tasks.clone(), closing);
     let directory = tempfile::tempdir().expect("a directory");
     let (host, port) = (address.ip().to_string(), address.port());
     let endpoint = BrokerEndpoint { id: me, host: host.clone(), port: 1, rack: None };
@@ -66,6 +68,7 @@ async fn start(id: u32, socket: TcpListener, founder: (String, u16)) -> Node {
         random: Box::new(move || random.next_id()),
         transport: PeerTransport::new(pool),
         door,
+        database: DatabaseSource::Directory,
         before_sync: None,
     };
     let metadata = tokio::time::timeout(PATIENCE, MetadataNode::start(config, env)).await.expect("in time");

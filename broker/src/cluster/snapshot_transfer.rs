@@ -1,6 +1,7 @@
 //! Receiving a metadata snapshot, step by step.
 
 use bytes::Bytes;
+use streambus_consensus::blocking;
 use streambus_consensus::peer_door::PeerDoor;
 use streambus_consensus::snapshot::SnapshotSink;
 use streambus_protocol::api::peer::{RaftSnapshotRequest, RaftSnapshotResponse, SnapshotStep};
@@ -82,7 +83,7 @@ fn disk(error: &std::io::Error) -> ErrorBody {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ErrorBody> + Send + 'static,
 ) -> Result<T, ErrorBody> {
-    match tokio::task::spawn_blocking(work).await {
+    match blocking::spawn(work).await {
         Ok(result) => result,
         Err(_interrupted) => Err(ErrorBody::new(ErrorCode::NotReady, "this broker is stopping")),
     }

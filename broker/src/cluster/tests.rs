@@ -22,7 +22,6 @@ use streambus_protocol::api::{ApiKey, Listener, decode_error};
 use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, ClusterId};
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +40,7 @@ use crate::metrics::BrokerMetrics;
 use crate::net::admission::Admission;
 use crate::net::connection::ConnectionContext;
 use crate::net::listener;
+use crate::net::network::TcpNetwork;
 use crate::net::reader::ReadEnd;
 
 const TTL: Duration = Duration::from_secs(20);
@@ -139,7 +139,7 @@ impl Other {
         let context =
             ConnectionContext { admission: Admission::new(peer_limits()), door, draining: CancellationToken::new() };
         let (tasks, abort) = (TaskTracker::new(), CancellationToken::new());
-        let accepting = listener::accept_loop(socket, Arc::new(context), tasks.clone(), abort.clone());
+        let accepting = listener::accept_loop(socket.into(), Arc::new(context), tasks.clone(), abort.clone());
         let stop = abort.clone();
         tasks.spawn(async move {
             tokio::select! {
@@ -175,7 +175,8 @@ fn this(cluster_id: Option<ClusterId>, target: BrokerId, address: &HostPort) -> 
     let on_disconnect = move |broker, lane| {
         let _test_over = sender.send((broker, lane));
     };
-    let pool = PeerPool::new(local, book, on_disconnect, TaskTracker::new(), CancellationToken::new());
+    let pool =
+        PeerPool::new(Arc::new(TcpNetwork), local, book, on_disconnect, TaskTracker::new(), CancellationToken::new());
     This { pool, lost }
 }
 
@@ -284,7 +285,7 @@ async fn the_listening_side_hears_of_a_follower_that_leaves() {
     let local = LocalBroker::new(ONE);
     local.joined(cluster(1), 1);
     let book = PeerBook::new(BTreeMap::from([(TWO, other.address.clone())]));
-    let pool = PeerPool::new(local, book, |_, _| {}, TaskTracker::new(), closing.clone());
+    let pool = PeerPool::new(Arc::new(TcpNetwork), local, book, |_, _| {}, TaskTracker::new(), closing.clone());
     pool.call(TWO, PeerLane::Replication, &fetch(0), TTL).await.expect("an answer");
     assert_eq!(other.told.recv().await, Some(Told::Fetch(0)));
     closing.cancel();
@@ -346,7 +347,7 @@ async fn every_client_api_is_refused_on_the_cluster_listener() {
     let other = Other::start(0).await;
     let local = LocalBroker::new(ONE);
     local.joined(cluster(1), 1);
-    let dialler = Dialler { local, admission: Admission::new(peer_limits()) };
+    let dialler = Dialler { network: Arc::new(TcpNetwork), local, admission: Admission::new(peer_limits()) };
     for api in ApiKey::ALL.iter().filter(|api| api.listener() == Listener::Client) {
         let dialed = dialler.dial(&other.address, Some(TWO), PeerLane::Forward, CancellationToken::new()).await;
         let mut dialed = dialed.expect("a connection");

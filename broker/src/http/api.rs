@@ -19,6 +19,7 @@ use bytes::Bytes;
 use hyper::body::Body;
 use hyper::{Request, Response};
 use serde::de::DeserializeOwned;
+use streambus_consensus::blocking;
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::TopicName;
 
@@ -123,7 +124,7 @@ fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 
 /// Runs work that may keep a processor for long (parsing, decompressing, encoding) where it holds up nobody else.
 async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
+    blocking::spawn(work).await.map_err(|error| {
         tracing::error!(%error, "an HTTP request's work ended without a result");
         Problem::new(ErrorCode::Internal, "the broker could not finish this request; its log has the cause")
     })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +18,8 @@ use super::HttpState;
 use super::exchange;
 use super::stall::StallLimit;
 use crate::clock::Deadline;
+use crate::net::network::Listener;
+use crate::net::socket::Socket;
 
 /// The head of a request and everything hyper buffers for a connection.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -27,10 +29,10 @@ const WRITE_STALL: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process has no file descriptor left: the next try would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `listener` until `shutdown` is cancelled; then takes no new connection, answers what has begun, closes what
+/// Serves `listener`, one of the machine's, until `shutdown` is cancelled; then takes no new connection, answers what has begun, closes what
 /// idles, and returns. What is still there after the request timeout is cut: a peer that reads slowly does not stall, and
 /// could make a stop wait for ever.
-pub async fn serve(listener: TcpListener, state: Arc<HttpState>, shutdown: CancellationToken) {
+pub async fn serve(listener: Listener, state: Arc<HttpState>, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(usize::try_from(state.config.connections).unwrap_or(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
     let abort = CancellationToken::new();
@@ -40,7 +42,7 @@ pub async fn serve(listener: TcpListener, state: Arc<HttpState>, shutdown: Cance
             () = shutdown.cancelled() => break,
         };
         match accepted {
-            Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
+            Ok((Socket::Tcp(stream), peer)) => match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => {
                     let connection = connection(stream, place, Arc::clone(&state), shutdown.clone());
                     let abort = abort.clone();
@@ -54,6 +56,9 @@ pub async fn serve(listener: TcpListener, state: Arc<HttpState>, shutdown: Cance
                 }
                 Err(_) => tracing::debug!(%peer, "refused an HTTP connection: `http.connections` are open"),
             },
+            Ok((Socket::Supplied(..), peer)) => {
+                tracing::debug!(%peer, "HTTP is served on the machine's own sockets only");
+            }
             Err(error) if is_about_the_peer(&error) => tracing::debug!(%error, "an HTTP connection failed in accept"),
             Err(error) => {
                 tracing::warn!(%error, "accepting HTTP connections fails");

@@ -30,7 +30,7 @@ async fn listen(config: HttpConfig) -> Listening {
     let clock = Arc::new(SystemClock::new());
     let state = Arc::new(HttpState::new(config, lifecycle.clone(), metrics, clock, 0xabc));
     let shutdown = CancellationToken::new();
-    let served = tokio::runtime::Handle::current().spawn(serve(listener, Arc::clone(&state), shutdown.clone()));
+    let served = tokio::runtime::Handle::current().spawn(serve(listener.into(), Arc::clone(&state), shutdown.clone()));
     Listening { address, state, lifecycle, shutdown, served }
 }
 

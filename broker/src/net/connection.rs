@@ -9,9 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streambus_protocol::preface::ClientPreface;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +20,7 @@ use crate::net::door::{After, Door, FrameHandler, Opened};
 use crate::net::kafka_door;
 use crate::net::preface::Door as Preface;
 use crate::net::reader::{ReadEnd, Reader};
+use crate::net::socket::{Socket, WriteHalf};
 use crate::net::writer::{WriteEnd, Writer};
 
 /// After the last answer, how long and how much is read and forgotten so that the answer is not lost to a reset.
@@ -43,15 +41,15 @@ pub(crate) struct ConnectionContext {
     pub(crate) draining: CancellationToken,
 }
 
-/// Serves `stream` until it ends. It never fails, because nobody could act on it: the reason is logged.
-pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, permit: ConnectionPermit, context: &ConnectionContext) {
+/// Serves `socket` until it ends. It never fails, because nobody could act on it: the reason is logged.
+pub(crate) async fn serve(socket: Socket, peer: SocketAddr, permit: ConnectionPermit, context: &ConnectionContext) {
     let metrics = Arc::clone(context.door.metrics());
     let _open = context.door.is_for_clients().then(|| Open::new(&metrics));
     let limits = *context.admission.limits();
     let budget = RequestBudget::new(&context.admission);
     let activity = budget.activity();
     let closing = context.draining.child_token();
-    let (read_half, mut write_half) = stream.into_split();
+    let (read_half, mut write_half) = socket.into_split();
     let handshake_by = Instant::now() + limits.handshake_timeout;
     let mut reader = Reader::new(read_half, limits, budget, closing.clone(), handshake_by);
     match open(&mut reader, &mut write_half, handshake_by).await {
@@ -100,7 +98,7 @@ enum Opening {
     Unknown,
 }
 
-async fn open(reader: &mut Reader, socket: &mut OwnedWriteHalf, by: Instant) -> Result<Opening, ReadEnd> {
+async fn open(reader: &mut Reader, socket: &mut WriteHalf, by: Instant) -> Result<Opening, ReadEnd> {
     match Preface::detect(reader.peek_preface().await?) {
         Preface::Native => {}
         Preface::Kafka { request_bytes } => return Ok(Opening::Kafka { request_bytes }),
@@ -184,7 +182,7 @@ async fn read(mut reader: Reader, mut session: Box<dyn FrameHandler>, metrics: &
 }
 
 /// Closes so that the peer gets everything that was written.
-async fn end(reader: Reader, mut socket: OwnedWriteHalf, linger: Duration) {
+async fn end(reader: Reader, mut socket: WriteHalf, linger: Duration) {
     // The peer may be gone already, which is what is wanted.
     let _gone = socket.shutdown().await;
     reader.discard(Instant::now() + linger, LINGER_BYTES_MAX).await;

@@ -5,22 +5,27 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::net::admission::ConnectionRefused;
 use crate::net::connection::{self, ConnectionContext};
+use crate::net::network::Listener;
+use crate::net::socket::{Silence, Socket};
 
 /// How long to pause when the process has no file descriptor left: trying again at once would burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A peer that vanished without a word is noticed after this long, also under a subscription that pushes nothing.
-const KEEPALIVE: Duration = Duration::from_secs(60);
+const SILENCE: Silence = Silence {
+    unconfirmed_max: None,
+    tested_after: Duration::from_secs(60),
+    tested_every: Duration::from_secs(15),
+    tests: None,
+};
 
 /// Accepts until the broker drains; each connection runs on `tracker` and ends at the latest when `abort` is cancelled.
 pub(crate) async fn accept_loop(
-    listener: TcpListener,
+    listener: Listener,
     context: Arc<ConnectionContext>,
     tracker: TaskTracker,
     abort: CancellationToken,
@@ -31,7 +36,7 @@ pub(crate) async fn accept_loop(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => admit(stream, peer, &context, &tracker, &abort),
+            Ok((socket, peer)) => admit(socket, peer, &context, &tracker, &abort),
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection; is the limit of open files reached?");
@@ -45,7 +50,7 @@ pub(crate) async fn accept_loop(
 }
 
 fn admit(
-    stream: TcpStream,
+    socket: Socket,
     peer: SocketAddr,
     context: &Arc<ConnectionContext>,
     tracker: &TaskTracker,
@@ -66,22 +71,17 @@ fn admit(
             return;
         }
     };
-    if let Err(error) = tune(&stream) {
+    if let Err(error) = socket.tune(SILENCE) {
         tracing::debug!(%peer, %error, "cannot set options of a connection");
     }
     let context = Arc::clone(context);
     let abort = abort.clone();
     tracker.spawn(async move {
         tokio::select! {
-            () = connection::serve(stream, peer, permit, &context) => {}
+            () = connection::serve(socket, peer, permit, &context) => {}
             () = abort.cancelled() => {}
         }
     });
-}
-
-pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4))
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

@@ -12,7 +12,6 @@ use bytes::{Buf, BufMut, BytesMut};
 use streambus_protocol::frame::{Frame, FrameDecoder, FrameError};
 use streambus_protocol::limits::FRAME_BYTES_MAX_BEFORE_HANDSHAKE;
 use streambus_protocol::preface::PREFACE_BYTES;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +19,7 @@ use crate::net::admission::{ChargeRefused, RequestBudget, RequestPermit};
 use crate::net::limits::NetLimits;
 use crate::net::preface::PREFACE_DETECT_BYTES;
 use crate::net::progress::Progress;
+use crate::net::socket::ReadHalf;
 
 /// The first buffer of a connection that wakes up.
 const BUFFER_BYTES_MIN: usize = 4 * 1024;
@@ -70,7 +70,7 @@ pub(crate) enum ReadEnd {
 
 /// The receiving half.
 pub(crate) struct Reader {
-    socket: OwnedReadHalf,
+    socket: ReadHalf,
     limits: NetLimits,
     budget: RequestBudget,
     closing: CancellationToken,
@@ -88,7 +88,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// A reader that expects the handshake to be complete at `handshake_by`.
     pub(crate) fn new(
-        socket: OwnedReadHalf,
+        socket: ReadHalf,
         limits: NetLimits,
         budget: RequestBudget,
         closing: CancellationToken,
@@ -306,7 +306,7 @@ impl Reader {
 
     /// Reads and forgets until the peer closes, `until` passes or `bytes_max` have come: closing a socket with unread
     /// bytes would reset it, and the peer would lose the last answer.
-    pub(crate) async fn discard(self, until: Instant, bytes_max: usize) {
+    pub(crate) async fn discard(mut self, until: Instant, bytes_max: usize) {
         let mut scratch = [0; 4096];
         let mut left = bytes_max;
         while left > 0 {

@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt};
 use streambus_protocol::frame::EncodedFrame;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -21,6 +20,7 @@ use crate::net::admission::RequestPermit;
 use crate::net::limits::NetLimits;
 use crate::net::outbound::Outbound;
 use crate::net::progress::Progress;
+use crate::net::socket::WriteHalf;
 
 /// No further frame is encoded while this many bytes wait; one more frame may exceed it.
 const OUTBOUND_BYTES_MAX: usize = 1024 * 1024;
@@ -58,7 +58,7 @@ pub(crate) enum WriteEnd {
 
 /// The sending half.
 pub(crate) struct Writer {
-    socket: OwnedWriteHalf,
+    socket: WriteHalf,
     limits: NetLimits,
     metrics: Arc<BrokerMetrics>,
     work: mpsc::UnboundedReceiver<Work>,
@@ -74,7 +74,7 @@ impl Writer {
     /// A writer for what arrives on `work`, a channel that request slots bound: each item but the few that refuse a
     /// request owns a slot or a subscription's place.
     pub(crate) fn new(
-        socket: OwnedWriteHalf,
+        socket: WriteHalf,
         limits: NetLimits,
         metrics: Arc<BrokerMetrics>,
         work: mpsc::UnboundedReceiver<Work>,
@@ -93,7 +93,7 @@ impl Writer {
     }
 
     /// Sends until the reading half has ended and everything is answered.
-    pub(crate) async fn run(mut self) -> (WriteEnd, OwnedWriteHalf) {
+    pub(crate) async fn run(mut self) -> (WriteEnd, WriteHalf) {
         loop {
             poll_fn(|cx| self.poll_gather(cx)).await;
             let end = match self.flush().await {
@@ -205,6 +205,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::net::socket::Socket;
 
     // Catches a slow reader that holds the budget of a large answer for hours, at the minimum rate.
     #[tokio::test]
@@ -213,7 +214,7 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let mut peer = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
         let (stream, _) = listener.accept().await.expect("accepts");
-        let (_reading, writing) = stream.into_split();
+        let (_reading, writing) = Socket::Tcp(stream).into_split();
         let limits = NetLimits { progress_grace: Duration::from_millis(200), ..NetLimits::default() };
         let (sender, work) = mpsc::unbounded_channel();
         let frame = EncodedFrame { head: Bytes::from(vec![0; ANSWER_BYTES]), payload: Payload::None };

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use streambus_consensus::blocking;
 use streambus_consensus::delta::ClusterDelta;
 use streambus_consensus::image::{ClusterImage, PartitionImage, TopicImage};
 use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicName};
@@ -188,7 +189,7 @@ impl Reconciler {
         // Waiters learn at once; the disk may take its time.
         self.registry.announce_change();
         let store = self.store.clone();
-        let deleting = tokio::task::spawn_blocking(move || {
+        let deleting = blocking::spawn(move || {
             for (id, topic) in doomed {
                 match store.delete_log(id) {
                     Ok(()) | Err(StoreError::UnknownLog) => {}
@@ -262,7 +263,7 @@ impl Reconciler {
             return Ok(Vec::new());
         }
         let store = self.store.clone();
-        let opening = tokio::task::spawn_blocking(move || {
+        let opening = blocking::spawn(move || {
             desired.into_iter().map(|desired| open_one(&store, desired)).collect::<Result<Vec<_>, _>>()
         });
         opening.await.map_err(|_| ReconcileError::Interrupted)?

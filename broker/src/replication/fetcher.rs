@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
+use streambus_consensus::blocking;
 use streambus_protocol::api::replica::{
     ReplicaFetchOutcome, ReplicaFetchRequest, ReplicaFetchResponse, ReplicaProgressRequest,
 };
@@ -406,7 +407,7 @@ fn becoming_durable(partition: &Partition) -> Option<BoxFuture<'static, Vec<Part
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, FollowError> + Send + 'static,
 ) -> Result<T, FollowError> {
-    match tokio::task::spawn_blocking(work).await {
+    match blocking::spawn(work).await {
         Ok(result) => result,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use streambus_consensus::blocking;
 use streambus_consensus::command::Command;
 use streambus_consensus::controller::liveness::Wants;
 use streambus_consensus::error::ProposeError;
@@ -115,7 +116,7 @@ impl Parts {
     ) -> Result<Option<Place>, StartError> {
         let broker = self.config.broker.id;
         let (claimed, cluster) = (store.clone(), metadata.identity().cluster_id);
-        let claim = tokio::task::spawn_blocking(move || claimed.claim(broker, cluster));
+        let claim = blocking::spawn(move || claimed.claim(broker, cluster));
         claim
             .await
             .map_err(|_| StartError::Interrupted("the data directory was claimed"))?

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use streambus_consensus::config::{Bootstrap, FOUNDING_PATIENCE};
 use streambus_consensus::peer_door::PeerDoor;
 use streambus_protocol::ids::BrokerId;
-use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +22,7 @@ use crate::metrics::BrokerMetrics;
 use crate::net::admission::Admission;
 use crate::net::connection::ConnectionContext;
 use crate::net::listener;
+use crate::net::network::{Listener, Network};
 
 /// The connections between this broker and others. They are there before the store opens, and end after everything that
 /// uses them.
@@ -44,7 +44,8 @@ impl Peers {
     /// Serves the cluster listener: hellos at once, everything else when its part is there.
     pub(super) fn open(
         config: &BrokerConfig,
-        listener: TcpListener,
+        network: Arc<dyn Network>,
+        listener: Listener,
         address: SocketAddr,
         metrics: &Arc<BrokerMetrics>,
     ) -> Self {
@@ -62,7 +63,7 @@ impl Peers {
         let book = PeerBook::new(peers.map(|(broker, address)| (broker, address.clone())).collect());
         let hint = metadata.clone();
         let on_disconnect = move |broker, _lane| hint.peer_disconnected(broker);
-        let pool = PeerPool::new(local.clone(), book, on_disconnect, tasks.clone(), closing.clone());
+        let pool = PeerPool::new(network, local.clone(), book, on_disconnect, tasks.clone(), closing.clone());
         let founders = config.cluster.peers.iter();
         Self {
             local,

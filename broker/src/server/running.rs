@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use streambus_consensus::blocking;
 use streambus_consensus::node::MetadataNode;
 use streambus_storage::store::Store;
 use tokio_util::task::TaskTracker;
@@ -77,6 +78,11 @@ impl RunningServer {
     /// The broker's metrics.
     pub fn metrics(&self) -> Option<&Arc<BrokerMetrics>> {
         self.running.as_ref().map(|running| &running.metrics)
+    }
+
+    /// The broker's part in the cluster's metadata, while it runs.
+    pub fn metadata(&self) -> Option<&MetadataNode> {
+        self.running.as_ref().map(|running| &running.metadata)
     }
 
     /// Client connections open now.
@@ -165,7 +171,7 @@ impl Running {
         }
         // What the scrapes ask holds the store and the metadata: both must be gone before their files can be reopened.
         drop((metadata, metrics, admission));
-        let closed = tokio::task::spawn_blocking(move || store.close()).await;
+        let closed = blocking::spawn(move || store.close()).await;
         match closed {
             Ok(Ok(())) => {}
             Ok(Err(error)) => first_problem = first_problem.or(Some(StopError::Store(error))),

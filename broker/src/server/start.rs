@@ -4,11 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use streambus_consensus::blocking;
 use streambus_consensus::config::ConsensusConfig;
 use streambus_consensus::node::{ConsensusEnv, MetadataNode};
 use streambus_protocol::api::metadata::BrokerEndpoint;
 use streambus_storage::store::Store;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +26,7 @@ use crate::native::{NativeDoor, SOFTWARE_VERSION};
 use crate::net::admission::Admission;
 use crate::net::connection::ConnectionContext;
 use crate::net::listener;
+use crate::net::network::{Listener, Network};
 use crate::partition::registry::Registry;
 use crate::service::Services;
 use crate::service::assignment::AssignmentService;
@@ -64,11 +65,11 @@ pub(super) async fn start(config: BrokerConfig, env: BrokerEnv) -> Result<Runnin
     let tokens = Tokens::default();
     let background = TaskTracker::new();
 
-    let (client_listener, client) = bind(&config.client.listen).await?;
-    let (http_listener, http_address) = bind(&config.http.listen).await?;
+    let (client_listener, client) = bind(&*env.network, &config.client.listen).await?;
+    let (http_listener, http_address) = bind(&*env.network, &config.http.listen).await?;
     let cluster = match config.cluster.peers.is_empty() {
         true => None,
-        false => Some(bind(&config.cluster.listen).await?),
+        false => Some(bind(&*env.network, &config.cluster.listen).await?),
     };
     let addresses = Addresses { client, cluster: cluster.as_ref().map(|(_, address)| *address), http: http_address };
 
@@ -81,7 +82,8 @@ pub(super) async fn start(config: BrokerConfig, env: BrokerEnv) -> Result<Runnin
     ));
     background.spawn(http::serve(http_listener, Arc::clone(&http_state), tokens.stop.clone()));
 
-    let peers = cluster.map(|(listener, address)| Peers::open(&config, listener, address, &metrics));
+    let peers =
+        cluster.map(|(listener, address)| Peers::open(&config, Arc::clone(&env.network), listener, address, &metrics));
     let parts = Parts { config, env, lifecycle, metrics, tokens, background, addresses, http_state, peers };
     match parts.recover(client_listener).await {
         Ok(running) => Ok(running),
@@ -98,9 +100,9 @@ pub(super) async fn start(config: BrokerConfig, env: BrokerEnv) -> Result<Runnin
     }
 }
 
-async fn bind(address: &HostPort) -> Result<(TcpListener, SocketAddr), StartError> {
+async fn bind(network: &dyn Network, address: &HostPort) -> Result<(Listener, SocketAddr), StartError> {
     let listen = |source: io::Error| StartError::Listen { address: address.to_string(), source };
-    let listener = TcpListener::bind((address.host.as_str(), address.port)).await.map_err(listen)?;
+    let listener = network.bind(&address.host, address.port).await.map_err(listen)?;
     let bound = listener.local_addr().map_err(StartError::LocalAddress)?;
     Ok((listener, bound))
 }
@@ -120,7 +122,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    async fn recover(self, client_listener: TcpListener) -> Result<RunningServer, (StartError, Self)> {
+    async fn recover(self, client_listener: Listener) -> Result<RunningServer, (StartError, Self)> {
         let _first = self.lifecycle.set(State::Recovering);
         let (store, is_intact) = match self.open_store().await {
             Ok(opened) => opened,
@@ -153,7 +155,7 @@ impl Parts {
         let directory = self.config.storage.data_dir.clone();
         let store_config = self.config.storage.store_config();
         let (source, clock) = (self.env.store.clone(), Arc::clone(&self.env.clock));
-        let opening = tokio::task::spawn_blocking(move || {
+        let opening = blocking::spawn(move || {
             std::fs::create_dir_all(&directory)
                 .map_err(|source| StartError::DataDirectory { path: directory.display().to_string(), source })?;
             Ok::<_, StartError>(source.open(&directory, store_config, clock)?)
@@ -186,13 +188,18 @@ impl Parts {
         let random = Arc::clone(&self.env.random);
         let draw = move || random.next_id();
         let metadata = match &self.peers {
-            None => MetadataNode::start(consensus, ConsensusEnv::alone(self.config.broker.id, draw)).await?,
+            None => {
+                let alone = ConsensusEnv::alone(self.config.broker.id, draw);
+                let env = ConsensusEnv { database: self.env.metadata.clone(), ..alone };
+                MetadataNode::start(consensus, env).await?
+            }
             Some(peers) => {
                 consensus.bootstrap = peers.bootstrap();
                 let env = ConsensusEnv {
                     random: Box::new(draw),
                     transport: peers.transport(),
                     door: peers.metadata.clone(),
+                    database: self.env.metadata.clone(),
                     before_sync: None,
                 };
                 let metadata = tokio::select! {
@@ -219,7 +226,7 @@ impl Parts {
 
     fn serve(
         self,
-        client_listener: TcpListener,
+        client_listener: Listener,
         store: Store,
         metadata: MetadataNode,
         registry: Arc<Registry>,
@@ -296,7 +303,7 @@ fn services(
 }
 
 async fn close_quietly(store: Store) {
-    let closed = tokio::task::spawn_blocking(move || store.close()).await;
+    let closed = blocking::spawn(move || store.close()).await;
     if !matches!(closed, Ok(Ok(()))) {
         tracing::warn!(?closed, "the store was not closed cleanly after a failed start");
     }

@@ -1,5 +1,6 @@
 //! Finding offsets: the ends of a log, or the first record at or after a time.
 
+use streambus_consensus::blocking;
 use streambus_protocol::api::offsets::{
     ListOffsetsRequest, ListOffsetsResponse, OffsetFound, OffsetQuery, OffsetsOutcome, OffsetsPartition,
 };
@@ -56,7 +57,7 @@ impl OffsetService {
             )),
             OffsetQuery::At(time) => {
                 let log = partition.log().clone();
-                let search = tokio::task::spawn_blocking(move || log.offset_for_time(time, high_watermark));
+                let search = blocking::spawn(move || log.offset_for_time(time, high_watermark));
                 let found = search.await.map_err(|error| refusal::blocking_failed(&error))?;
                 let found = found.map_err(|error| refusal::read(&partition, high_watermark, &error))?;
                 Ok(found.map_or(end(high_watermark), |(offset, timestamp)| OffsetFound { offset, timestamp }))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use streambus_consensus::blocking;
 use streambus_protocol::api::fetch::Fetched;
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::error_code::ErrorCode;
@@ -220,8 +221,8 @@ async fn read_disk(
         }
     };
     let places: Vec<usize> = disk.iter().map(|(pending, _)| pending.place).collect();
-    let blocking = tokio::task::spawn_blocking(move || run(disk, allowance));
-    match blocking.await {
+    let reading = blocking::spawn(move || run(disk, allowance));
+    match reading.await {
         Ok(done) => {
             budget.settle(&mut permit, done.iter().map(|(_, result)| brought(result)).sum());
             let permit = Arc::new(permit);

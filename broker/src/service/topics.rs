@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use streambus_consensus::blocking;
 use streambus_consensus::command::Command;
 use streambus_consensus::image::{ClusterImage, TopicImage};
 use streambus_consensus::outcome::Outcome;
@@ -276,7 +277,7 @@ impl TopicService {
             ));
         }
         let log = partition.log().clone();
-        let trim = tokio::task::spawn_blocking(move || log.trim(request.before).map(|_| log.log_start()));
+        let trim = blocking::spawn(move || log.trim(request.before).map(|_| log.log_start()));
         match deadline.limit(trim).await {
             Some(Ok(trimmed)) => Ok(TrimLogResponse { log_start: trimmed.map_err(|error| refusal::store(&error))? }),
             Some(Err(error)) => Err(refusal::blocking_failed(&error)),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use streambus_consensus::blocking;
 use streambus_storage::clock::Clock;
 use streambus_storage::store::Store;
 use tokio::time::MissedTickBehavior;
@@ -18,7 +19,7 @@ pub(crate) async fn run(store: Store, clock: Arc<dyn Clock>, interval: Duration,
             _ = ticks.tick() => {}
         }
         let (store, now) = (store.clone(), clock.now());
-        match tokio::task::spawn_blocking(move || store.apply_retention(now)).await {
+        match blocking::spawn(move || store.apply_retention(now)).await {
             Ok(outcome) => tracing::debug!(?outcome, "applied retention"),
             Err(error) => {
                 tracing::error!(%error, "retention stopped: it panicked");

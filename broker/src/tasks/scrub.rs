@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use streambus_consensus::blocking;
 use streambus_storage::store::Store;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ pub(crate) async fn run(store: Store, bytes_per_second: u64, stop: CancellationT
             _ = ticks.tick() => {}
         }
         let store = store.clone();
-        match tokio::task::spawn_blocking(move || store.scrub_step(bytes_per_second)).await {
+        match blocking::spawn(move || store.scrub_step(bytes_per_second)).await {
             Ok(Ok(outcome)) => tracing::trace!(?outcome, "scrubbed"),
             Ok(Err(error)) => tracing::error!(%error, "stored bytes could not be checked"),
             Err(error) => {

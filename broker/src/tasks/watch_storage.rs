@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use streambus_consensus::blocking;
 use streambus_storage::store::Store;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ pub(crate) async fn run(store: Store, lifecycle: Lifecycle, stop: CancellationTo
             _ = ticks.tick() => {}
         }
         let asked = store.clone();
-        let Ok(problem) = tokio::task::spawn_blocking(move || problem(&asked)).await else {
+        let Ok(problem) = blocking::spawn(move || problem(&asked)).await else {
             tracing::error!("watching the data directory stopped: it panicked");
             return;
         };
