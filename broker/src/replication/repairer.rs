@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use streambus_consensus::blocking;
 use streambus_protocol::api::repair::ReplicaRepairRequest;
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::PartitionId;
@@ -144,7 +145,7 @@ impl Repairer {
         let partition = self.registry.get(ask.id).ok_or_else(|| Refusal::Later("the partition is gone".to_owned()))?;
         let (epoch, range) = (ask.leader_epoch, ask.range);
         let (chunks, bytes) = (answer.batches.chunks().to_vec(), answer.batches.len());
-        let mending = tokio::task::spawn_blocking(move || partition.mend(epoch, range, &chunks));
+        let mending = blocking::spawn(move || partition.mend(epoch, range, &chunks));
         let Mended { base, next, durable, .. } = match mending.await {
             Ok(Ok(mended)) => mended,
             Ok(Err(error)) => {

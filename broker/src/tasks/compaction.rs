@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use streambus_consensus::blocking;
 use streambus_storage::clock::Clock;
 use streambus_storage::store::Store;
 use tokio::time::MissedTickBehavior;
@@ -24,7 +25,7 @@ pub(crate) async fn run(store: Store, clock: Arc<dyn Clock>, bytes_per_second: u
             _ = ticks.tick() => {}
         }
         let (store, now) = (store.clone(), clock.now());
-        match tokio::task::spawn_blocking(move || store.compact_step(now, bytes_per_second)).await {
+        match blocking::spawn(move || store.compact_step(now, bytes_per_second)).await {
             Ok(outcome) => tracing::trace!(?outcome, "compacted"),
             Err(error) => {
                 tracing::error!(%error, "compaction stopped: it panicked");
