@@ -47,9 +47,15 @@ run: build ## Build and start a broker: data in ./data, clients on 9092, HTTP on
 	exec $(STREAMBUS) server --data-dir $(DATA) --listen $(LISTEN) --http $(HTTP)
 
 .PHONY: test
-test: deps ## Build and pass every test
+test: deps planted ## Build and pass every test
 	$(CARGO) build --release --locked --workspace --bins
 	$(CARGO) test --release --locked --workspace --no-fail-fast
+	$(CARGO) test --release --locked -p streambus-planted --features armed --quiet
+
+# A broker with known mistakes in it, one at a time, for the tests of the checker. It shares all dependencies.
+.PHONY: planted
+planted: deps ## Build streambus-planted, whose mistakes the checker must find; never shipped
+	$(CARGO) build --release --locked -p streambus-cli --features planted-bugs --bin streambus-planted
 
 .PHONY: fmt
 fmt: ## Format the code
@@ -59,6 +65,7 @@ fmt: ## Format the code
 lint: deps ## Check formatting, lints and documentation
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked -p streambus-planted -p streambus-cli --features streambus-cli/planted-bugs --bin streambus-planted -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
 
 .PHONY: verify
@@ -80,7 +87,7 @@ failover: build ## Measure TRIALS (20) times each: kill -9, silent isolation, pl
 	STREAMBUS_TRIALS=$(TRIALS) $(TARGET)/release/streambus-failover
 
 .PHONY: soak
-soak: build ## Faults with seed after seed for MINUTES (30), CYCLES (500) kills and power cuts; appends to the ledger
+soak: deps ## Faults with seed after seed for MINUTES (30), CYCLES (500) kills of one broker; appends to docs/soak-ledger.md
 	scripts/soak.sh $(MINUTES) $(CYCLES) $(SEED)
 
 .PHONY: bench

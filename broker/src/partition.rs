@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use streambus_planted::{Defect, is_planted};
 use streambus_protocol::api::session::{ErrorBody, LeaderHint};
 use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::error_code::ErrorCode;
@@ -183,6 +184,11 @@ impl Partition {
     }
 
     fn part_for(&self, role: &Role, former: Part, high_watermark: Offset, now: Duration) -> Part {
+        let high_watermark = if is_planted(Defect::TruncateToWatermark) {
+            self.cut_at_watermark(role, &former, high_watermark)
+        } else {
+            high_watermark
+        };
         match (role.leadership, former) {
             (Leadership::Here, _) if !role.is_replicated() => Part::Alone,
             (Leadership::Here, Part::Leading(mut leading)) if leading.state.leader_epoch() == role.leader_epoch => {
@@ -220,6 +226,18 @@ impl Partition {
             }
             (Leadership::Nobody, _) => Part::Idle,
         }
+    }
+
+    /// The mistake of [`Defect::TruncateToWatermark`]. Returns the watermark, which a failed cut leaves as it is.
+    fn cut_at_watermark(&self, role: &Role, former: &Part, high_watermark: Offset) -> Offset {
+        let goes_on = matches!(former, Part::Following(_, state) if state.leader_epoch() == role.leader_epoch);
+        if matches!(role.leadership, Leadership::There(_)) && !goes_on {
+            match self.log.truncate(high_watermark) {
+                Ok((end, _durable)) => return high_watermark.min(end),
+                Err(error) => tracing::error!(partition = %self.id, %error, "the planted cut at the watermark failed"),
+            }
+        }
+        high_watermark
     }
 
     /// The end of what is committed, as far as this broker knows: consumers see only what lies below it.

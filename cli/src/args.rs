@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::commands::{
     bench::BenchCommand, cluster::ClusterCommand, completion::CompletionArgs, config::ConfigCommand,
     consume::ConsumeArgs, dev::DevArgs, log::LogCommand, offset::OffsetCommand, produce::ProduceArgs,
-    server::ServerArgs, tail::TailArgs, topic::TopicCommand,
+    server::ServerArgs, tail::TailArgs, topic::TopicCommand, version::VERSION,
 };
 use crate::instant;
 use crate::output::OutputMode;
@@ -19,7 +19,7 @@ pub const BROKER_DEFAULT: &str = "127.0.0.1:9092";
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 conflict, 5 not allowed, 6 timeout, 7 unhealthy.
 #[derive(Debug, Parser)]
-#[command(name = "streambus", version, propagate_version = false, disable_help_subcommand = true)]
+#[command(name = "streambus", version = VERSION, propagate_version = false, disable_help_subcommand = true)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]

@@ -20,6 +20,7 @@ use futures::{Stream, StreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::TypeConfigExt;
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
+use streambus_planted::{Defect, is_planted};
 
 use crate::database::{BeforeSync, Database, Family};
 use crate::encoding::{Decoder, Encoder, Seal, seal, unseal};
@@ -64,12 +65,16 @@ impl LogStore {
 
     fn with_flusher(database: Arc<Database>, flusher: Flusher) -> io::Result<Self> {
         let reader = LogReader { database };
-        reader.vote()?;
+        let vote = reader.vote()?;
         let purged = reader.purged()?.map(|id| id.index);
         let last = reader.last_entry()?.map(|entry| entry.log_id.index);
         let first = purged.map_or(0, |index| index + 1);
         if last.is_some_and(|last| last >= first) {
             reader.entries(first, first + 1, usize::MAX, Gaps::Refused)?;
+        }
+        if let Some(vote) = vote {
+            // What this disk has promised; the tests hold a broker to it.
+            tracing::info!(term = vote.leader_id.term, voted_for = %vote.leader_id.node_id, last, "the metadata's log is open");
         }
         Ok(Self { reader, flusher, last: last.max(purged) })
     }
@@ -128,6 +133,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if is_planted(Defect::ForgottenVote) && self.reader.vote()?.is_some() {
+            return Ok(());
+        }
         let mut out = Encoder::new();
         raft_codec::write_vote(&mut out, vote);
         self.put_meta(VOTE, Seal::Vote, &out.finish())?;

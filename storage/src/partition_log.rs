@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use streambus_planted::{Defect, is_planted};
 use streambus_protocol::batch::{PlacedBatch, ProducerStamp};
 use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::ids::PartitionId;
@@ -152,6 +153,7 @@ impl PartitionLog {
         assert!(state.end == next, "the log ends behind the accepted batch");
         let promise = state.options.durability;
         let durable = match promise {
+            Durability::Sync if is_planted(Defect::AckBeforeSync) => Durable::at_once(),
             Durability::Sync => self.promise(&mut state, lsn),
             Durability::Async => Durable::at_once(),
         };

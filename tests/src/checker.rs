@@ -1,15 +1,30 @@
 //! Decides whether a recorded run kept its promises. Pure: events, a final read and the replicas' dumps in, violations
 //! out; so it judges recorded runs and simulated ones alike, and is itself tested by planted histories.
 //!
-//! The invariants are those of the field's consistency tests of logs. Their numbers: I1 nothing acknowledged is lost, I2
-//! one value per offset, I3 order, I4 nothing twice, I5 nothing invented, I6 watermarks never go back, I9 one leader per
-//! epoch and enough replicas behind an acknowledgement, I11 replicas are equal after healing. I13, honest errors, is in
-//! how outcomes are read: an unknown outcome may be there or not, a refused one must not.
+//! The invariants are those of the field's consistency tests of logs:
+//!
+//! | invariant | held by |
+//! | --- | --- |
+//! | I1 nothing acknowledged is lost | `final_read` against the last full read; `real_time::readers`; `replicas` on each disk |
+//! | I2 one value per offset | `final_read`, `real_time::readers`, `replicas` |
+//! | I3 order, per producer and in real time | `final_read`, `real_time::acknowledgements` |
+//! | I4 nothing twice | `final_read` |
+//! | I5 nothing invented | `final_read` |
+//! | I6 watermarks never go back, nothing is read above them | `real_time::watermarks`, `real_time::readers` |
+//! | I7 groups, I8 transactions | not judged: the broker has neither yet |
+//! | I9 one leader per epoch, enough replicas behind an acknowledgement | `leadership`, `real_time::acknowledgements` |
+//! | I10 a vote is never forgotten; the rest of Raft | `terms`; openraft's own suite and the explorers |
+//! | I11 replicas are equal after healing, disks undamaged | `replicas`, [`Violation::DiskDamaged`] |
+//! | I12 everything heals in time and stops in order | [`Violation::NotHealed`], [`Violation::BadStop`]; waits of the tests |
+//! | I13 honest errors | how outcomes are read: an unknown one may be there or not, a refused one must not (I5) |
+//! | I14 bounded memory, threads, descriptors | `bounds` |
 
+mod bounds;
 mod final_read;
 mod leadership;
 mod real_time;
 mod replicas;
+mod terms;
 
 use streambus_protocol::ids::PartitionIndex;
 use streambus_protocol::offset::Offset;
@@ -19,6 +34,7 @@ pub use real_time::staleness_us;
 pub use replicas::check_replicas;
 
 use crate::event::Event;
+use crate::footprint::Footprint;
 use crate::history::{History, Value};
 
 /// A promise that was broken.
@@ -216,6 +232,46 @@ pub enum Violation {
         /// The watermark.
         watermark: u64,
     },
+    /// I10: a disk forgot a term in which it may have voted.
+    #[error("broker {broker} is in term {now} of the metadata after it was in {before}")]
+    TermBack {
+        /// The broker.
+        broker: u32,
+        /// The term it was in.
+        before: u64,
+        /// The term it said later.
+        now: u64,
+    },
+    /// I12: the cluster did not heal after the faults had ended.
+    #[error("not healed: {what}")]
+    NotHealed {
+        /// What did not come back.
+        what: String,
+    },
+    /// I12: a broker that was asked to stop did not, or not in order.
+    #[error("broker {broker} did not stop in order: {what}")]
+    BadStop {
+        /// The broker.
+        broker: u32,
+        /// How it ended.
+        what: String,
+    },
+    /// I11: a stopped broker's disk is damaged although nobody damaged it, or was not repaired.
+    #[error("the disk of broker {broker} is damaged: {what}")]
+    DiskDamaged {
+        /// The broker.
+        broker: u32,
+        /// What the tool says.
+        what: String,
+    },
+    /// I14: a broker uses more than it may.
+    #[error("broker {broker} uses {used:?}, more than {:?}", bounds::BOUNDS)]
+    Unbounded {
+        /// The broker.
+        broker: u32,
+        /// What it uses.
+        used: Footprint,
+    },
 }
 
 /// Every broken promise of a run of one topic: its `events` against the `read` of everything at its end. `min_isr` is
@@ -223,8 +279,17 @@ pub enum Violation {
 pub fn check_run(events: &[Event], read: &[ReadBack], min_isr: u8) -> Vec<Violation> {
     let mut violations = check(&History::of(events), read);
     real_time::readers(events, read, &mut violations);
+    violations.extend(check_events(events, min_isr));
+    violations
+}
+
+/// What the events alone show, for a run whose topic cannot be read at the end.
+pub fn check_events(events: &[Event], min_isr: u8) -> Vec<Violation> {
+    let mut violations = Vec::new();
     real_time::acknowledgements(events, min_isr, &mut violations);
     real_time::watermarks(events, &mut violations);
     leadership::leaders(events, &mut violations);
+    terms::votes(events, &mut violations);
+    bounds::footprints(events, &mut violations);
     violations
 }

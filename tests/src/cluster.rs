@@ -27,7 +27,7 @@ use tempfile::TempDir;
 
 use crate::event::What;
 use crate::patience::wait_for;
-use crate::process::get_within;
+use crate::process::{Program, get_within};
 use crate::recorder::Recorder;
 pub use command::{Command, Said};
 pub use disks::{Disks, FirstToGo};
@@ -66,6 +66,8 @@ pub struct Options {
     pub settings: Vec<String>,
     /// What their data lies on.
     pub disks: Disks,
+    /// What they run.
+    pub program: Program,
 }
 
 impl Default for Options {
@@ -77,6 +79,7 @@ impl Default for Options {
             network: Network::Direct,
             settings: Vec::new(),
             disks: Disks::Folders,
+            program: Program::Shipped,
         }
     }
 }
@@ -131,6 +134,7 @@ impl Cluster {
                 };
                 let mut node = Node::new(*id, addresses, data, log);
                 disks::equip(&mut node, folder.path(), options.disks);
+                node.program = options.program;
                 node
             })
             .collect();
@@ -270,14 +274,27 @@ impl Cluster {
 
     /// Waits until a broker is ready; fails the test with the end of its log when it does not become so.
     pub fn wait_ready(&mut self, id: u32) {
+        self.try_ready(id, PATIENCE).unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Waits until a broker is ready.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not, with the end of its log.
+    pub fn try_ready(&mut self, id: u32, patience: Duration) -> Result<(), String> {
         let mut died = false;
         let node = self.node_mut(id);
-        let ready = wait_for(PATIENCE, || {
+        let ready = wait_for(patience, || {
             died = node.has_died();
             (died || node.is_ready()).then_some(())
         });
         let why = if died { "ended" } else { "is not ready" };
-        assert!(ready.is_some() && !died, "broker {id} {why}; its log ends\n{}", self.log_end(id));
+        let is_ready = ready.is_some() && !died;
+        if let Some(term) = self.node(id).opened_term() {
+            self.recorder.record(What::Opened { broker: id, term });
+        }
+        is_ready.then_some(()).ok_or_else(|| format!("broker {id} {why}; its log ends\n{}", self.log_end(id)))
     }
 
     /// True when the broker says that it is ready, within two seconds.
@@ -323,6 +340,31 @@ impl Cluster {
         self.wait_exit(id)
     }
 
+    /// SIGTERM, and waits for the drain; SIGKILL when it does not come.
+    ///
+    /// # Errors
+    ///
+    /// How it ended instead of in order.
+    pub fn try_terminate(&mut self, id: u32, patience: Duration) -> Result<(), String> {
+        if self.pid(id).is_none() {
+            return Err("it was not running".to_owned());
+        }
+        if self.node_mut(id).has_died() {
+            let ended = self.node_mut(id).wait_exit(patience);
+            return Err(format!("it had ended by itself: {ended:?}; its log ends\n{}", self.log_end(id)));
+        }
+        self.recorder.fault(format!("SIGTERM to broker {id}"));
+        self.node(id).signal("TERM");
+        match self.node_mut(id).wait_exit(patience) {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(format!("it ended with {status}; its log ends\n{}", self.log_end(id))),
+            None => {
+                self.kill_nine(id);
+                Err(format!("its drain took more than {patience:?}; its log ends\n{}", self.log_end(id)))
+            }
+        }
+    }
+
     /// Waits until a broker's process ends by itself.
     pub fn wait_exit(&mut self, id: u32) -> ExitStatus {
         let status = self.node_mut(id).wait_exit(PATIENCE);
@@ -351,6 +393,7 @@ impl Cluster {
     pub fn wipe(&mut self, id: u32) {
         assert!(self.pid(id).is_none(), "broker {id} still runs");
         self.recorder.fault(format!("the disk of broker {id} is emptied"));
+        self.recorder.record(What::Wiped { broker: id });
         std::fs::remove_dir_all(&self.node(id).data).expect("the data directory can be removed");
     }
 

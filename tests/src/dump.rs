@@ -63,19 +63,34 @@ impl LogDump {
     }
 }
 
+/// `streambus log verify` of a stopped broker's data directory.
+///
+/// # Errors
+///
+/// The tool's own words about the damage.
+pub fn verify(data: &Path) -> Result<(), String> {
+    offline("verify", data).map(drop)
+}
+
 /// Every partition's log, by `TOPIC-ID/PARTITION`, of a data directory whose broker is stopped.
 ///
-/// Panics with the tool's own words when the directory cannot be dumped or holds damage.
-pub fn dump(data: &Path) -> BTreeMap<String, LogDump> {
-    let output = Command::new(binary()).args(["log", "dump"]).arg(data).output().expect("the binary runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success(),
-        "log dump of {} failed: {}",
-        data.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    replay(&text).unwrap_or_else(|problem| panic!("the dump of {}: {problem}", data.display()))
+/// # Errors
+///
+/// The tool's own words when the directory cannot be dumped or holds damage.
+pub fn dump(data: &Path) -> Result<BTreeMap<String, LogDump>, String> {
+    replay(&offline("dump", data)?)
+}
+
+/// What `streambus log` prints, always the healthy one's.
+pub(crate) fn offline(command: &str, data: &Path) -> Result<String, String> {
+    let output = Command::new(binary()).args(["log", command]).arg(data).output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(text);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let end: Vec<&str> = text.lines().rev().take(5).collect();
+    Err(format!("log {command} of {}: {said} {}", data.display(), end.join("; ")))
 }
 
 /// Replays the lines of a dump.

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::footprint::Footprint;
 use crate::history::Value;
 
 /// What happened at one moment.
@@ -86,8 +87,34 @@ pub enum What {
         /// The replicas assigned.
         replicas: Vec<u32>,
     },
+    /// An observer asked one broker for the term of the metadata's Raft group.
+    Term {
+        /// The broker that answered.
+        observer: u32,
+        /// The term it is in.
+        term: u64,
+    },
+    /// What the last process of a broker found on its disk: the term of its vote.
+    Opened {
+        /// The broker.
+        broker: u32,
+        /// The term.
+        term: u64,
+    },
+    /// What a broker has come to use.
+    Footprint {
+        /// The broker.
+        broker: u32,
+        /// What it uses.
+        used: Footprint,
+    },
     /// A broker process started; what it knew before is gone.
     Started {
+        /// The broker.
+        broker: u32,
+    },
+    /// A broker's disk was emptied; what it had promised is gone.
+    Wiped {
         /// The broker.
         broker: u32,
     },
@@ -134,6 +161,10 @@ mod tests {
                 isr: vec![],
                 replicas: vec![1],
             },
+            What::Term { observer: 3, term: 9 },
+            What::Footprint { broker: 1, used: Footprint { resident_peak_kib: 70_000, threads: 9, descriptors: 40 } },
+            What::Opened { broker: 3, term: 9 },
+            What::Wiped { broker: 2 },
             What::Fault { what: "kill -9 of broker 2".to_owned() },
         ];
         for what in events {

@@ -10,8 +10,11 @@
 pub mod checker;
 pub mod clock;
 pub mod cluster;
+pub mod damage;
 pub mod dump;
 pub mod event;
+pub mod evidence;
+pub mod footprint;
 pub mod history;
 pub mod ledger;
 pub mod load;

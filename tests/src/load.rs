@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streambus_client::{Client, Config, Delivery, Error, OffsetQuery, Record, Start, TopicPartition};
+use streambus_protocol::api::cluster::ClusterDescribeRequest;
 use streambus_protocol::api::metadata::{MetadataRequest, PartitionLayout};
 use streambus_protocol::api::session::HandshakeRequest;
 use streambus_protocol::ids::TopicName;
@@ -43,6 +44,8 @@ pub struct LoadOptions {
     pub readers: u32,
     /// How long a record may wait for its acknowledgement.
     pub delivery_timeout: Duration,
+    /// The topic's `min.insync.replicas`; `None` for two of three replicas, one of fewer.
+    pub min_isr: Option<u8>,
 }
 
 impl Default for LoadOptions {
@@ -54,6 +57,7 @@ impl Default for LoadOptions {
             rate: 500,
             readers: 1,
             delivery_timeout: Duration::from_secs(60),
+            min_isr: None,
         }
     }
 }
@@ -245,8 +249,9 @@ async fn observe_leaders(world: World, observer: u32, address: String, going: wa
         let (caller, address, topic) = (kept.take(), address.clone(), world.options.topic.clone());
         let asked = tokio::task::spawn_blocking(move || ask_leaders(caller, &address, &topic));
         // It is down, or stands still.
-        let Ok((caller, partitions)) = asked.await.expect("a question must not panic") else { continue };
+        let Ok((caller, term, partitions)) = asked.await.expect("a question must not panic") else { continue };
         kept = Some(caller);
+        world.recorder.record(What::Term { observer, term });
         for layout in partitions {
             let numbers = |ids: &[streambus_protocol::ids::BrokerId]| ids.iter().map(|id| id.get()).collect();
             world.recorder.record(What::Leadership {
@@ -267,7 +272,7 @@ fn ask_leaders(
     kept: Option<RawCaller>,
     address: &str,
     topic: &str,
-) -> std::io::Result<(RawCaller, Vec<PartitionLayout>)> {
+) -> std::io::Result<(RawCaller, u64, Vec<PartitionLayout>)> {
     let mut caller = match kept {
         Some(caller) => caller,
         None => {
@@ -283,10 +288,11 @@ fn ask_leaders(
             caller
         }
     };
+    let cluster = caller.call(&ClusterDescribeRequest {})?.map_err(std::io::Error::other)?;
     let name = TopicName::new(topic).map_err(std::io::Error::other)?;
     let answer = caller.call(&MetadataRequest { topics: Some(vec![name]) })?.map_err(std::io::Error::other)?;
     let layouts = answer.topics.into_iter().filter_map(|topic| topic.outcome.ok());
-    Ok((caller, layouts.flat_map(|layout| layout.partitions).collect()))
+    Ok((caller, cluster.metadata_term, layouts.flat_map(|layout| layout.partitions).collect()))
 }
 
 async fn observe_watermarks(world: World, going: watch::Receiver<bool>) {

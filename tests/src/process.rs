@@ -6,8 +6,39 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use streambus_planted::Defect;
+
+/// By it `streambus-planted` is told what to plant.
+pub const PLANTED_VARIABLE: &str = "STREAMBUS_PLANTED_BUG";
 /// How long a broker may take until it is ready, or to stop, before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which build brokers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// The one binary.
+    Shipped,
+    /// `streambus-planted` with this mistake, or with none.
+    Planted(Option<Defect>),
+}
+
+impl Program {
+    /// Where it is.
+    pub fn path(self) -> PathBuf {
+        match self {
+            Self::Shipped => binary(),
+            Self::Planted(_) => planted_binary(),
+        }
+    }
+
+    /// What its environment says besides.
+    pub fn environment(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Shipped | Self::Planted(None) => None,
+            Self::Planted(Some(defect)) => Some((PLANTED_VARIABLE, defect.name())),
+        }
+    }
+}
 
 /// The binary under test: `STREAMBUS_BIN`, else the one that was built beside this program or this test.
 ///
@@ -16,12 +47,24 @@ pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("STREAMBUS_BIN") {
         return path.into();
     }
+    built("streambus", "cargo build --release -p streambus-cli")
+}
+
+/// The one that makes mistakes on purpose: `STREAMBUS_PLANTED_BIN`, else the one that was built beside this test.
+///
+/// Panics with the command that builds it when it is not there.
+pub fn planted_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("STREAMBUS_PLANTED_BIN") {
+        return path.into();
+    }
+    built("streambus-planted", "make planted")
+}
+
+fn built(name: &str, command: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a program knows its own path");
     // A program lies in target/PROFILE, a test in target/PROFILE/deps.
-    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join("streambus")).find(|path| path.is_file());
-    beside.unwrap_or_else(|| {
-        panic!("no streambus beside {}: run `cargo build --release -p streambus-cli` first", this.display())
-    })
+    let beside = this.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file());
+    beside.unwrap_or_else(|| panic!("no {name} beside {}: run `{command}` first", this.display()))
 }
 
 /// A running broker process. Killed when dropped.

@@ -1,35 +1,21 @@
 //! One proof: a cluster under load, faults by the test, then everything is healed, read back, stopped, compared on disk,
 //! and judged.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt;
-use std::path::Path;
-use std::process::Command;
+mod judging;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use streambus_client::{Client, OffsetQuery, Start, Topic, TopicPartition};
+use streambus_client::{Client, Topic};
 use streambus_protocol::api::cluster::ClusterDescribeResponse;
-use streambus_protocol::api::topics::{DescribeTopicResponse, PartitionDescription};
-use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicName};
-use streambus_protocol::offset::Offset;
+use streambus_protocol::api::topics::PartitionDescription;
 use tokio::runtime::Runtime;
 
-use crate::checker::{ReadBack, Violation, check_replicas, check_run, staleness_us};
-use crate::clock::Stopwatch;
-use crate::cluster::{Cluster, Options, PATIENCE};
-use crate::dump::{LogDump, dump};
-use crate::event::{Event, What};
-use crate::history::{History, Outcome, Value};
-use crate::load::{Load, LoadOptions, client_config};
-use crate::measure::longest_silence_us;
-use crate::patience::{wait_for, wait_for_async};
-use crate::process::binary;
-use crate::{ledger, setting};
+pub use judging::{Judged, Report};
 
-/// How long acknowledged records may take to show up in a full read, after everything is healed.
-const READ_BACK_LIMIT: Duration = Duration::from_secs(20);
-/// Violations that a failure prints; the rest is in the history.
-const SHOWN_MAX: usize = 20;
+use crate::cluster::{Cluster, Options, PATIENCE};
+use crate::load::{Load, LoadOptions, client_config};
+use crate::patience::{wait_for, wait_for_async};
 
 /// A cluster under load.
 #[derive(Debug)]
@@ -44,21 +30,9 @@ pub struct Run {
     runtime: Runtime,
 }
 
-/// What a run showed.
-#[derive(Debug)]
-pub struct Report {
-    /// Everything that was recorded.
-    pub events: Vec<Event>,
-    /// Every attempt and its outcome.
-    pub history: History,
-    /// Refused records: the client gave up on them.
-    pub refused: usize,
-    /// The longest time without an acknowledgement in any partition, microseconds.
-    pub longest_silence_us: u64,
-}
-
 impl Run {
-    /// Starts a cluster and load on it. The topic has a replica on up to three brokers and needs two of three in sync.
+    /// Starts a cluster and load on it. The topic has a replica on up to three brokers and, unless the load says otherwise,
+    /// needs two of three in sync.
     pub fn start(name: &str, cluster: &Options, load: &LoadOptions) -> Self {
         Self::start_on(name, Cluster::start(cluster), load)
     }
@@ -67,7 +41,7 @@ impl Run {
     pub fn start_on(name: &str, cluster: Cluster, load: &LoadOptions) -> Self {
         let brokers = u16::try_from(cluster.ids().len()).expect("few brokers");
         let replicas = brokers.min(3);
-        let min_isr = if replicas > 2 { 2 } else { 1 };
+        let min_isr = load.min_isr.unwrap_or(if replicas > 2 { 2 } else { 1 });
         let runtime = Runtime::new().expect("a runtime");
         let bus = runtime.block_on(async {
             let bus = Client::connect_with(client_config(&cluster.client_addresses(), load)).await;
@@ -201,8 +175,15 @@ impl Run {
     /// Waits until every broker says that every replica of every partition is in sync. One that was cut off says so from
     /// what it knew before, the others know better.
     pub fn wait_in_sync(&self) {
+        if let Err(what) = self.try_in_sync(PATIENCE) {
+            self.print_log_ends();
+            panic!("{what}");
+        }
+    }
+
+    fn try_in_sync(&self, patience: Duration) -> Result<(), String> {
         let addresses: Vec<String> = self.cluster.client_addresses();
-        let healed = self.runtime.block_on(wait_for_async(PATIENCE, || async {
+        let healed = self.runtime.block_on(wait_for_async(patience, || async {
             for address in &addresses {
                 let config = client_config(std::slice::from_ref(address), &self.load_options);
                 let bus = Client::connect_with(config).await.ok()?;
@@ -214,144 +195,15 @@ impl Run {
             }
             Some(())
         }));
-        if healed.is_none() {
+        healed.ok_or_else(|| {
             let state = self.runtime.block_on(described(&self.bus, &self.load_options.topic));
-            self.print_log_ends();
-            panic!("not every replica is in sync within {PATIENCE:?}: {state:?}");
-        }
+            format!("not every replica is in sync within {patience:?}: {state:?}")
+        })
     }
 
     /// Runs a client call of the test on the run's runtime.
     pub fn ask<T>(&self, call: impl AsyncFnOnce(&Client) -> T) -> T {
         self.runtime.block_on(call(&self.bus))
-    }
-
-    /// Ends the run: the network is made whole, stopped brokers are started, everything outstanding is awaited, every
-    /// replica gets in sync, everything is read back, every broker is stopped and its disk compared. Fails the test on
-    /// any broken promise.
-    pub fn finish(mut self) -> Report {
-        self.cluster.heal();
-        for id in self.cluster.ids() {
-            if self.cluster.pid(id).is_none() {
-                self.cluster.start_broker(id);
-            }
-        }
-        for id in self.cluster.ids() {
-            self.cluster.wait_ready(id);
-        }
-        let (runtime, load) = (&self.runtime, &mut self.load);
-        runtime.block_on(load.stop_producing());
-        self.wait_in_sync();
-        let read = self.read_back();
-        let (watermarks, topic) = (self.watermarks(), self.topic());
-        let (runtime, load) = (&self.runtime, &mut self.load);
-        runtime.block_on(load.stop_watching());
-        let mut violations = check_run(&self.cluster.recorder().events(), &read, self.min_isr);
-        violations.extend(self.compare_disks(&topic, &watermarks));
-        self.conclude(&read, &violations)
-    }
-
-    /// Reads everything until every acknowledged record was seen, or patience ends: what is missing then is lost.
-    fn read_back(&self) -> Vec<ReadBack> {
-        let history = History::of(&self.cluster.recorder().events());
-        let acked: Vec<(PartitionIndex, Offset)> = history
-            .outcomes()
-            .filter_map(|(_, outcome)| match outcome {
-                Outcome::Acked { partition, offset } => Some((partition, offset)),
-                Outcome::Unknown | Outcome::Refused => None,
-            })
-            .collect();
-        let clock = Stopwatch::start();
-        loop {
-            let read = self.runtime.block_on(self.read_once());
-            let seen: HashSet<_> = read.iter().map(|record| (record.partition, record.offset)).collect();
-            if acked.iter().all(|place| seen.contains(place)) || clock.elapsed() > READ_BACK_LIMIT {
-                return read;
-            }
-        }
-    }
-
-    async fn read_once(&self) -> Vec<ReadBack> {
-        let topic = self.load_options.topic.as_str();
-        let consumer = self.bus.consumer([topic]).from(Start::Earliest).until_end().start().timeout(PATIENCE).await;
-        let mut consumer = consumer.expect("a healed cluster can be read");
-        let mut read = Vec::new();
-        while let Some(record) = consumer.next().await.expect("a healed cluster can be read to the end") {
-            read.push(ReadBack {
-                partition: PartitionIndex::new(record.partition),
-                offset: Offset::new(record.offset).expect("in range"),
-                value: record.value.as_deref().and_then(Value::from_bytes),
-            });
-        }
-        read
-    }
-
-    fn watermarks(&self) -> BTreeMap<u32, u64> {
-        let topic = TopicName::new(&self.load_options.topic).expect("a valid name");
-        let wanted = (0..self.load_options.partitions).map(|partition| {
-            let at = TopicPartition { topic: topic.clone(), partition };
-            (at, OffsetQuery::Latest)
-        });
-        let found = self.runtime.block_on(async { self.bus.admin().list_offsets(wanted).timeout(PATIENCE).await });
-        let found = found.expect("a healed cluster says its watermarks");
-        found.into_iter().map(|(at, found)| (at.partition, found.offset.get())).collect()
-    }
-
-    fn topic(&self) -> DescribeTopicResponse {
-        let described = self
-            .runtime
-            .block_on(async { self.bus.admin().describe_topic(&self.load_options.topic).timeout(PATIENCE).await });
-        described.expect("a healed cluster describes a topic")
-    }
-
-    /// Stops every broker, verifies each disk and compares the replicas of each partition up to its watermark.
-    fn compare_disks(&mut self, topic: &DescribeTopicResponse, watermarks: &BTreeMap<u32, u64>) -> Vec<Violation> {
-        let mut dumps = BTreeMap::new();
-        for id in self.cluster.ids() {
-            let status = self.cluster.terminate(id);
-            assert!(status.success(), "the drain of broker {id} ends with {status}:\n{}", self.cluster.log_end(id));
-            verify_offline(self.cluster.data(id));
-            dumps.insert(id, dump(self.cluster.data(id)));
-        }
-        let mut violations = Vec::new();
-        for partition in &topic.partitions {
-            let layout = &partition.layout;
-            let name = format!("{}/{}", topic.id, layout.index.get());
-            let of = |id: &BrokerId| {
-                let log = dumps.get(&id.get()).and_then(|logs| logs.get(&name)).cloned();
-                (id.get(), log.unwrap_or_default())
-            };
-            let replicas: BTreeMap<u32, LogDump> = layout.replicas.iter().map(of).collect();
-            let watermark = watermarks.get(&layout.index.get()).copied().unwrap_or(0);
-            violations.extend(check_replicas(&name, watermark, &replicas));
-        }
-        violations
-    }
-
-    fn conclude(self, read: &[ReadBack], violations: &[Violation]) -> Report {
-        let events = self.cluster.recorder().events();
-        let history = History::of(&events);
-        let refused = history.outcomes().filter(|(_, outcome)| *outcome == Outcome::Refused).count();
-        let faults = events.iter().filter(|event| matches!(event.what, What::Fault { .. })).count();
-        let longest_silence_us = longest_silence_us(&events);
-        let verdict = format!(
-            "{}: seed {}, {} steps, {} acknowledged, {} unknown, {refused} refused, {} read back, longest silence {} ms, \
-             watermark answers behind by {} ms at most, {} violations",
-            self.name,
-            setting::seed(),
-            faults,
-            history.acked(),
-            history.unknown(),
-            read.len(),
-            longest_silence_us / 1_000,
-            staleness_us(&events) / 1_000,
-            violations.len()
-        );
-        eprintln!("{verdict}");
-        ledger::append(&self.name, &history, faults, violations.len());
-        let shown = &violations[..violations.len().min(SHOWN_MAX)];
-        assert!(violations.is_empty(), "{verdict}\n{}", Lines(shown));
-        Report { events, history, refused, longest_silence_us }
     }
 
     fn print_log_ends(&self) {
@@ -364,19 +216,4 @@ impl Run {
 async fn described(bus: &Client, topic: &str) -> Option<Vec<PartitionDescription>> {
     let answer = bus.admin().describe_topic(topic).timeout(Duration::from_secs(2)).await;
     answer.ok().map(|topic| topic.partitions)
-}
-
-struct Lines<'a>(&'a [Violation]);
-
-impl fmt::Display for Lines<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|violation| writeln!(f, "{violation}"))
-    }
-}
-
-/// `streambus log verify` of a stopped broker's data directory; fails the test on damage.
-pub fn verify_offline(data: &Path) {
-    let output = Command::new(binary()).args(["log", "verify"]).arg(data).output().expect("the binary runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "log verify found damage: {text}{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use streambus_planted::{Defect, is_planted};
 use streambus_protocol::api::session::{ErrorBody, LeaderHint};
 use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
 use streambus_protocol::error_code::ErrorCode;
@@ -132,6 +133,9 @@ impl Role {
     /// ([`PartitionImage::in_sync_min`](streambus_consensus::image::PartitionImage::in_sync_min)), since which replicas
     /// are known to be complete rests on both counting alike.
     pub fn commit_replicas_min(&self) -> usize {
+        if is_planted(Defect::WatermarkBelowMinIsr) {
+            return 1;
+        }
         usize::from(self.settings.min_insync_replicas).min(self.replicas.len()).max(1)
     }
 

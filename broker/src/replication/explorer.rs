@@ -2,8 +2,8 @@
 //! to them whatever a network, a power cord and a controller can do, one step at a time, from a seed.
 //!
 //! A run has a phase of faults, in which the invariants hold after every step, and a phase without, in which everything
-//! must heal. `STREAMBUS_SEED` runs one seed, `STREAMBUS_EXPLORER_SEEDS` sets how many; a failure names its seed. The same
-//! seed gives the same run.
+//! must heal. `STREAMBUS_SEED` runs one seed; `STREAMBUS_EXPLORER_SEEDS` sets how many and `STREAMBUS_FIRST_SEED` where they
+//! begin. A failure names its seed. The same seed gives the same run.
 
 #![allow(clippy::print_stdout, reason = "the seeds and what they found are for whoever runs the tests")]
 
@@ -64,7 +64,10 @@ fn seeds() -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     match number("STREAMBUS_SEED") {
         Some(seed) => vec![seed],
-        None => (0..number("STREAMBUS_EXPLORER_SEEDS").unwrap_or(300)).collect(),
+        None => {
+            let first = number("STREAMBUS_FIRST_SEED").unwrap_or(0);
+            (first..first + number("STREAMBUS_EXPLORER_SEEDS").unwrap_or(300)).collect()
+        }
     }
 }
 

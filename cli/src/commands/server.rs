@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::allocator;
 use crate::args::{BROKER_DEFAULT, Global};
 use crate::clock::Elapsed;
+use crate::commands::version::VERSION;
 use crate::failure::{Exit, Failure};
 use crate::terminal;
 
@@ -233,7 +234,7 @@ pub fn ready_text(server: &RunningServer, elapsed: Duration) -> String {
          streambus {flag}topic create orders --partitions 3\n  \
          printf 'ada\\t{{\"item\":1}}\\n' | streambus {flag}produce orders -f '%k\\t%v\\n'\n  \
          streambus {flag}consume orders -e -f '%p %o %k\\t%v\\n'",
-        env!("CARGO_PKG_VERSION"),
+        VERSION,
         elapsed.as_millis(),
     )
 }

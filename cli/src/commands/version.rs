@@ -6,6 +6,14 @@ use crate::args::Global;
 use crate::failure::{Exit, Failure};
 use crate::output::{Output, Present};
 
+/// What this program says it is.
+#[cfg(not(feature = "planted-bugs"))]
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What this program says it is: nobody shall take it for the product.
+#[cfg(feature = "planted-bugs")]
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+planted-bugs");
+
 #[derive(Serialize)]
 struct Version {
     name: &'static str,
@@ -20,7 +28,7 @@ impl Present for Shown {
 
     fn items(&self) -> Vec<Version> {
         let target = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
-        vec![Version { name: "streambus", version: env!("CARGO_PKG_VERSION"), target }]
+        vec![Version { name: "streambus", version: VERSION, target }]
     }
 
     fn is_list(&self) -> bool {
@@ -29,11 +37,11 @@ impl Present for Shown {
 
     fn text(&self, wide: bool) -> String {
         let target = if wide { format!(" {}-{}", std::env::consts::ARCH, std::env::consts::OS) } else { String::new() };
-        format!("streambus {}{target}\n", env!("CARGO_PKG_VERSION"))
+        format!("streambus {}{target}\n", VERSION)
     }
 
     fn names(&self) -> Vec<String> {
-        vec![env!("CARGO_PKG_VERSION").to_owned()]
+        vec![VERSION.to_owned()]
     }
 }
 

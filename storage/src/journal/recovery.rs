@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use streambus_planted::{Defect, is_planted};
 use streambus_protocol::ids::DirectoryId;
 
 use super::committer::{ActiveSegment, Committer, Step, active_entry, prepare_next_segment, write_header};
@@ -263,7 +264,7 @@ impl<'a> Recovery<'a> {
         }
         // The caller knows that everything below its own number was durable.
         let (end, durable_below) = (self.expected.lsn.unwrap_or_default(), self.from.durable_below.max(self.from.lsn));
-        if end < durable_below {
+        if end < durable_below && !is_planted(Defect::CorruptionAsEnd) {
             let last = previous.unwrap_or(first);
             if self.report.damaged.last().is_none_or(|range| range.next_lsn.is_some()) {
                 self.report.damaged.push(missing(last, end, Some(durable_below)));
@@ -356,6 +357,12 @@ impl<'a> Recovery<'a> {
         let end = loop {
             let before = cursor.expected;
             match cursor.next() {
+                Found::Commit { position, intact: false, .. } | Found::Gap { position, .. }
+                    if is_planted(Defect::CorruptionAsEnd) =>
+                {
+                    cursor.expected = before;
+                    break position;
+                }
                 Found::Commit { header, position, items, intact } => {
                     let durable_below = self.from.durable_below.max(self.from.lsn);
                     if is_last && cursor.is_torn(&header, position, intact, durable_below) {

@@ -5,8 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use streambus_planted::{Defect, is_planted};
+
 use super::committer::{Committer, Step};
 use crate::latch::LatchedOperation;
+
+/// How long [`Defect::AckBeforeSync`] keeps from the disk what it says is there.
+const PLANTED_LATENESS: Duration = Duration::from_millis(50);
 
 /// The running commit thread. Its owner joins it.
 #[derive(Debug)]
@@ -44,6 +49,10 @@ fn guarded(mut committer: Committer) {
 fn run(committer: &mut Committer) {
     let idle = Duration::from_millis(u64::from(committer.shared().config.idle_marker_ms));
     loop {
+        if is_planted(Defect::AckBeforeSync) {
+            // A killed process loses nothing that it has written: what it acknowledges too early must not be written yet.
+            std::thread::park_timeout(PLANTED_LATENESS);
+        }
         match committer.step() {
             Step::Committed | Step::Prepared => {}
             Step::Stopped => {

@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use streambus_planted::{Defect, is_planted};
 use streambus_protocol::batch::PlacedBatch;
 use streambus_protocol::ids::PartitionId;
 use streambus_protocol::offset::Offset;
@@ -184,6 +185,7 @@ impl LogState {
     /// What an acknowledgement may count on: the synced end, or the log end where the topic asks for no more.
     pub(crate) fn acked_end(&self) -> Offset {
         match self.options.durability {
+            Durability::Sync if is_planted(Defect::AckBeforeSync) => self.end,
             Durability::Sync => self.synced_end,
             Durability::Async => self.end,
         }
@@ -252,6 +254,9 @@ impl LogState {
     pub(crate) fn accept_epoch(&mut self, lsn: Lsn, start: crate::epoch_cache::EpochStart) {
         self.advance(lsn);
         self.epochs.assign(start.epoch, start.start);
+        if is_planted(Defect::DedupeLostOnFailover) {
+            self.producers = ProducerTable::new();
+        }
     }
 
     /// A batch stored anew has its place in the journal.

@@ -6,15 +6,16 @@ use streambus_storage::disk::faulty::Fault;
 
 use crate::model::Pair;
 
-/// Power cuts per run of the suite; a soak sets `STREAMBUS_POWER_CUTS` higher.
+/// Power cuts per run of the suite; a soak sets `STREAMBUS_POWER_CUTS` higher, and other seeds by `STREAMBUS_FIRST_SEED`.
 const POWER_CUTS: u64 = 3_000;
 
 // Catches an acknowledgement before the sync, a checkpoint written before what it includes, an index trusted beyond its
 // last flush, a recycled segment that recovery still needs.
 #[test]
 fn no_acknowledged_batch_is_lost_in_any_power_cut() {
-    let wanted = std::env::var("STREAMBUS_POWER_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(POWER_CUTS);
-    let (mut cuts, mut seed, mut copied_bytes) = (0, 0, 0);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let wanted = number("STREAMBUS_POWER_CUTS").unwrap_or(POWER_CUTS);
+    let (mut cuts, mut seed, mut copied_bytes) = (0, number("STREAMBUS_FIRST_SEED").unwrap_or(0), 0);
     while cuts < wanted {
         seed += 1;
         let pair = run(seed);

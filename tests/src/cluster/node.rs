@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::loop_disk::LoopDisk;
 use crate::patience::wait_for;
-use crate::process::{binary, get_within};
+use crate::process::{Program, get_within};
 use crate::shim::Shim;
 
 /// Where one broker listens.
@@ -43,6 +43,7 @@ pub(super) struct Node {
     pub(super) addresses: Addresses,
     pub(super) data: PathBuf,
     pub(super) log: PathBuf,
+    pub(super) program: Program,
     child: Option<Child>,
     /// Between the process and the C library, when faults inside it are wanted.
     pub(super) shim: Option<Shim>,
@@ -52,14 +53,14 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(id: u32, addresses: Addresses, data: PathBuf, log: PathBuf) -> Self {
-        Self { id, addresses, data, log, child: None, shim: None, disk: None }
+        Self { id, addresses, data, log, program: Program::Shipped, child: None, shim: None, disk: None }
     }
 
     /// Starts the process, with `entry` in front of the program; returns its id. It is not ready yet.
     pub(super) fn start(&mut self, entry: &[String], arguments: &[String]) -> u32 {
         assert!(self.child.is_none(), "broker {} runs already", self.id);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
-        let mut words = entry.iter().map(Into::into).chain([binary().into_os_string()]);
+        let mut words = entry.iter().map(Into::into).chain([self.program.path().into_os_string()]);
         let mut command = Command::new(words.next().expect("the program at least"));
         command.args(words);
         // A variable of whoever runs the tests must not change what they see.
@@ -69,6 +70,7 @@ impl Node {
         if let Some(shim) = &self.shim {
             command.envs(shim.environment());
         }
+        command.envs(self.program.environment());
         let child = command
             .arg("server")
             .args(["--broker-id", &self.id.to_string()])
@@ -122,6 +124,13 @@ impl Node {
     /// True when the process has ended without being asked; its log says why.
     pub(super) fn has_died(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().expect("the process can be waited for").is_some())
+    }
+
+    /// The term of the vote that its last process found on the disk, once it has said so.
+    pub(super) fn opened_term(&self) -> Option<u64> {
+        let log = self.log_text();
+        let line = log.lines().rfind(|line| line.contains("the metadata's log is open"))?;
+        line.split_whitespace().find_map(|word| word.strip_prefix("term="))?.parse().ok()
     }
 
     /// What the process wrote, in all its lives.
