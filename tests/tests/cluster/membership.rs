@@ -120,7 +120,6 @@ fn a_broker_that_is_removed_while_it_stands_still_disturbs_nobody_when_it_goes_o
     run.let_run(Duration::from_secs(6));
     run.wait_recovery(resumed_us);
     assert_eq!(state(&run), before, "votes of a removed node are not heard, and it does not come back by itself");
-    assert!(!run.cluster.is_ready(leaving), "nor does it serve; its log ends\n{}", run.cluster.log_end(leaving));
     if run.cluster.pid(leaving).is_some() {
         run.cluster.kill_nine(leaving);
     }

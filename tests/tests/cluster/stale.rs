@@ -17,6 +17,7 @@ use streambus_protocol::record::Record;
 use streambus_protocol::timestamp::Timestamp;
 use streambus_tests::cluster::{Options, PATIENCE};
 use streambus_tests::load::LoadOptions;
+use streambus_tests::patience::wait_for;
 use streambus_tests::raw_caller::RawCaller;
 use streambus_tests::run::Run;
 
@@ -178,8 +179,13 @@ fn a_removed_broker_gets_no_answer_to_votes_and_entries() {
         let mut bytes = cluster_id(&run).as_bytes().to_vec();
         bytes.extend(leaving_raft.to_le_bytes());
         bytes.extend(other_raft.to_le_bytes());
-        let refused = caller.call(&RaftCallRequest { rpc, bytes: bytes.into() }).expect("an answer");
-        let refused = refused.expect_err("a removed node is not heard");
+        let request = RaftCallRequest { rpc, bytes: bytes.into() };
+        // It may hear a moment later than others that the membership has changed; till then it reads on, and there is no more.
+        let refused = wait_for(PATIENCE, || {
+            let refused = caller.call(&request).expect("an answer").expect_err("a removed node is not heard");
+            (refused.code != ErrorCode::MalformedRequest).then_some(refused)
+        });
+        let refused = refused.expect("it hears of the change");
         assert_eq!(refused.code, ErrorCode::UnknownBroker, "{refused:?}");
         assert!(refused.message.contains("was removed"), "it says why: {refused:?}");
     }
