@@ -146,11 +146,18 @@ pub struct ReplicationConfig {
     pub fetch_wait: Duration,
     /// A follower that is behind for this long is out of sync.
     pub lag_time_max: Duration,
+    /// Bytes per second to replicas that are catching up; zero for no limit.
+    pub catch_up_rate: u64,
 }
 
 impl Default for ReplicationConfig {
     fn default() -> Self {
-        Self { fetch_bytes: 2 * MIB, fetch_wait: Duration::from_millis(500), lag_time_max: Duration::from_secs(10) }
+        Self {
+            fetch_bytes: 2 * MIB,
+            fetch_wait: Duration::from_millis(500),
+            lag_time_max: Duration::from_secs(10),
+            catch_up_rate: 32 * MIB,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::lifecycle::Lifecycle;
 use crate::net::admission::ConnectionRefused;
 use label::{Cut, Route};
 use scraped::Scraped;
-use snapshot::{ClientsSnapshot, ClusterSnapshot, StorageSnapshot};
+use snapshot::{CatchUpSnapshot, ClientsSnapshot, ClusterSnapshot, StorageSnapshot};
 
 /// Upper bounds of request times, in seconds: from a cached answer to the longest long poll.
 const REQUEST_SECONDS: [f64; 18] = [
@@ -207,6 +207,11 @@ impl BrokerMetrics {
     /// From now on, scrapes ask `read` about the cluster as this broker sees it.
     pub fn attach_cluster(&self, read: impl Fn() -> ClusterSnapshot + Send + Sync + 'static) {
         *self.scraped.cluster.write() = Some(Box::new(read));
+    }
+
+    /// From now on, scrapes ask `read` about the replicas that are catching up.
+    pub fn attach_catch_up(&self, read: impl Fn() -> CatchUpSnapshot + Send + Sync + 'static) {
+        *self.scraped.catch_up.write() = Some(Box::new(read));
     }
 
     /// Everything as Prometheus text (format 0.0.4).

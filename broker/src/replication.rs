@@ -1,10 +1,11 @@
 //! Replication: what is committed, who is in sync, and how followers copy.
 //!
-//! The rules are pure: `leader_state` (with `follower_progress`, `in_sync` and `watermark`), `follower_state` and
-//! `fetch_session` take values and return values. The rest acts on them: `replica_service` answers followers,
+//! The rules are pure: `leader_state` (with `follower_progress`, `in_sync` and `watermark`), `follower_state`,
+//! `fetch_session` and `throttle` take values and return values. The rest acts on them: `replica_service` answers followers,
 //! `copying` and its `fetcher`s follow leaders, `isr_proposer` talks to the metadata group, `own_disk` watches this one, and
 //! `repairer` with `repair_state` and `repair_service` puts back what a disk has lost.
 
+pub mod catch_up;
 pub mod copying;
 pub mod due_set;
 pub mod engine;
@@ -29,4 +30,5 @@ pub mod repairer;
 pub mod replica_service;
 mod replica_session;
 pub mod settings;
+pub mod throttle;
 pub mod watermark;

@@ -188,16 +188,21 @@ fn id() -> impl Strategy<Value = PartitionId> {
 }
 
 fn replica() -> impl Strategy<Value = ReplicaDescription> {
-    (broker(), offset(), offset(), any::<u64>(), any::<bool>(), prop::option::of(any::<u64>())).prop_map(
-        |(broker, log_end, durable_end, lag_records, in_sync, caught_up_ms_ago)| ReplicaDescription {
+    let ends = (broker(), offset(), offset());
+    let standing = (any::<u64>(), any::<bool>(), prop::option::of(any::<u64>()), any::<u64>(), any::<u64>());
+    (ends, standing).prop_map(|((broker, log_end, durable_end), standing)| {
+        let (lag_records, in_sync, caught_up_ms_ago, lag_bytes, bytes_per_second) = standing;
+        ReplicaDescription {
             broker,
             log_end,
             durable_end,
             lag_records,
             in_sync,
             caught_up_ms_ago,
-        },
-    )
+            lag_bytes,
+            bytes_per_second,
+        }
+    })
 }
 
 fn replicated() -> impl Strategy<Value = ReplicaFetchOutcome> {

@@ -122,6 +122,15 @@ pub(super) static SETTINGS: &[Setting] = &[
               it.",
     },
     Setting {
+        key: "replication.catch_up_rate",
+        kind: Kind::Rate { min: 0, max: 10 * GIB, slot: |c| &mut c.replication.catch_up_rate },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "What this broker sends, as a leader, to replicas that are not in sync (restarted, emptied or newly assigned), \
+              all together. Replicas in sync are never limited. Where more is appended than this, it yields to a quarter \
+              more than that: otherwise they would never arrive. 0 = no limit.",
+    },
+    Setting {
         key: "http.listen",
         kind: Kind::Address { slot: |c| &mut c.http.listen },
         flag: Some("http"),

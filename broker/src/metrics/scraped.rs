@@ -8,7 +8,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, MetricFamily, MetricType};
 
 use super::process::{self, ProcessSnapshot};
-use super::snapshot::{Buckets, ClientsSnapshot, ClusterSnapshot, StorageSnapshot};
+use super::snapshot::{Buckets, CatchUpSnapshot, ClientsSnapshot, ClusterSnapshot, StorageSnapshot};
 use crate::lifecycle::{Component, Lifecycle, State};
 
 type Source<T> = RwLock<Option<Box<dyn Fn() -> T + Send + Sync>>>;
@@ -20,6 +20,7 @@ pub(super) struct Scraped {
     pub(super) clients: Source<ClientsSnapshot>,
     pub(super) storage: Source<StorageSnapshot>,
     pub(super) cluster: Source<ClusterSnapshot>,
+    pub(super) catch_up: Source<CatchUpSnapshot>,
 }
 
 impl fmt::Debug for Scraped {
@@ -52,6 +53,9 @@ impl Collector for Collected {
         }
         if let Some(read) = self.0.cluster.read().as_ref() {
             cluster(&mut families, &read());
+        }
+        if let Some(read) = self.0.catch_up.read().as_ref() {
+            catch_up(&mut families, &read());
         }
         families.0
     }
@@ -125,6 +129,21 @@ fn cluster(into: &mut Families, now: &ClusterSnapshot) {
     into.gauge("streambus_metadata_term", "The metadata's Raft term.", number(now.term));
     into.gauge("streambus_metadata_applied_index", "The last metadata change applied here.", number(now.applied));
     into.gauge("streambus_controller", "1 when this broker is the controller.", flag(now.is_controller));
+}
+
+fn catch_up(into: &mut Families, now: &CatchUpSnapshot) {
+    into.gauge(
+        "streambus_catch_up_replicas",
+        "Replicas of partitions led here that are not in sync.",
+        number(now.replicas),
+    );
+    into.gauge("streambus_catch_up_behind_bytes", "About how many bytes they lack.", number(now.behind_bytes));
+    into.counter("streambus_catch_up_sent_bytes_total", "Bytes sent to replicas not in sync.", number(now.sent_bytes));
+    into.gauge(
+        "streambus_catch_up_limit_bytes_per_second",
+        "What may be sent to them: the setting, or more where more is appended; 0 without a limit.",
+        number(now.limit_bytes_per_second),
+    );
 }
 
 fn storage(into: &mut Families, now: &StorageSnapshot) {

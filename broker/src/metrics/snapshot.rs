@@ -34,6 +34,19 @@ pub struct ClusterSnapshot {
     pub is_controller: bool,
 }
 
+/// Catching up of replicas, as the leader of their partitions sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CatchUpSnapshot {
+    /// Replicas of partitions led here that are not in sync.
+    pub replicas: u64,
+    /// About how many bytes they lack.
+    pub behind_bytes: u64,
+    /// Bytes sent to them.
+    pub sent_bytes: u64,
+    /// Bytes per second that may be sent to them; zero without a limit.
+    pub limit_bytes_per_second: u64,
+}
+
 /// The data directory. Counters count since the process started.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StorageSnapshot {

@@ -54,6 +54,7 @@ fn full() -> BrokerMetrics {
         commit_seconds: Buckets { buckets: vec![(0.001, 3), (0.01, 2)], beyond: 1, sum_seconds: 1.5 },
         ..StorageSnapshot::default()
     });
+    metrics.attach_catch_up(|| CatchUpSnapshot { behind_bytes: 7, sent_bytes: 8, ..CatchUpSnapshot::default() });
     metrics.attach_cluster(|| ClusterSnapshot { topics: 2, is_controller: true, ..ClusterSnapshot::default() });
     metrics
 }
@@ -77,6 +78,8 @@ fn everything_renders_as_families_with_our_names_and_units() {
         ("streambus_request_seconds_bucket{api=\"produce\",le=\"0.0025\"}", 0.0),
         ("streambus_request_seconds_bucket{api=\"produce\",le=\"0.005\"}", 2.0),
         ("streambus_http_requests_total{route=\"probe\",status=\"5xx\"}", 1.0),
+        ("streambus_catch_up_behind_bytes", 7.0),
+        ("streambus_catch_up_sent_bytes_total", 8.0),
         ("streambus_state{state=\"starting\"}", 1.0),
         ("streambus_state{state=\"ready\"}", 0.0),
         ("streambus_problem{component=\"storage\"}", 1.0),

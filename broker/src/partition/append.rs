@@ -137,12 +137,12 @@ impl Partition {
         let base = self.log.log_end();
         let placed = batch.place(base, token.epoch());
         debug_assert_eq!(placed.base_offset(), base);
-        let next = placed.next_offset();
+        let (next, bytes) = (placed.next_offset(), placed.size_bytes());
         assert!(next > base, "a batch has at least one record");
         let appended = self.log.append(placed).map_err(|error| refusal::append(&error))?;
         drop(append_guard);
         if role.is_replicated() {
-            self.tell_followers();
+            self.tell_followers(bytes);
         }
         debug_assert_eq!((appended.base, appended.next), (base, next));
         let wait = if !role.is_replicated() {

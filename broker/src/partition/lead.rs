@@ -32,6 +32,8 @@ pub trait FollowerNews: Send + Sync {
 /// A leadership and the fetches that wait on it.
 pub(super) struct Leading {
     pub(super) state: LeaderState,
+    /// Record bytes appended in this leadership.
+    appended_bytes: u64,
     listeners: Vec<(BrokerId, Weak<dyn FollowerNews>)>,
 }
 
@@ -46,11 +48,15 @@ pub struct FollowerLook {
     pub prefix: Prefix,
     /// A change of the in-sync set is due.
     pub wants_change: bool,
+    /// Commits wait for the follower.
+    pub is_waited_for: bool,
+    /// Record bytes appended in this leadership: what a follower has to copy grows with it.
+    pub appended_bytes: u64,
 }
 
 impl Leading {
     pub(super) fn new(state: LeaderState) -> Self {
-        Self { state, listeners: Vec::new() }
+        Self { state, appended_bytes: 0, listeners: Vec::new() }
     }
 
     fn listen(&mut self, follower: BrokerId, news: &Arc<dyn FollowerNews>) {
@@ -107,19 +113,26 @@ impl Partition {
             }
             self.advance(leading, log, now, Some(follower));
             look.wants_change = leading.state.has_joiner();
+            look.is_waited_for = leading.state.is_waited_for(follower, now);
             look.ends.high_watermark = leading.state.high_watermark().min(look.ends.log_end);
         }
         Ok(look)
     }
 
-    /// Looks again at a follower's position that was said before.
+    /// Looks again at a position that `follower` said before.
     ///
     /// # Errors
     /// As [`Partition::on_follower_fetch`].
-    pub fn look_for_follower(&self, position: &ReplicaFetchPartition) -> Result<FollowerLook, ErrorBody> {
+    pub fn look_for_follower(
+        &self,
+        follower: BrokerId,
+        position: &ReplicaFetchPartition,
+        now: Duration,
+    ) -> Result<FollowerLook, ErrorBody> {
         let mut part = self.part.lock();
         let leading = self.leading(&mut part, position.leader_epoch)?;
-        self.compare(leading, position)
+        let look = self.compare(leading, position)?;
+        Ok(FollowerLook { is_waited_for: leading.state.is_waited_for(follower, now), ..look })
     }
 
     /// A follower said, in between fetches, how far its disk is. Returns true when a change of the in-sync set is due.
@@ -186,9 +199,22 @@ impl Partition {
         }
     }
 
-    /// Tells followers' open fetches that records were appended.
-    pub(super) fn tell_followers(&self) {
-        if let Part::Leading(leading) = &*self.part.lock() {
+    /// About how many record bytes lie between two offsets, as far as they are in the log.
+    pub fn bytes_between(&self, from: Offset, to: Offset) -> u64 {
+        self.bytes_of(from.max(self.log.log_start()).distance_to(to).unwrap_or(0))
+    }
+
+    /// About how many bytes so many records have: as many each as those on the disk.
+    pub fn bytes_of(&self, records: u64) -> u64 {
+        let stored = self.log.log_start().distance_to(self.log.synced_end()).unwrap_or(0);
+        let bytes = u128::from(self.log.size_bytes()) * u128::from(records) / u128::from(stored.max(1));
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
+    /// Tells followers' open fetches that `bytes` of records were appended.
+    pub(super) fn tell_followers(&self, bytes: usize) {
+        if let Part::Leading(leading) = &mut *self.part.lock() {
+            leading.appended_bytes = leading.appended_bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
             leading.tell(None, |news| news.has_records(self.id));
         }
     }
@@ -228,7 +254,8 @@ impl Partition {
             ));
         }
         let ends = LeaderEnds { log_start, high_watermark, log_end };
-        Ok(FollowerLook { leader_epoch, ends, prefix, wants_change: false })
+        let appended_bytes = leading.appended_bytes;
+        Ok(FollowerLook { leader_epoch, ends, prefix, wants_change: false, is_waited_for: false, appended_bytes })
     }
 
     /// Moves the watermark and tells every follower but `asking`, whose answer has it anyway.

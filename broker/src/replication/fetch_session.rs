@@ -147,6 +147,8 @@ pub struct LeaderSession {
     partitions: HashMap<PartitionId, Tracked>,
     /// Partitions to look at for the next answer, each once.
     queue: VecDeque<PartitionId>,
+    /// Partitions that wait for their share of what may be sent to those who are behind, each once.
+    held: VecDeque<PartitionId>,
 }
 
 #[derive(Debug)]
@@ -155,6 +157,7 @@ struct Tracked {
     is_queued: bool,
     /// The follower said the position since it was last looked at.
     is_fresh: bool,
+    is_held: bool,
 }
 
 /// The leader knows no such session, or expected another request of it.
@@ -171,7 +174,7 @@ impl LeaderSession {
     /// A session that expects its first request.
     pub fn new(id: u32) -> Self {
         assert_ne!(id, 0, "zero names no session");
-        Self { id, sequence: 0, partitions: HashMap::new(), queue: VecDeque::new() }
+        Self { id, sequence: 0, partitions: HashMap::new(), queue: VecDeque::new(), held: VecDeque::new() }
     }
 
     /// The session's number.
@@ -218,7 +221,7 @@ impl LeaderSession {
                     }
                 }
                 None => {
-                    self.partitions.insert(id, Tracked { position, is_queued: true, is_fresh: true });
+                    self.partitions.insert(id, Tracked { position, is_queued: true, is_fresh: true, is_held: false });
                     self.queue.push_front(id);
                 }
             }
@@ -226,10 +229,11 @@ impl LeaderSession {
         Ok(())
     }
 
-    /// Queues a partition that may have news. Returns true when it was not queued before.
+    /// Queues a partition that may have news. Returns true when it was not queued before. One that is held has news
+    /// already.
     pub fn mark(&mut self, id: PartitionId) -> bool {
         match self.partitions.get_mut(&id) {
-            Some(tracked) if !tracked.is_queued => {
+            Some(tracked) if !tracked.is_queued && !tracked.is_held => {
                 tracked.is_queued = true;
                 self.queue.push_back(id);
                 true
@@ -252,6 +256,32 @@ impl LeaderSession {
                 && std::mem::replace(&mut tracked.is_queued, false)
             {
                 return Some((tracked.position, std::mem::take(&mut tracked.is_fresh)));
+            }
+        }
+        None
+    }
+
+    /// Holds a partition back: it has records for the follower, which may not be sent yet.
+    pub fn hold(&mut self, id: PartitionId) {
+        if let Some(tracked) = self.partitions.get_mut(&id)
+            && !std::mem::replace(&mut tracked.is_held, true)
+        {
+            self.held.push_back(id);
+        }
+    }
+
+    /// True when a partition is held back.
+    pub fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// The partition that is held back longest, with the follower's position. It is no longer held.
+    pub fn next_held(&mut self) -> Option<ReplicaFetchPartition> {
+        while let Some(id) = self.held.pop_front() {
+            if let Some(tracked) = self.partitions.get_mut(&id)
+                && std::mem::replace(&mut tracked.is_held, false)
+            {
+                return Some(tracked.position);
             }
         }
         None

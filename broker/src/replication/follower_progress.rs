@@ -35,12 +35,45 @@ pub struct FollowerProgress {
     has_caught_up: bool,
     /// The leader's end at an earlier time, which the follower has not reached yet.
     goal: Option<(Duration, Offset)>,
+    pace: Pace,
+}
+
+/// How fast a follower's log grows, measured over spans of at least [`Pace::SPAN`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    began: Option<(Duration, Offset)>,
+    per_second: u64,
+}
+
+impl Pace {
+    const SPAN: Duration = Duration::from_secs(1);
+    /// Whoever was not heard for so many spans has stopped.
+    const SPANS_SILENT: u32 = 3;
+
+    fn on_end(&mut self, end: Offset, now: Duration) {
+        let Some((began, from)) = self.began else {
+            self.began = Some((now, end));
+            return;
+        };
+        let span = now.saturating_sub(began);
+        if span >= Self::SPAN {
+            // A log that was cut has not grown.
+            let grown = u128::from(from.distance_to(end).unwrap_or(0));
+            self.per_second = u64::try_from(grown * 1_000 / span.as_millis().max(1)).unwrap_or(u64::MAX);
+            self.began = Some((now, end));
+        }
+    }
+
+    fn per_second(&self, now: Duration) -> u64 {
+        let is_heard = |(began, _)| now.saturating_sub(began) <= Self::SPAN * Self::SPANS_SILENT;
+        if self.began.is_some_and(is_heard) { self.per_second } else { 0 }
+    }
 }
 
 impl FollowerProgress {
     /// A follower that has not fetched in this leadership, which began at `now`: it has the whole lag limit to show up.
     pub fn new(now: Duration) -> Self {
-        Self { report: None, caught_up_at: now, has_caught_up: false, goal: None }
+        Self { report: None, caught_up_at: now, has_caught_up: false, goal: None, pace: Pace::default() }
     }
 
     /// What it said last, in this leadership.
@@ -65,8 +98,20 @@ impl FollowerProgress {
 
     /// It fetched: `report` is what it has, the leader's log ends at `leader_end`.
     pub fn on_fetch(&mut self, report: FollowerReport, leader_end: Offset, now: Duration) {
+        if self.report.is_some_and(|before| before.broker_epoch != report.broker_epoch) {
+            // Another life, perhaps on an empty disk: what the former one had says nothing about it.
+            self.has_caught_up = false;
+            self.goal = None;
+            self.pace = Pace::default();
+        }
         self.report = Some(report);
+        self.pace.on_end(report.log_end, now);
         self.catch_up(leader_end, now);
+    }
+
+    /// How many offsets its log grew by in a second, lately.
+    pub fn records_per_second(&self, now: Duration) -> u64 {
+        self.pace.per_second(now)
     }
 
     /// It said how far its disk is, in between fetches; false when it has not fetched in this leadership.
@@ -173,6 +218,31 @@ mod tests {
         assert!(!follower.on_durable_end(at(9), at(9), s(6)), "progress before a fetch says nothing");
         assert!(!follower.is_lagging(at(0), LIMIT, s(15)));
         assert!(follower.is_lagging(at(0), LIMIT, s(16)), "also on an empty log: it is not known to match");
+    }
+
+    #[test]
+    fn the_pace_is_that_of_the_last_span_and_ends_with_silence() {
+        let mut follower = FollowerProgress::new(s(0));
+        for (second, end) in [(1, 0), (2, 500), (4, 700)] {
+            follower.on_fetch(report(end, end), at(9_000), s(second));
+        }
+        assert_eq!(follower.records_per_second(s(5)), 100, "200 offsets in two seconds");
+        assert_eq!(follower.records_per_second(s(8)), 0, "not heard for longer than it fetches");
+        follower.on_fetch(report(10, 10), at(9_000), s(9));
+        assert_eq!(follower.records_per_second(s(9)), 0, "its log was cut");
+    }
+
+    // Catches a broker that comes back with an empty disk and passes for one that was there a moment ago.
+    #[test]
+    fn another_life_has_not_caught_up_whatever_the_former_had() {
+        let mut follower = FollowerProgress::new(s(0));
+        follower.on_fetch(report(50, 50), at(50), s(1));
+        assert!(follower.has_caught_up());
+        let emptied = FollowerReport { broker_epoch: BrokerEpoch::new(2), ..report(0, 0) };
+        follower.on_fetch(emptied, at(50), s(2));
+        assert!(!follower.has_caught_up());
+        follower.on_fetch(FollowerReport { log_end: at(50), durable_end: at(50), ..emptied }, at(60), s(3));
+        assert!(follower.has_caught_up(), "it has what there was when it came");
     }
 
     // Catches a durable end above what the follower has: it would count a record that is not there.

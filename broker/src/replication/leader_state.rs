@@ -63,6 +63,8 @@ pub struct ReplicaStanding {
     pub in_sync: bool,
     /// How long ago it had everything; none when it has not in this leadership. Zero for the leader.
     pub caught_up_ago: Option<Duration>,
+    /// How many offsets its log grew by in a second, lately. Zero for the leader.
+    pub records_per_second: u64,
 }
 
 /// A partition's replication in one leadership.
@@ -232,6 +234,11 @@ impl LeaderState {
         }
     }
 
+    /// True when commits wait for this follower: whoever slows it down slows producers down.
+    pub fn is_waited_for(&self, broker: BrokerId, now: Duration) -> bool {
+        self.followers.get(&broker).is_some_and(|follower| self.must_have(broker, follower, now))
+    }
+
     /// Every replica as the leader sees it, in order of their numbers.
     pub fn standings(&self, log: LeaderLog, now: Duration) -> Vec<ReplicaStanding> {
         let leader = ReplicaStanding {
@@ -240,6 +247,7 @@ impl LeaderState {
             durable_end: log.durable_end,
             in_sync: self.in_sync.is_committed(self.me),
             caught_up_ago: Some(Duration::ZERO),
+            records_per_second: 0,
         };
         let followers = self.followers.iter().map(|(broker, follower)| ReplicaStanding {
             broker: *broker,
@@ -250,6 +258,7 @@ impl LeaderState {
                 Some(_) if follower.durable_end() >= log.end => Some(Duration::ZERO),
                 _ => follower.has_caught_up().then(|| now.saturating_sub(follower.caught_up_at())),
             },
+            records_per_second: follower.records_per_second(now),
         });
         let mut standings: Vec<_> = followers.chain([leader]).collect();
         standings.sort_unstable_by_key(|standing| standing.broker);
@@ -261,7 +270,9 @@ impl LeaderState {
         if self.is_planted_committed_isr_only() {
             return self.in_sync.is_committed(broker);
         }
+        // Who has not been there in this leadership may have a whole log to copy: nobody waits for that.
         let is_joining = self.eligible_life(broker, follower).is_some()
+            && follower.has_caught_up()
             && now.saturating_sub(follower.caught_up_at()) <= self.lag_limit;
         self.in_sync.is_in_maximal(broker) || is_joining
     }

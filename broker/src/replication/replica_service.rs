@@ -1,7 +1,8 @@
 //! The leader's end of replication: fetches and progress of followers.
 //!
 //! A fetch is answered as soon as one partition has news, before the leader's own sync: what counts is durable ends, and
-//! those are said afterwards.
+//! those are said afterwards. What a replica lacks that no commit waits for is sent in portions, under a limit: between
+//! the answers that commits wait for, never in one with them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,11 +26,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Deadline;
 use crate::cluster::replica_service::ReplicaService;
+use crate::metrics::snapshot::CatchUpSnapshot;
 use crate::partition::Partition;
 use crate::partition::lead::FollowerLook;
 use crate::partition::read::ReadScope;
 use crate::partition::registry::Registry;
 use crate::partition::role::Leadership;
+use crate::replication::catch_up::CatchUp;
 use crate::replication::due_set::DueSet;
 use crate::replication::fetch_session::id_of;
 use crate::replication::follower_state::Prefix;
@@ -51,6 +54,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     settings: ReplicationSettings,
     isr_due: Arc<DueSet>,
+    catch_up: CatchUp,
     sessions: Mutex<Sessions>,
 }
 
@@ -66,6 +70,15 @@ struct Looked {
     result: Result<(Arc<Partition>, FollowerLook), ErrorBody>,
 }
 
+impl Looked {
+    /// True when the log goes on where the follower's ends.
+    fn has_records(&self) -> bool {
+        let has_more =
+            |look: &FollowerLook| look.prefix == Prefix::Matches && self.position.fetch_offset < look.ends.log_end;
+        self.result.as_ref().is_ok_and(|(_, look)| has_more(look))
+    }
+}
+
 impl LeaderService {
     /// A service over the partitions of `registry`. Partitions whose in-sync set should change are added to `isr_due`.
     /// `budget` is for followers alone: readers that are slow must not hold up commits.
@@ -76,7 +89,14 @@ impl LeaderService {
         settings: ReplicationSettings,
         isr_due: Arc<DueSet>,
     ) -> Self {
-        Self { inner: Arc::new(Inner { registry, budget, clock, settings, isr_due, sessions: Mutex::default() }) }
+        let catch_up = CatchUp::new(settings.catch_up_rate, Arc::clone(&clock));
+        let sessions = Mutex::default();
+        Self { inner: Arc::new(Inner { registry, budget, clock, settings, isr_due, catch_up, sessions }) }
+    }
+
+    /// How replicas that are behind are catching up.
+    pub fn catch_up(&self) -> CatchUpSnapshot {
+        self.inner.catch_up.snapshot(&self.inner.registry)
     }
 }
 
@@ -224,8 +244,28 @@ impl Inner {
         session.close();
     }
 
-    /// Looks at every queued partition, and reads what is new for the follower.
+    /// What is new for the follower: of partitions that commits wait for it in, or a portion of what it lacks in others.
     async fn collect(
+        &self,
+        session: &Arc<ReplicaSession>,
+        bytes_max: usize,
+        patience: Patience<'_>,
+    ) -> Vec<ReplicaFetchOutcome> {
+        let held = self.collect_held(session, patience).await;
+        if !held.is_empty() {
+            return held;
+        }
+        let queued = self.collect_queued(session, bytes_max, patience).await;
+        if !queued.is_empty() {
+            return queued;
+        }
+        // It may just have been found to be behind.
+        self.collect_held(session, patience).await
+    }
+
+    /// Looks at every queued partition, and reads what is new for the follower, unless nobody waits for it: that is held
+    /// back.
+    async fn collect_queued(
         &self,
         session: &Arc<ReplicaSession>,
         bytes_max: usize,
@@ -234,45 +274,93 @@ impl Inner {
         let news = session.as_news();
         let now = self.clock.monotonic();
         let mut looked = Vec::new();
-        let mut wanted = Vec::new();
         for (position, is_fresh) in session.take_queued() {
             let id = id_of(&position);
-            let result = match self.registry.get(id) {
-                None => Err(not_here(id)),
-                Some(partition) => {
-                    let look = if is_fresh {
-                        partition.on_follower_fetch(session.follower(), &position, &news, now)
-                    } else {
-                        partition.look_for_follower(&position)
-                    };
-                    look.map(|look| (partition, look))
-                }
-            };
-            if let Ok((partition, look)) = &result {
+            let seen = self.registry.get(id).ok_or_else(|| not_here(id)).and_then(|partition| {
+                let look = if is_fresh {
+                    partition.on_follower_fetch(session.follower(), &position, &news, now)
+                } else {
+                    partition.look_for_follower(session.follower().0, &position, now)
+                };
+                look.map(|look| (partition, look))
+            });
+            let seen = Looked { position, result: seen };
+            if let Ok((_, look)) = &seen.result {
                 if look.wants_change {
                     self.isr_due.add(id);
                 }
-                if look.prefix == Prefix::Matches && position.fetch_offset < look.ends.log_end {
-                    wanted.push(Wanted {
-                        place: looked.len(),
-                        partition: Arc::clone(partition),
-                        from: position.fetch_offset,
-                        bytes_max: usize::try_from(position.bytes_max).unwrap_or(usize::MAX),
-                        scope: ReadScope::Accepted,
-                    });
+                if look.is_waited_for {
+                    session.on_waited_for(id);
+                } else if seen.has_records() {
+                    self.catch_up.on_growth(session.on_behind(id, look.appended_bytes));
+                    session.hold(id);
+                    continue;
                 }
             }
-            looked.push(Looked { position, result });
+            looked.push(seen);
         }
+        // An answer that is full: the turn of what did not fit comes with the next one.
+        self.read(session, looked, bytes_max, patience, |id| session.requeue(id)).await
+    }
+
+    /// Reads a portion of what is held back, as far as the limit for replicas that are behind allows.
+    async fn collect_held(&self, session: &Arc<ReplicaSession>, patience: Patience<'_>) -> Vec<ReplicaFetchOutcome> {
+        let Ok(available) = self.catch_up.available() else { return Vec::new() };
+        if !session.is_turn_of_held() {
+            return Vec::new();
+        }
+        let now = self.clock.monotonic();
+        let (mut looked, mut planned) = (Vec::new(), 0_u64);
+        while planned < available
+            && let Some(position) = session.next_held()
+        {
+            let id = id_of(&position);
+            let seen = self.registry.get(id).ok_or_else(|| not_here(id)).and_then(|partition| {
+                let look = partition.look_for_follower(session.follower().0, &position, now)?;
+                Ok((partition, look))
+            });
+            if let Ok((partition, look)) = &seen {
+                self.catch_up.on_growth(session.on_behind(id, look.appended_bytes));
+                let lacking = partition.bytes_between(position.fetch_offset, look.ends.log_end);
+                planned = planned.saturating_add(lacking.max(1));
+            }
+            looked.push(Looked { position, result: seen });
+        }
+        let bytes_max = usize::try_from(available).unwrap_or(usize::MAX);
+        let outcomes = self.read(session, looked, bytes_max, patience, |id| session.hold(id)).await;
+        let sent = outcomes.iter().filter_map(|outcome| outcome.result.as_ref().ok());
+        self.catch_up.take(sent.map(|fetched| u64::try_from(fetched.batches.len()).unwrap_or(u64::MAX)).sum());
+        outcomes
+    }
+
+    /// Reads the records of what was looked at, at most `bytes_max`, one batch apart; those that found no room are `left`.
+    async fn read(
+        &self,
+        session: &ReplicaSession,
+        looked: Vec<Looked>,
+        bytes_max: usize,
+        patience: Patience<'_>,
+        left: impl Fn(PartitionId),
+    ) -> Vec<ReplicaFetchOutcome> {
+        let wanted = |(place, seen): (usize, &Looked)| {
+            let (partition, _) = seen.result.as_ref().ok().filter(|_| seen.has_records())?;
+            Some(Wanted {
+                place,
+                partition: Arc::clone(partition),
+                from: seen.position.fetch_offset,
+                bytes_max: usize::try_from(seen.position.bytes_max).unwrap_or(usize::MAX),
+                scope: ReadScope::Accepted,
+            })
+        };
+        let wanted: Vec<Wanted> = looked.iter().enumerate().filter_map(wanted).collect();
         let mut batches: HashMap<usize, Result<Batches, ErrorBody>> = HashMap::with_capacity(wanted.len());
         if !wanted.is_empty() {
             for got in read_all(&self.budget, wanted, bytes_max, patience).await {
                 let result = got.result.map(|out| out.fetched.batches);
-                if let (Ok(read), Some(looked)) = (&result, looked.get(got.place))
+                if let (Ok(read), Some(seen)) = (&result, looked.get(got.place))
                     && read.is_empty()
                 {
-                    // The answer is full: its turn comes with the next one.
-                    session.requeue(id_of(&looked.position));
+                    left(id_of(&seen.position));
                 }
                 batches.insert(got.place, result);
             }
@@ -280,7 +368,7 @@ impl Inner {
         looked
             .into_iter()
             .enumerate()
-            .filter_map(|(place, looked)| outcome(session, looked, batches.remove(&place)))
+            .filter_map(|(place, seen)| outcome(session, seen, batches.remove(&place)))
             .collect()
     }
 
@@ -302,6 +390,10 @@ impl Inner {
                 Waiting::Ready => return true,
                 Waiting::Answer => return false,
                 Waiting::Nothing => deadline,
+                Waiting::Held => match self.catch_up.available() {
+                    Ok(_) => return !closing.is_cancelled(),
+                    Err(wait) => Deadline::after(wait).earlier(deadline),
+                },
                 Waiting::Linger => {
                     let lingering = *linger.get_or_insert_with(|| Deadline::after(self.settings.watermark_linger));
                     if lingering.has_passed() {

@@ -1,6 +1,6 @@
 //! A follower's fetch session on the leader: what may have news, and who waits for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -27,6 +27,10 @@ struct State {
     session: LeaderSession,
     /// Watermarks that moved, and may wait a moment for records to travel with.
     watermarks: BTreeSet<PartitionId>,
+    /// Of partitions in which the follower is behind: what their leaders had appended when they were last looked at.
+    behind: HashMap<PartitionId, u64>,
+    /// Partitions in which it is behind have their turn next.
+    is_turn_of_held: bool,
     /// Grows with each request: an older one that still waits is over.
     turn: u64,
     /// The open fetch is to be answered with what there is.
@@ -45,6 +49,8 @@ pub(crate) enum Waiting {
     Ready,
     /// Only watermarks have moved: a moment longer.
     Linger,
+    /// The follower is behind, and may perhaps be sent some of it.
+    Held,
     /// Nothing yet.
     Nothing,
     /// Answer with what there is: the follower has something new to ask, or the session is over.
@@ -60,6 +66,8 @@ impl ReplicaSession {
             state: Mutex::new(State {
                 session: LeaderSession::new(id),
                 watermarks: BTreeSet::new(),
+                behind: HashMap::new(),
+                is_turn_of_held: false,
                 turn: 0,
                 is_nudged: false,
                 is_closed: false,
@@ -81,6 +89,9 @@ impl ReplicaSession {
         let mut state = self.state.lock();
         let changed = std::mem::take(&mut request.changed);
         state.session.on_request(request.session, request.sequence, changed, &request.forgotten)?;
+        for id in &request.forgotten {
+            state.behind.remove(id);
+        }
         state.turn += 1;
         state.is_nudged = false;
         let turn = Turn(state.turn);
@@ -104,6 +115,41 @@ impl ReplicaSession {
         self.state.lock().session.mark(id);
     }
 
+    /// The follower is behind in this partition, of which its leader has appended `appended_bytes` in its time. Returns how
+    /// many of them are new: that much more is to be sent.
+    pub(crate) fn on_behind(&self, id: PartitionId, appended_bytes: u64) -> u64 {
+        // What was there before it fell behind is no growth.
+        let seen = self.state.lock().behind.insert(id, appended_bytes);
+        seen.map_or(0, |seen| appended_bytes.saturating_sub(seen))
+    }
+
+    /// Holds back a partition in which the follower is behind, for [`ReplicaSession::next_held`].
+    pub(crate) fn hold(&self, id: PartitionId) {
+        self.state.lock().session.hold(id);
+    }
+
+    /// The follower is waited for in this partition.
+    pub(crate) fn on_waited_for(&self, id: PartitionId) {
+        let mut state = self.state.lock();
+        if !state.behind.is_empty() {
+            state.behind.remove(&id);
+        }
+    }
+
+    /// True when it is the turn of what is held back: each second time this is asked, or when nothing else is queued. So
+    /// neither keeps the other waiting for more than one answer.
+    pub(crate) fn is_turn_of_held(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_turn = state.is_turn_of_held || !state.session.has_queued();
+        state.is_turn_of_held = !is_turn;
+        is_turn && state.session.has_held()
+    }
+
+    /// The position held back longest. It is no longer held.
+    pub(crate) fn next_held(&self) -> Option<ReplicaFetchPartition> {
+        self.state.lock().session.next_held()
+    }
+
     pub(crate) fn on_watermark_told(&self, id: PartitionId, high_watermark: Offset) {
         self.state.lock().session.on_watermark_told(id, high_watermark);
     }
@@ -115,10 +161,12 @@ impl ReplicaSession {
             Waiting::Answer
         } else if state.session.has_queued() {
             Waiting::Ready
-        } else if state.watermarks.is_empty() {
-            Waiting::Nothing
-        } else {
+        } else if !state.watermarks.is_empty() {
             Waiting::Linger
+        } else if state.session.has_held() {
+            Waiting::Held
+        } else {
+            Waiting::Nothing
         }
     }
 

@@ -16,6 +16,9 @@ pub struct ReplicationSettings {
     pub fetch_bytes_max: u32,
     /// Record bytes of one partition in one answer, so that a busy one does not starve the others.
     pub partition_bytes_max: u32,
+    /// Bytes per second that a broker sends to replicas that no commit waits for, all together; zero for no limit. See
+    /// [`throttle`](super::throttle) for when it yields.
+    pub catch_up_rate: u64,
     /// How long a watermark that moved waits for records to travel with: nobody but a reader of followers waits for it,
     /// and an answer for each move costs half as many fetches again (KAFKA-9731).
     pub watermark_linger: Duration,
@@ -34,6 +37,7 @@ impl Default for ReplicationSettings {
             fetch_wait: Duration::from_millis(500),
             fetch_bytes_max: 2 * 1024 * 1024,
             partition_bytes_max: 1024 * 1024,
+            catch_up_rate: 32 * 1024 * 1024,
             watermark_linger: Duration::from_millis(5),
             retry_min: Duration::from_millis(20),
             retry_max: Duration::from_secs(1),
@@ -48,6 +52,7 @@ impl From<&ReplicationConfig> for ReplicationSettings {
             lag_limit: config.lag_time_max,
             fetch_wait: config.fetch_wait,
             fetch_bytes_max: u32::try_from(config.fetch_bytes).unwrap_or(u32::MAX),
+            catch_up_rate: config.catch_up_rate,
             ..Self::default()
         }
     }

@@ -153,6 +153,8 @@ impl Parts {
 
         peers.local.registered(epoch);
         engine.registration().set(epoch);
+        let service = engine.service();
+        self.metrics.attach_catch_up(move || service.catch_up());
         peers.door.attach_replicas(Arc::new(engine.service()));
         let authority = Arc::new(MetadataAuthority::new(broker, metadata.clone()));
         engine.start(Arc::new(peers.pool.clone()), authority, &self.background, &self.tokens.stop);

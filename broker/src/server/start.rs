@@ -112,7 +112,7 @@ pub(super) struct Parts {
     pub(super) config: BrokerConfig,
     pub(super) env: BrokerEnv,
     pub(super) lifecycle: Lifecycle,
-    metrics: Arc<BrokerMetrics>,
+    pub(super) metrics: Arc<BrokerMetrics>,
     pub(super) tokens: Tokens,
     pub(super) background: TaskTracker,
     addresses: Addresses,

@@ -57,6 +57,8 @@ fn replica_states(partition: &Partition, now: Duration) -> Vec<ReplicaDescriptio
         lag_records: standing.log_end.distance_to(end).unwrap_or(0),
         in_sync: standing.in_sync,
         caught_up_ms_ago: standing.caught_up_ago.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX)),
+        lag_bytes: partition.bytes_between(standing.log_end, end),
+        bytes_per_second: partition.bytes_of(standing.records_per_second),
     };
     standings.iter().map(describe).collect()
 }

@@ -2,6 +2,7 @@
 //! made by the test.
 
 mod acknowledging;
+mod catching_up;
 mod converging;
 mod repairing;
 mod world;

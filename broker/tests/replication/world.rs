@@ -104,6 +104,7 @@ pub(crate) struct World {
     pub(crate) shared: Arc<Shared>,
     pub(crate) nodes: BTreeMap<u32, Node>,
     settings: ReplicationSettings,
+    store: StoreConfig,
 }
 
 /// One node's way to the others.
@@ -283,6 +284,17 @@ impl World {
     }
 
     pub(crate) async fn with_drives(lag_limit: Duration, drives: &[Drive]) -> Self {
+        let settings = ReplicationSettings { lag_limit, ..ReplicationSettings::default() };
+        Self::with_settings(settings, StoreConfig::tiny(), Arc::new(SystemClock::new()), drives).await
+    }
+
+    /// Brokers with these settings, but for short pauses between attempts, whose time is `clock`'s.
+    pub(crate) async fn with_settings(
+        settings: ReplicationSettings,
+        store: StoreConfig,
+        clock: Arc<dyn Clock>,
+        drives: &[Drive],
+    ) -> Self {
         let metadata = Metadata {
             leader: None,
             leader_epoch: 0,
@@ -303,12 +315,11 @@ impl World {
             fetches: AtomicU64::new(0),
             keeps_repairs: AtomicBool::new(false),
             diverging: AtomicU64::new(0),
-            clock: Arc::new(SystemClock::new()),
+            clock,
         });
-        let retry_max = Duration::from_millis(20);
-        let repair_interval = Duration::from_millis(5);
-        let settings = ReplicationSettings { lag_limit, retry_max, repair_interval, ..ReplicationSettings::default() };
-        let mut world = Self { shared, nodes: BTreeMap::new(), settings };
+        let (retry_max, repair_interval) = (Duration::from_millis(20), Duration::from_millis(5));
+        let settings = ReplicationSettings { retry_max, repair_interval, ..settings };
+        let mut world = Self { shared, nodes: BTreeMap::new(), settings, store };
         for (id, drive) in (1..).zip(drives) {
             world.start(id, MemoryDisk::new(), Arc::new(MemoryIndex::new()), *drive);
         }
@@ -325,7 +336,7 @@ impl World {
             random: Box::new(move || u128::from(id)),
             drive,
         };
-        let (store, _) = Store::open(env, StoreConfig::tiny()).expect("the store opens");
+        let (store, _) = Store::open(env, self.store.clone()).expect("the store opens");
         let log = store.create_log(ID, LogOptions::from(&settings(2))).expect("a log");
         let registry = Arc::new(Registry::new());
         let owner = Owner { broker: BrokerId::new(id), lag_limit: self.settings.lag_limit };
@@ -335,7 +346,9 @@ impl World {
 
         let registration = Registration::new(BrokerId::new(id));
         registration.set(BrokerEpoch::new(*self.shared.metadata.lock().lives.get(&id).expect("registered")));
-        let engine = Engine::new(Arc::clone(&registry), registration, clock, self.settings, ReadBudget::new(1 << 20));
+        // More than all logs: without a wire in between, what was read stays charged while a follower's cache has it.
+        let budget = ReadBudget::new(64 << 20);
+        let engine = Engine::new(Arc::clone(&registry), registration, clock, self.settings, budget);
         self.shared.nodes.lock().insert(id, (Arc::clone(&registry), engine.service()));
         let link = Arc::new(Link { from: id, shared: Arc::clone(&self.shared) });
         let authority = Arc::clone(&self.shared) as Arc<dyn IsrAuthority>;
@@ -412,6 +425,11 @@ impl World {
         metadata.partition_epoch += 1;
         drop(metadata);
         self.shared.tell_everybody();
+    }
+
+    /// Bytes that `leader` has sent to replicas that were behind.
+    pub(crate) fn caught_up_bytes(&self, leader: u32) -> u64 {
+        self.shared.nodes.lock().get(&leader).expect("it runs").1.catch_up().sent_bytes
     }
 
     pub(crate) fn partition(&self, id: u32) -> Arc<Partition> {

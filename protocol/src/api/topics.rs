@@ -166,6 +166,10 @@ field_struct! {
         pub in_sync: bool,
         /// How long ago it had everything the leader had, in milliseconds; `None` if not in this leadership.
         pub caught_up_ms_ago: Option<u64>,
+        /// About how many record bytes it lacks.
+        pub lag_bytes: u64,
+        /// About how many record bytes it got in a second, lately.
+        pub bytes_per_second: u64,
     }
 }
 

@@ -243,6 +243,8 @@ fn replica(id: u32) -> ReplicaDescription {
         lag_records: 0,
         in_sync: true,
         caught_up_ms_ago: (id == 1).then_some(12),
+        lag_bytes: 4096,
+        bytes_per_second: 1_048_576,
     }
 }
 

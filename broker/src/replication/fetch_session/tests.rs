@@ -140,3 +140,21 @@ fn h4_a_watermark_that_was_told_is_known() {
         Some((8, false))
     );
 }
+
+// Catches a partition that is looked at for every record appended while it may not be sent, or is forgotten meanwhile.
+#[test]
+fn what_is_held_back_is_not_queued_and_comes_in_its_turn() {
+    let (mut follower, mut leader) = opened(3);
+    leader.hold(id(2));
+    leader.hold(id(0));
+    leader.hold(id(2));
+    assert!(!leader.mark(id(2)) && !leader.has_queued(), "it has news already");
+    assert!(leader.mark(id(1)));
+    follower.set(position(2, 5));
+    let request = follower.next_request();
+    leader.on_request(7, 1, request.changed, &[id(0)]).expect("the next");
+    assert_eq!(queued(&mut leader), [2, 1], "what the follower says is looked at all the same");
+    let held: Vec<_> = std::iter::from_fn(|| leader.next_held()).collect();
+    assert_eq!(held, [position(2, 5)], "once, where it is now, and none that was forgotten");
+    assert!(!leader.has_held() && leader.mark(id(2)));
+}

@@ -97,15 +97,31 @@ fn h1_the_watermark_stands_still_below_min_isr() {
 #[test]
 fn h1_the_watermark_waits_for_a_follower_that_has_caught_up() {
     let mut state = leader(&[1, 2], 2);
+    fetch(&mut state, 3, 12, 12, log(12, 12));
     fetch(&mut state, 2, 20, 20, log(20, 20));
-    fetch(&mut state, 3, 20, 12, log(20, 20));
-    assert_eq!(state.advance(log(20, 20), s(1)), Some(at(12)));
-    assert_eq!(state.advance(log(20, 20), s(11)), Some(at(20)), "it has not caught up for longer than the lag limit");
+    fetch(&mut state, 3, 20, 13, log(20, 20));
+    assert!(state.is_waited_for(b(3), s(1)));
+    assert_eq!(state.advance(log(20, 20), s(1)), Some(at(13)));
+    assert_eq!(state.advance(log(20, 20), s(12)), Some(at(20)), "it has not caught up for longer than the lag limit");
+    assert!(!state.is_waited_for(b(3), s(12)));
+}
+
+// Catches commits that wait, in the first seconds of a leadership or of a move, for a replica that has a whole log to copy.
+#[test]
+fn h1_a_follower_that_has_not_been_there_in_this_leadership_is_not_waited_for() {
+    let mut state = leader(&[1, 2], 2);
+    fetch(&mut state, 2, 20, 20, log(20, 20));
+    fetch(&mut state, 3, 5, 5, log(20, 20));
+    assert!(state.is_waited_for(b(2), s(1)) && !state.is_waited_for(b(3), s(1)));
+    assert_eq!(state.advance(log(20, 20), s(1)), Some(at(20)));
+    fetch(&mut state, 3, 20, 20, log(25, 25));
+    assert!(state.is_waited_for(b(3), s(1)), "it has what there was when it came");
 }
 
 #[test]
 fn h1_a_fenced_follower_outside_the_set_is_not_waited_for() {
     let mut state = leader(&[1, 2], 2);
+    fetch(&mut state, 3, 12, 12, log(12, 12));
     fetch(&mut state, 2, 20, 20, log(20, 20));
     fetch(&mut state, 3, 20, 12, log(20, 20));
     let mut fenced = view(0, &[1, 2], 2);

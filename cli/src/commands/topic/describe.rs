@@ -62,6 +62,8 @@ struct ReplicaItem {
     lag_records: u64,
     in_sync: bool,
     caught_up_ms_ago: Option<u64>,
+    lag_bytes: u64,
+    bytes_per_second: u64,
 }
 
 #[derive(Serialize)]
@@ -113,6 +115,17 @@ fn replica_item(state: &ReplicaDescription) -> ReplicaItem {
         lag_records: state.lag_records,
         in_sync: state.in_sync,
         caught_up_ms_ago: state.caught_up_ms_ago,
+        lag_bytes: state.lag_bytes,
+        bytes_per_second: state.bytes_per_second,
+    }
+}
+
+/// How far a replica out of sync is, as in `1.2 GiB left at 32.0 MiB/s`; a dash when it is in sync.
+fn catching_up(state: &ReplicaDescription) -> String {
+    match (state.in_sync, state.bytes_per_second) {
+        (true, _) => "-".to_owned(),
+        (false, 0) => format!("{} left", bytes_shown(state.lag_bytes)),
+        (false, rate) => format!("{} left at {}/s", bytes_shown(state.lag_bytes), bytes_shown(rate)),
     }
 }
 
@@ -138,6 +151,7 @@ fn replicas(topic: &DescribeTopicResponse) -> Table {
         Column::Number("ON DISK"),
         Column::Number("LAG"),
         Column::Text("CAUGHT UP"),
+        Column::Text("CATCHING UP"),
     ]);
     for partition in &topic.partitions {
         for state in &partition.replica_states {
@@ -151,6 +165,7 @@ fn replicas(topic: &DescribeTopicResponse) -> Table {
                 grouped(state.durable_end.get()),
                 grouped(state.lag_records),
                 state.caught_up_ms_ago.map_or("not yet".to_owned(), |ms| format!("{} ms ago", grouped(ms))),
+                catching_up(state),
             ]);
         }
     }
@@ -222,7 +237,9 @@ impl Present for Description {
             table.row(row);
         }
         text.push_str(&table.render());
-        if wide && topic.partitions.iter().any(|partition| !partition.replica_states.is_empty()) {
+        let behind =
+            topic.partitions.iter().flat_map(|partition| &partition.replica_states).any(|state| !state.in_sync);
+        if behind || (wide && topic.partitions.iter().any(|partition| !partition.replica_states.is_empty())) {
             text.push('\n');
             text.push_str(&replicas(topic).render());
         }
@@ -290,6 +307,8 @@ mod tests {
             lag_records,
             in_sync,
             caught_up_ms_ago: in_sync.then_some(3),
+            lag_bytes: lag_records * 1_024,
+            bytes_per_second: if in_sync { 0 } else { 3 << 20 },
         };
         PartitionDescription {
             layout: PartitionLayout {

@@ -1,0 +1,79 @@
+//! Replicas that nobody waits for are sent what they lack under a limit; the others never wait for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use streambus_broker::replication::settings::ReplicationSettings;
+use streambus_broker::replication::throttle::PORTION_BYTES_MAX;
+use streambus_protocol::timestamp::Timestamp;
+use streambus_storage::clock::{Clock, ManualClock};
+use streambus_storage::config::StoreConfig;
+use streambus_storage::store::Drive;
+
+use crate::world::World;
+
+/// More than a broker sends at once to whoever is behind.
+const RECORDS: usize = 300;
+const RECORD_BYTES: usize = 3_500;
+
+/// Three brokers of which the third lost its disk, and whose clock stands still: nothing is sent to it beyond the first
+/// portion.
+async fn with_an_emptied_broker() -> (World, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1)));
+    let settings = ReplicationSettings {
+        lag_limit: Duration::from_secs(600),
+        catch_up_rate: PORTION_BYTES_MAX,
+        ..ReplicationSettings::default()
+    };
+    // Room for a whole answer, as in production: a follower whose queue is full asks again for what it was sent.
+    let store = StoreConfig { queue_bytes_max: 1 << 20, segment_bytes: 8 << 20, ..StoreConfig::tiny() };
+    let told = Arc::clone(&clock) as Arc<dyn Clock>;
+    let mut world = World::with_settings(settings, store, told, &[Drive::Threads; 3]).await;
+    world.stop(3).await;
+    world.set_isr(&[1, 2]);
+    for n in 0..RECORDS {
+        world.commit(1, &format!("{n:RECORD_BYTES$}")).await;
+    }
+    world.restart(3, None);
+    (world, clock)
+}
+
+// Catches a limit that nothing obeys, one that holds up commits, and one at which a replica never arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_broker_copies_at_the_limit_and_nobody_waits_for_it() {
+    let (world, clock) = with_an_emptied_broker().await;
+    let portion = PORTION_BYTES_MAX;
+    world.until("the first portion should be sent", || world.caught_up_bytes(1) >= portion / 2).await;
+    for n in 0..100 {
+        world.commit(1, &format!("meanwhile {n}")).await;
+    }
+    let sent = world.caught_up_bytes(1);
+    assert!(sent <= portion + 4_096, "{sent} bytes without any time having passed");
+    assert_eq!(world.isr(), [1, 2]);
+    let lagging = world.partition(1).standings(clock.monotonic()).into_iter().find(|r| !r.in_sync).expect("broker 3");
+    let lacking = world.partition(1).bytes_between(lagging.log_end, world.partition(1).log().log_end());
+    let total = u64::try_from(RECORDS * RECORD_BYTES).expect("small");
+    assert!((total - sent - 100_000..total - sent + 200_000).contains(&lacking), "{lacking} bytes of {total} - {sent}");
+    // A second is a portion more. The first one may have been exceeded by one batch.
+    clock.advance(Duration::from_millis(200));
+    world.until("a little more should be sent", || world.caught_up_bytes(1) > sent).await;
+    for _ in 0..10 {
+        clock.advance(Duration::from_millis(500));
+        let enough = || world.caught_up_bytes(1) >= sent + portion / 4 || world.isr() == [1, 2, 3];
+        world.until("more should be sent", enough).await;
+    }
+    world.until("broker 3 should join", || world.isr() == [1, 2, 3]).await;
+    world.converge().await;
+    assert!(world.bytes(3) == world.bytes(1), "the copies differ");
+}
+
+// Catches commits that wait for a replica which a leadership finds far behind, for as long as the lag limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leadership_commits_without_a_replica_that_is_behind() {
+    let (world, _clock) = with_an_emptied_broker().await;
+    world.until("broker 3 should be copying", || world.caught_up_bytes(1) > 0).await;
+    world.elect(2).await;
+    world.until("broker 3 should be copying", || world.caught_up_bytes(2) > 0).await;
+    world.commit(2, "at once").await;
+    assert_eq!(world.isr(), [1, 2]);
+}
