@@ -128,7 +128,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         reload: Reload::Restart,
         doc: "What this broker sends, as a leader, to replicas that are not in sync (restarted, emptied or newly assigned), \
               all together. Replicas in sync are never limited. Where more is appended than this, it yields to a quarter \
-              more than that: otherwise they would never arrive. 0 = no limit.",
+              more than that: otherwise they would never arrive. `0B/s` = no limit.",
     },
     Setting {
         key: "http.listen",

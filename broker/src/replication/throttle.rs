@@ -170,6 +170,18 @@ mod tests {
         assert!(throttle.available(wait + ms(1)).is_ok(), "the wait is what is needed");
     }
 
+    // Catches a quiet hour that is made up for in one burst.
+    #[test]
+    fn what_was_not_used_is_lost() {
+        let mut throttle = Throttle::new(20 * MIB, Duration::ZERO);
+        let mut burst = 0;
+        while let Ok(bytes) = throttle.available(ms(3_600_000)) {
+            throttle.take(bytes, ms(3_600_000));
+            burst += bytes;
+        }
+        assert!((MIB..=2 * MIB).contains(&burst), "{burst} bytes at once");
+    }
+
     #[test]
     fn without_a_limit_there_is_always_a_portion() {
         let mut throttle = Throttle::new(0, Duration::ZERO);

@@ -175,6 +175,7 @@ pub fn serve(config: BrokerConfig, ready: impl FnOnce(&RunningServer, Duration))
         let stopped = tokio::select! {
             outcome = run_until_stopped(&server, || ready(&server, elapsed.get())) => Some(outcome),
             () = signals.next() => None,
+            never = allocator::keep_trimmed() => match never {},
         };
         if let Some(state) = stopped {
             // What can still be closed in order is; the reason is what the user must see.

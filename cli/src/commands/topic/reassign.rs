@@ -15,7 +15,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Output, OutputMode, Present};
 use crate::progress::Status;
 use crate::session;
-use crate::table::grouped;
+use crate::table::{bytes_shown, grouped};
 
 /// How often it is asked how far the move is.
 const POLL: Duration = Duration::from_millis(500);
@@ -165,7 +165,11 @@ fn progress(partition: &PartitionDescription) -> String {
         .replica_states
         .iter()
         .filter(|state| partition.adding.contains(&state.broker))
-        .map(|state| format!("broker {} lacks {} records", state.broker, grouped(state.lag_records)))
+        .map(|state| {
+            let (records, bytes) = (grouped(state.lag_records), bytes_shown(state.lag_bytes));
+            let rate = bytes_shown(state.bytes_per_second);
+            format!("broker {} lacks {records} records, {bytes}, and gets {rate}/s", state.broker)
+        })
         .collect();
     if lags.is_empty() { format!("moving to {}", joined(&partition.adding)) } else { lags.join(", ") }
 }
