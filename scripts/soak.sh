@@ -31,11 +31,19 @@ export STREAMBUS_FAULT_CYCLES=${FAULT_CYCLES:-3}
 # Programs and tests are copied, so that a build meanwhile changes nothing of this soak.
 work=$(mktemp -d "${TMPDIR:-/tmp}/streambus-soak-XXXXXX")
 log=$work/log
-built() { # NAME CARGO-ARGUMENTS: builds a test and copies it
+declare -A target_of=(
+    [replication]='-p streambus-broker --lib'
+    [metadata]='-p streambus-consensus --test state_explorer'
+    [storage]='-p streambus-storage --test store'
+    [kill_nine]='-p streambus-tests --test kill_nine'
+    [cluster]='-p streambus-tests --test cluster'
+    [planted]='-p streambus-tests --test planted'
+)
+built() { # PROGRAM: builds a test and copies it
     local name=$1 path
-    shift
-    path=$(cargo test --release --locked "$@" -- --list 2>&1 >/dev/null | tee -a "$log" |
-        sed -n 's/^ *Running .*(\(.*\))$/\1/p' | tail -n 1)
+    # shellcheck disable=SC2086 # several words on purpose
+    path=$(cargo test --release --locked ${target_of[$name]} -- --list 2>&1 >/dev/null | tee -a "$log" |
+        sed -n 's/^ *Running .*(\(.*\))$/\1/p' | tail -n 1) || true
     [ -n "$path" ] || { tail -n 20 "$log" >&2; exit 1; }
     cp "$path" "$work/$name"
 }
@@ -45,16 +53,16 @@ echo "== building $commit; everything of this soak is in $work"
 cargo build --release --locked -p streambus-cli --bin streambus
 cp "$target/release/streambus" "$work/"
 if wants models; then
-    built replication -p streambus-broker --lib
-    built metadata -p streambus-consensus --test state_explorer
-    built storage -p streambus-storage --test store
+    built replication
+    built metadata
+    built storage
 fi
-if wants kill; then built kill_nine -p streambus-tests --test kill_nine; fi
-if wants cluster; then built cluster -p streambus-tests --test cluster; fi
+if wants kill; then built kill_nine; fi
+if wants cluster; then built cluster; fi
 if wants planted; then
     cargo build --release --locked -p streambus-cli --features planted-bugs --bin streambus-planted
     cp "$target/release/streambus-planted" "$work/"
-    built planted -p streambus-tests --test planted
+    built planted
 fi
 
 over() { ((SECONDS >= end)); }
@@ -74,7 +82,7 @@ run() { # PROGRAM TEST [NAME=VALUE...]: one test; the soak ends when it fails
     [ "$(wc -l <"$STREAMBUS_LEDGER")" -gt "$before" ] || row "$test" "$seed" - "no verdict: the run failed before it"
     {
         echo "FAILED with status $status: $test of $program. Its folder is named above; all output is in $log"
-        echo "repeat it: $* cargo test --release -p PACKAGE --test $program -- --exact $test --nocapture"
+        echo "repeat it: $* STREAMBUS_FAULT_CYCLES=$STREAMBUS_FAULT_CYCLES cargo test --release ${target_of[$program]} -- --exact $test --nocapture"
     } >&2
     exit 1
 }
