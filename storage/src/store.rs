@@ -264,6 +264,11 @@ impl Store {
         self.inner.identity.lock().claim
     }
 
+    /// Why the directory takes no more writes, once durability was lost; `None` before. Asks no file system.
+    pub fn read_only(&self) -> Option<String> {
+        self.inner.latch.reason().map(ToString::to_string)
+    }
+
     /// The state of the directory. Asks the file system for its free space.
     pub fn status(&self) -> StoreStatus {
         let store = &self.inner;
@@ -286,7 +291,7 @@ impl Store {
         let anywhere = DamagedExtent { partition: None, base: Offset::ZERO, next: Offset::MAX };
         damaged.extend(store.unattributed_damage().iter().map(|_| anywhere));
         StoreStatus {
-            read_only: store.latch.reason().map(ToString::to_string),
+            read_only: self.read_only(),
             panicked: store.panicked.lock().iter().copied().collect(),
             full: spare_bytes == 0 && free_bytes < wanted,
             used_bytes,

@@ -78,7 +78,7 @@ impl Default for Options {
             first_id: 1,
             network: Network::Direct,
             settings: Vec::new(),
-            disks: Disks::Folders,
+            disks: Disks::default(),
             program: Program::Shipped,
         }
     }

@@ -59,7 +59,7 @@ pub struct Rule {
     pub calls: Vec<Call>,
     /// Text that the path of the file contains, such as `/journal-`.
     pub path: String,
-    /// What they return.
+    /// What they fail with; 0 for syncs that do nothing and succeed.
     pub error: u32,
     /// How many pass before the first that fails.
     pub pass: u32,
@@ -73,6 +73,11 @@ impl Rule {
     /// The next call of `kind` on a file whose path contains `path` fails with EIO, later ones succeed.
     pub fn once(kind: Call, path: &str) -> Self {
         Self { calls: vec![kind], path: path.to_owned(), error: EIO, pass: 0, count: 1, torn: 0 }
+    }
+
+    /// Syncs of files whose path contains `path` do nothing and say that they succeeded, as if the broker made none.
+    pub fn unsynced(path: &str) -> Self {
+        Self { error: 0, count: u32::MAX, ..Self::once(Call::Sync, path) }
     }
 }
 

@@ -1,4 +1,7 @@
 //! Says to the controller that this broker is there, and hears what the controller makes of it.
+//!
+//! A broker whose data directory is read-only says that it wants to stop, and goes on: whatever it leads is then led by
+//! others, nobody waits for its copy, and it is not let in again before it registers anew, which only a restart does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +95,9 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
     let mut stepped_down = task.partitions.watch_stepped_down();
     loop {
         disk.refresh(&task.store, task.clock.monotonic()).await;
-        let wants = *task.wants.borrow_and_update();
+        let asked = *task.wants.borrow_and_update();
+        let lost = task.store.read_only();
+        let wants = if lost.is_some() { Wants::ShutDown } else { asked };
         let unanswered = task.clock.monotonic().saturating_sub(heard_at);
         let wants_disks = disks_at.is_none_or(|at| task.clock.monotonic().saturating_sub(at) >= DISK_EVERY);
         let beat = Heartbeat {
@@ -125,7 +130,7 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
                     epoch = register_again(&task, epoch).await;
                 }
                 // A controller that heard how long there was none does not count that heartbeat for much.
-                let is_eager = answer.fenced || wants == Wants::ShutDown || unanswered > task.interval * 2;
+                let is_eager = answer.fenced || asked == Wants::ShutDown || unanswered > task.interval * 2;
                 if is_eager { EAGER } else { task.interval }
             }
             Err(_) => EAGER,
@@ -138,8 +143,11 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
         had_contact = has_contact;
         // A life that starts is fenced until its first heartbeat was heard: that is no problem.
         has_served |= answer.as_ref().is_ok_and(|answer| !answer.fenced);
-        let problem = problem(&answer, wants, now.saturating_sub(heard_at), task.session)
-            .filter(|_| has_served || answer.is_err());
+        let problem = match lost {
+            Some(reason) if asked == Wants::Serve => Some(format!("others lead what this broker led: {reason}")),
+            _ => problem(&answer, asked, now.saturating_sub(heard_at), task.session)
+                .filter(|_| has_served || answer.is_err()),
+        };
         if problem != reported {
             tell(&task.lifecycle, problem.as_deref());
             reported = problem;

@@ -5,20 +5,45 @@ use std::time::Duration;
 
 use super::Cluster;
 use super::node::Node;
-use crate::loop_disk::{LoopDisk, cut_power};
+use crate::loop_disk::{self, LoopDisk, cut_power};
 use crate::shim::{Rule, Shim};
 
-/// What the brokers' data lies on.
+/// What the brokers' data lies on: folders of one file system, as production has it, unless said otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disks {
+    loop_bytes: Option<u64>,
+    shim: Option<WriteThrough>,
+}
+
+/// How a broker with the shim may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disks {
-    /// Folders of one file system.
-    Folders,
-    /// The same, with the [`Shim`] in every broker: calls can be made to fail, the wall clock can be shifted.
-    Shimmed,
-    /// A file system of its own for each, of so many bytes. Ask [`crate::loop_disk::available`] first.
-    Loops(u64),
-    /// Both.
-    ShimmedLoops(u64),
+enum WriteThrough {
+    AsItLikes,
+    /// `O_DIRECT` is refused.
+    PageCache,
+}
+
+impl Disks {
+    /// A file system of its own for each broker, of so many bytes: its power can be cut, it can be full. Ask
+    /// [`crate::loop_disk::available`] first.
+    pub fn loops(self, bytes: u64) -> Self {
+        Self { loop_bytes: Some(bytes), ..self }
+    }
+
+    /// [`Self::loops`] where this machine has them; otherwise a power cut is a kill.
+    pub fn loops_if_possible(self, bytes: u64) -> Self {
+        if loop_disk::missing().is_none() { self.loops(bytes) } else { self }
+    }
+
+    /// The [`Shim`] in every broker: calls can be made to fail, the wall clock can be shifted.
+    pub fn shimmed(self) -> Self {
+        Self { shim: Some(WriteThrough::AsItLikes), ..self }
+    }
+
+    /// The same, and `O_DIRECT` is refused, so that brokers write to the page cache and sync.
+    pub fn shimmed_page_cache(self) -> Self {
+        Self { shim: Some(WriteThrough::PageCache), ..self }
+    }
 }
 
 /// In which order a power cut ends a broker, microseconds to milliseconds apart.
@@ -32,13 +57,17 @@ pub enum FirstToGo {
 
 /// Gives a broker that has not started what its data shall lie on.
 pub(super) fn equip(node: &mut Node, folder: &Path, disks: Disks) {
-    if let Disks::Loops(bytes) | Disks::ShimmedLoops(bytes) = disks {
+    if let Some(bytes) = disks.loop_bytes {
         let disk = LoopDisk::new(folder, &format!("disk-{}", node.id), bytes);
         node.data = disk.data();
         node.disk = Some(disk);
     }
-    if let Disks::Shimmed | Disks::ShimmedLoops(_) = disks {
-        node.shim = Some(Shim::build(folder, node.id));
+    if let Some(how) = disks.shim {
+        let shim = Shim::build(folder, node.id);
+        if how == WriteThrough::PageCache {
+            shim.refuse_direct();
+        }
+        node.shim = Some(shim);
     }
 }
 
@@ -63,6 +92,14 @@ impl Cluster {
             self.disk_mut(*id).restore();
         }
         at_us
+    }
+
+    /// Cuts the power of one broker whose disk is its own; kills the process of another.
+    pub fn cut_power_or_kill(&mut self, id: u32) -> u64 {
+        match self.node(id).disk {
+            Some(_) => self.cut_power(&[id], FirstToGo::Process),
+            None => self.kill_nine(id),
+        }
     }
 
     fn cut_disks(&self, ids: &[u32]) {
@@ -106,21 +143,15 @@ impl Cluster {
         self.recorder.fault(format!("the wall clock of broker {id} is {} s {way}", by.as_secs()))
     }
 
-    /// A broker that starts after this writes through the page cache and syncs.
-    pub fn refuse_direct_io(&self, id: u32) -> u64 {
-        self.shim(id).refuse_direct();
-        self.recorder.fault(format!("broker {id} is refused direct I/O"))
-    }
-
     fn shim(&self, id: u32) -> &Shim {
-        self.node(id).shim.as_ref().expect("this fault needs Disks::Shimmed or Disks::ShimmedLoops")
+        self.node(id).shim.as_ref().expect("this fault needs Disks::shimmed")
     }
 
     fn disk(&self, id: u32) -> &LoopDisk {
-        self.node(id).disk.as_ref().expect("this fault needs Disks::Loops or Disks::ShimmedLoops")
+        self.node(id).disk.as_ref().expect("this fault needs Disks::loops")
     }
 
     fn disk_mut(&mut self, id: u32) -> &mut LoopDisk {
-        self.node_mut(id).disk.as_mut().expect("this fault needs Disks::Loops or Disks::ShimmedLoops")
+        self.node_mut(id).disk.as_mut().expect("this fault needs Disks::loops")
     }
 }

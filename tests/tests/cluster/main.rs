@@ -5,6 +5,7 @@
 //! default; `make soak` sets both. `STREAMBUS_NETWORK=namespaces` cuts links packet by packet, as root; tests of lost packets
 //! do so wherever they can and say when they cannot.
 
+mod disk_errors;
 mod kill;
 mod membership;
 mod network;
@@ -15,4 +16,5 @@ mod refusals;
 mod restart;
 mod stale;
 mod storm;
+mod wall_clock;
 mod weather;

@@ -25,7 +25,7 @@ fn options(brokers: u32, cuts: u64) -> Options {
         "storage.disk_reserve_percent=1%",
     ];
     let settings = settings.into_iter().map(str::to_owned).collect();
-    Options { brokers, settings, disks: Disks::Loops(512 * MIB + cuts * 64 * MIB), ..Options::default() }
+    Options { brokers, settings, disks: Disks::default().loops(512 * MIB + cuts * 64 * MIB), ..Options::default() }
 }
 
 fn first_to_go(random: &mut StdRng) -> FirstToGo {
