@@ -1,0 +1,342 @@
+//! One broker's machine: the disks that outlive its process, and the process as turmoil starts it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use streambus_broker::config::BrokerConfig;
+use streambus_broker::config::address::HostPort;
+use streambus_broker::random::Random;
+use streambus_broker::server::{BrokerEnv, Server, StoreSource};
+use streambus_consensus::database::{DatabaseSource, MemoryDatabase};
+use streambus_consensus::image::ClusterImage;
+use streambus_protocol::batch::batches;
+use streambus_protocol::ids::{BrokerId, PartitionId};
+use streambus_storage::clock::Clock;
+use streambus_storage::config::StoreConfig;
+use streambus_storage::disk::Disk as _;
+use streambus_storage::disk::faulty::{Fault, FaultyDisk};
+use streambus_storage::disk::memory::MemoryDisk;
+use streambus_storage::error::OpenError;
+use streambus_storage::index::memory::MemoryIndex;
+use streambus_storage::partition_log::{PartitionLog, Read, ReadLimit};
+use streambus_storage::store::{Drive, RecoveryReport, Store, StoreEnv};
+use streambus_tests::dump::{LogDump, StoredBatch};
+use streambus_tests::event::What;
+use tokio::time::sleep;
+
+use crate::forgetful::ForgetfulDisk;
+use crate::network::{HostNetwork, Wires};
+use crate::plant::Plant;
+use crate::trace::{HostClock, Trace};
+
+/// Where clients and brokers connect.
+pub(crate) const CLIENT_PORT: u16 = 9092;
+const CLUSTER_PORT: u16 = 9094;
+/// How often an idle store is looked at, and after how many looks it counts as idle.
+const GLANCE: Duration = Duration::from_millis(2);
+const IDLE_GLANCES: u32 = 25;
+/// A planned power cut comes in one of so many changes.
+pub(crate) const PLANNED_MAX: u64 = 20;
+
+/// Everything of a broker that a crash leaves.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    pub(crate) id: u32,
+    pub(crate) trace: Trace,
+    pub(crate) network: HostNetwork,
+    pub(crate) brokers: u32,
+    disk: FaultyDisk,
+    forgetful: ForgetfulDisk,
+    index: Arc<MemoryIndex>,
+    metadata: MemoryDatabase,
+    /// Draws for this machine alone, so that what one does changes nothing for another.
+    random: Arc<Mutex<StdRng>>,
+    /// The longest that one commit takes, in milliseconds.
+    pub(crate) commit_ms_max: Arc<AtomicU64>,
+    pub(crate) skew_ms: Arc<AtomicI64>,
+    /// What the broker knows of the cluster, while it runs.
+    pub(crate) image: Arc<Mutex<Option<Arc<ClusterImage>>>>,
+    /// Counts starts.
+    lives: Arc<AtomicU64>,
+    /// The last change of the disk for which a power cut is planned.
+    planned_until: Arc<AtomicU64>,
+}
+
+impl Machine {
+    pub(crate) fn new(id: u32, brokers: u32, seed: u64, wires: &Wires, trace: &Trace, plant: Plant) -> Self {
+        let seed = seed.wrapping_mul(1_000_003).wrapping_add(u64::from(id));
+        let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+        let commit_ms_max = Arc::new(AtomicU64::new(4));
+        let (drawn, longest) = (Arc::clone(&random), Arc::clone(&commit_ms_max));
+        let metadata = MemoryDatabase::new(move || {
+            Duration::from_millis(drawn.lock().random_range(1..=longest.load(Ordering::Relaxed)))
+        });
+        if plant == Plant::ForgottenVotes {
+            metadata.lie_about_syncs();
+        }
+        let forgetful = ForgetfulDisk::new(Arc::new(MemoryDisk::new()), plant == Plant::AckBeforeSync);
+        let network = HostNetwork { me: host(id), wires: wires.clone(), silent: Arc::new(AtomicBool::new(false)) };
+        Self {
+            id,
+            trace: trace.clone(),
+            network,
+            brokers,
+            disk: FaultyDisk::new(Arc::new(forgetful.clone()), seed),
+            forgetful,
+            index: Arc::new(MemoryIndex::new()),
+            metadata,
+            random,
+            commit_ms_max,
+            skew_ms: Arc::new(AtomicI64::new(0)),
+            image: Arc::default(),
+            lives: Arc::default(),
+            planned_until: Arc::default(),
+        }
+    }
+
+    /// The process is gone: what it wrote stays, what only its memory held does not.
+    pub(crate) fn lose_process(&self) {
+        self.network.silent.store(true, Ordering::Relaxed);
+        *self.image.lock() = None;
+        self.index.crash();
+        self.metadata.crash(usize::MAX);
+    }
+
+    /// Power is gone: what was not synced may be lost.
+    pub(crate) fn lose_power(&self) {
+        self.network.silent.store(true, Ordering::Relaxed);
+        *self.image.lock() = None;
+        self.forgetful.lose_power().expect("a disk in memory works");
+        self.disk.cut_power().expect("a disk in memory works");
+        self.index.crash();
+        let kept = self.random.lock().random_range(0..=self.metadata.unsynced());
+        self.metadata.crash(kept);
+    }
+
+    /// Power will be lost in the middle of the `nth` change of the disk from now on.
+    pub(crate) fn plan_power_cut(&self, nth: u64) {
+        let at = self.disk.counters().mutations + nth;
+        self.planned_until.fetch_max(at, Ordering::Relaxed);
+        self.disk.plan(Fault::PowerCutAtMutation(at));
+    }
+
+    /// True while a planned power cut may still come.
+    pub(crate) fn has_plan(&self) -> bool {
+        self.disk.counters().mutations < self.planned_until.load(Ordering::Relaxed)
+    }
+
+    /// Brings what is planned about now, on a machine without power: it must not come after everything is healed.
+    pub(crate) fn use_up_plan(&self) {
+        while self.has_plan() {
+            self.disk.restart();
+            // It fails when the power goes, which is what it is done for.
+            let _gone = self.disk.sync_dir();
+        }
+        self.disk.cut_power().expect("a disk in memory works");
+    }
+
+    /// False once a planned power cut has come.
+    pub(crate) fn is_powered(&self) -> bool {
+        self.disk.is_running()
+    }
+
+    /// Power is back, the process may start.
+    pub(crate) fn restart(&self) {
+        self.disk.restart();
+        self.network.silent.store(false, Ordering::Relaxed);
+    }
+
+    fn clock(&self) -> Arc<HostClock> {
+        Arc::new(HostClock { trace: self.trace.clone(), skew_ms: Arc::clone(&self.skew_ms) })
+    }
+
+    fn config(&self) -> BrokerConfig {
+        let everywhere = |port| HostPort { host: "0.0.0.0".to_owned(), port };
+        let mut config = BrokerConfig::default();
+        config.broker.id = BrokerId::new(self.id);
+        config.client.listen = everywhere(CLIENT_PORT);
+        config.client.advertise = Some(HostPort { host: host(self.id), port: CLIENT_PORT });
+        config.cluster.listen = everywhere(CLUSTER_PORT);
+        let peers = (1..=self.brokers).map(|id| format!("{id}@{}:{CLUSTER_PORT}", host(id)));
+        config.cluster.peers = peers.collect::<Vec<_>>().join(",").parse().expect("a list of peers");
+        config.http.listen = everywhere(8080);
+        // Relative: a run's directory has another name each time.
+        config.storage.data_dir = host(self.id).into();
+        config.storage.disk_reserve_bytes = 0;
+        config.storage.disk_reserve_percent = 0;
+        config.storage.retention_interval = Duration::from_secs(5);
+        config
+    }
+
+    /// A store on this machine's disks that the caller drives.
+    fn open(&self, clock: Arc<dyn Clock>) -> Result<(Store, RecoveryReport), OpenError> {
+        let random = Arc::clone(&self.random);
+        // So small that segments fill, extents end and reads leave the tail cache within one run.
+        let config = StoreConfig {
+            segment_bytes: 512 << 10,
+            group_bytes: 32 << 10,
+            queue_bytes_max: 128 << 10,
+            batch_bytes_max: 64 << 10,
+            tail_cache_bytes: 32 << 10,
+            extent_bytes_max: 16 << 10,
+            ..StoreConfig::tiny()
+        };
+        let env = StoreEnv {
+            disk: Arc::new(self.disk.clone()),
+            index: Arc::clone(&self.index) as _,
+            clock,
+            random: Box::new(move || {
+                let mut random = random.lock();
+                u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())
+            }),
+            drive: Drive::Stepped,
+        };
+        Store::open(env, config)
+    }
+
+    /// Runs the broker until the machine or its process ends.
+    pub(crate) async fn run(self) -> turmoil::Result {
+        let life = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
+        let me = host(self.id);
+        self.trace.line(&me, &format!("starts for the {life}. time"));
+        let machine = self.clone();
+        let source = StoreSource::new(move |_: &Path, _, clock| {
+            let opened = machine.open(clock)?;
+            drop(tokio::runtime::Handle::current().spawn(machine.clone().drive(opened.0.clone())));
+            Ok(opened)
+        });
+        let seed = self.random.lock().next_u64();
+        let env = BrokerEnv {
+            clock: self.clock(),
+            random: Arc::new(Random::seeded(seed)),
+            network: Arc::new(self.network.clone()),
+            store: source,
+            metadata: DatabaseSource::Memory(self.metadata.clone()),
+        };
+        let server = match Server::start(self.config(), env).await {
+            Ok(server) => server,
+            Err(error) => {
+                // The disk may have died under it, which the driver notices.
+                self.trace.line(&me, &format!("does not start: {error}"));
+                return match self.is_powered() {
+                    true => Err(format!("broker {} does not start: {error}", self.id).into()),
+                    false => std::future::pending().await,
+                };
+            }
+        };
+        self.trace.event(&me, What::Started { broker: self.id });
+        let mut images = server.metadata().expect("it runs").watch();
+        loop {
+            let image = Arc::clone(&images.borrow_and_update());
+            self.observe(&image);
+            if images.changed().await.is_err() {
+                self.trace.line(&me, "stopped by itself");
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Does the disk's work, taking its time.
+    async fn drive(self, store: Store) {
+        let mut idle = 0;
+        loop {
+            let longest = self.commit_ms_max.load(Ordering::Relaxed);
+            let takes = self.random.lock().random_range(1..=longest.max(1));
+            sleep(Duration::from_millis(takes)).await;
+            if store.step() {
+                idle = 0;
+                if !self.disk.is_running() {
+                    // The process died inside this commit: nothing that follows leaves the machine.
+                    self.network.silent.store(true, Ordering::Relaxed);
+                }
+                continue;
+            }
+            idle += 1;
+            if idle == IDLE_GLANCES {
+                store.step_idle();
+            }
+            sleep(GLANCE).await;
+        }
+    }
+
+    /// Notes who leads, as this broker knows it, where that is news.
+    fn observe(&self, image: &Arc<ClusterImage>) {
+        let before = self.image.lock().replace(Arc::clone(image));
+        let numbers = |ids: &[BrokerId]| ids.iter().map(|id| id.get()).collect::<Vec<_>>();
+        for (id, _, partition) in image.partitions() {
+            if before.as_ref().and_then(|before| before.partition(id)).is_some_and(|known| **known == *partition) {
+                continue;
+            }
+            self.trace.event(
+                &host(self.id),
+                What::Leadership {
+                    observer: self.id,
+                    partition: id.partition.get(),
+                    leader: partition.leader.map(|leader| leader.get()),
+                    leader_epoch: partition.leader_epoch.get(),
+                    isr: numbers(&partition.isr),
+                    replicas: numbers(&partition.replicas),
+                },
+            );
+        }
+        for (id, broker) in &image.brokers {
+            if before
+                .as_ref()
+                .and_then(|before| before.brokers.get(id))
+                .is_none_or(|known| known.fenced != broker.fenced)
+            {
+                self.trace
+                    .line(&host(self.id), &format!("sees broker {id} epoch {} fenced {}", broker.epoch, broker.fenced));
+            }
+        }
+    }
+
+    /// Every log on this machine's disk, after its process was killed and recovery has run.
+    pub(crate) fn dump(&self) -> Result<Vec<(PartitionId, LogDump)>, String> {
+        let (store, report) = self.open(self.clock()).map_err(|error| error.to_string())?;
+        self.trace.line(&host(self.id), &format!("recovered at last: {report:?}"));
+        let logs = store.log_ids().into_iter().filter_map(|id| Some((id, store.log(id)?)));
+        logs.map(|(id, log)| read_log(&log).map(|dump| (id, dump)).map_err(|error| format!("{id}: {error}"))).collect()
+    }
+}
+
+fn read_log(log: &PartitionLog) -> Result<LogDump, String> {
+    let (mut cursor, end) = (log.log_start(), log.log_end());
+    let mut found = Vec::new();
+    while cursor < end {
+        let limit = ReadLimit { bytes_max: 64 << 10, below: end };
+        let (chunks, next) = match log.read(cursor, limit).map_err(|error| error.to_string())? {
+            Read::Ready(chunks, next) => (chunks, next),
+            Read::Disk(read) => read.run().map_err(|error| error.to_string())?,
+        };
+        for chunk in chunks {
+            for batch in batches(chunk) {
+                let batch = batch.map_err(|error| error.to_string())?;
+                let (base, end, epoch) = (batch.base_offset(), batch.next_offset(), batch.leader_epoch());
+                let bytes = batch.into_bytes();
+                found.push(StoredBatch {
+                    base: base.get(),
+                    end: end.get(),
+                    epoch: u64::from(epoch.get()),
+                    bytes: bytes.len() as u64,
+                    checksum: crc32c::crc32c(&bytes),
+                });
+            }
+        }
+        if next <= cursor {
+            return Err(format!("a read at {cursor} makes no progress"));
+        }
+        cursor = next;
+    }
+    Ok(LogDump::of(found))
+}
+
+/// The name of broker `id`'s host.
+pub(crate) fn host(id: u32) -> String {
+    format!("broker-{id}")
+}
