@@ -28,6 +28,11 @@ impl LastHeard {
         }
     }
 
+    /// For how long the followed node has been silent; none when no node is followed.
+    pub(crate) fn silence(&self, now: Instant) -> Option<Duration> {
+        self.leader.lock().map(|(_, at)| now.saturating_duration_since(at))
+    }
+
     /// Who was followed until now, and for how long it has been silent. Asked when this node leads: what it hears from
     /// then on, nobody owes it.
     pub(crate) fn take(&self, now: Instant) -> Option<(RaftId, Duration)> {
@@ -51,6 +56,7 @@ mod tests {
         heard.leader(two, at(0));
         heard.leader(one, at(100));
         heard.node(two, at(400));
+        assert_eq!(heard.silence(at(800)), Some(Duration::from_millis(700)));
         assert_eq!(heard.take(at(800)), Some((one, Duration::from_millis(700))));
         heard.leader(one, at(900));
         heard.node(one, at(1200));

@@ -2,6 +2,7 @@
 
 mod control_loop;
 mod disk;
+mod expulsion;
 pub mod membership;
 mod office;
 mod propose;
@@ -97,6 +98,8 @@ pub(crate) struct Inner {
     hint: Notify,
     began: Instant,
     closed: watch::Receiver<()>,
+    /// Why this node must end although Raft runs.
+    ended: watch::Sender<Option<String>>,
 }
 
 /// Where a node stands in Raft.
@@ -207,9 +210,29 @@ impl MetadataNode {
         self.inner.door.peer_disconnected(broker);
     }
 
-    /// Waits until this node has stopped and says why. A storage error stops it for good: the process should follow,
-    /// because what is on disk can no longer be trusted to grow.
+    /// Waits until this node has stopped, or was removed from the cluster, and says why. A storage error stops it for
+    /// good: the process should follow, because what is on disk can no longer be trusted to grow.
     pub async fn stopped(&self) -> String {
+        let mut ended = self.inner.ended.subscribe();
+        let removed = async move {
+            loop {
+                if let Some(reason) = ended.borrow_and_update().clone() {
+                    return reason;
+                }
+                // The sender is as old as this node.
+                if ended.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            reason = removed => reason,
+            reason = self.raft_stopped() => reason,
+        }
+    }
+
+    async fn raft_stopped(&self) -> String {
         let mut metrics = self.inner.raft.metrics();
         loop {
             if let Err(fatal) = &metrics.borrow_watched().running_state {

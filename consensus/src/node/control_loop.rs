@@ -44,6 +44,7 @@ enum Done {
     Proposed(Command),
     MembershipChanged,
     TookOver(BrokerId),
+    AskedWhetherRemoved,
 }
 
 type Work<'a> = FuturesUnordered<BoxFuture<'a, Done>>;
@@ -55,6 +56,8 @@ struct UnderWay {
     probes: BTreeSet<BrokerId>,
     takeovers: BTreeSet<BrokerId>,
     membership: bool,
+    /// Asks whether this node was removed.
+    question: bool,
 }
 
 impl MetadataNode {
@@ -72,6 +75,7 @@ impl Inner {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut work = Work::new();
         let mut under_way = UnderWay::default();
+        let mut lost_at = None;
         loop {
             let leads = {
                 let metrics = metrics.borrow_watched();
@@ -86,7 +90,7 @@ impl Inner {
                     return;
                 },
                 () = self.hint.notified() => self.follow_hints(&work, &mut under_way),
-                _ = ticks.tick(), if leads.is_some() => {}
+                _ = ticks.tick() => self.look_for_a_controller(&mut lost_at, &work, &mut under_way),
             }
             if leads.is_some() {
                 self.look_after(&work, &mut under_way);
@@ -203,6 +207,30 @@ impl Inner {
         }
     }
 
+    /// Asks the others once this node has had no controller for a session, and once a session from then on.
+    fn look_for_a_controller<'a>(
+        &'a self,
+        lost_at: &mut Option<Instant>,
+        work: &Work<'a>,
+        under_way: &mut UnderWay,
+    ) {
+        if self.is_in_touch() {
+            *lost_at = None;
+            return;
+        }
+        let now = Instant::now();
+        let since = *lost_at.get_or_insert(now);
+        if now.saturating_duration_since(since) < self.config.tuning.session || under_way.question {
+            return;
+        }
+        *lost_at = Some(now);
+        under_way.question = true;
+        work.push(Box::pin(async move {
+            self.end_if_removed().await;
+            Done::AskedWhetherRemoved
+        }));
+    }
+
     fn finish(&self, done: Done, under_way: &mut UnderWay) {
         match done {
             Done::Probed { broker, epoch, is_gone } => {
@@ -213,6 +241,7 @@ impl Inner {
             }
             Done::Proposed(command) => under_way.commands.retain(|other| *other != command),
             Done::MembershipChanged => under_way.membership = false,
+            Done::AskedWhetherRemoved => under_way.question = false,
             Done::TookOver(broker) => drop(under_way.takeovers.remove(&broker)),
         }
     }

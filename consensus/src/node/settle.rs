@@ -30,7 +30,7 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// The same while a quorum is missing; nothing depends on the answers but what people are told.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a peer may take to answer a question.
-const HELLO_TTL: Duration = Duration::from_millis(500);
+pub(super) const HELLO_TTL: Duration = Duration::from_millis(500);
 /// How long it may take to give out a Raft id.
 const JOIN_TTL: Duration = Duration::from_secs(5);
 
@@ -351,6 +351,6 @@ fn standings(answers: &Answers) -> BTreeMap<BrokerId, Standing> {
 }
 
 /// A disk as its hello describes it.
-fn described(identity: &Identity, last: u64) -> hello::Disk {
+pub(super) fn described(identity: &Identity, last: u64) -> hello::Disk {
     hello::Disk { cluster: identity.cluster_id, raft: identity.raft_id, directory: identity.directory_id, last }
 }

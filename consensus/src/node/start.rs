@@ -7,7 +7,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use parking_lot::Mutex;
 use streambus_protocol::ids::{ClusterId, DirectoryId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::disk::{Content, Disk};
@@ -104,6 +104,7 @@ impl MetadataNode {
             hint: Notify::new(),
             began: Instant::now(),
             closed,
+            ended: watch::Sender::new(None),
         });
         inner.door.attach(&inner);
         Ok(inner)

@@ -7,6 +7,7 @@ use streambus_protocol::ids::TopicName;
 use tokio::time::timeout;
 
 use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
+use crate::command::Command;
 use crate::error::StartError;
 use crate::founding::StartPhase;
 use crate::hello::{Hello, HelloAnswer, Joined, Wish};
@@ -63,6 +64,32 @@ async fn emptied_disk_joins_under_a_new_id_and_the_old_one_never_votes_again() {
         let old = timeout(PATIENCE, cluster.begin_with(wiped, config)).await.expect("it must not wait").map(|_| ());
         assert!(matches!(old, Err(StartError::Removed { raft, .. }) if raft == before.raft_id), "{old:?}");
         cluster.start(&[wiped]).await;
+    }
+    cluster.stop().await;
+}
+
+/// Catches: a node that is removed while it is cut off, and waits for a controller for ever, or takes itself for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_node_that_was_removed_ends_and_says_so() {
+    let mut cluster = Cluster::new();
+    cluster.tuning.session = Duration::from_secs(1);
+    cluster.start(&[1, 2, 3]).await;
+    let gone = cluster.controller(&[1, 2, 3]).await;
+    let epoch = cluster.register(gone, gone).await;
+    let rest: Vec<u32> = (1..=3).filter(|n| *n != gone).collect();
+    cluster.network.isolate(broker(gone));
+    cluster.controller(&rest).await;
+    let via = &cluster.nodes[&rest[0]];
+    via.propose_within(Command::RemoveBroker { broker: broker(gone), epoch }, PATIENCE).await.unwrap();
+    cluster.voters(rest[0], |voters| voters.len() == 2).await;
+    let cut_off = cluster.nodes[&gone].clone();
+    assert!(cut_off.status().is_leader, "it does not know");
+    cluster.network.heal();
+    let reason = timeout(PATIENCE, cut_off.stopped()).await.expect("it must not wait for ever");
+    assert!(reason.contains("removed from the cluster"), "{reason}");
+    // Those that are members go on.
+    for n in rest {
+        assert!(timeout(Duration::ZERO, cluster.nodes[&n].stopped()).await.is_err(), "broker {n}");
     }
     cluster.stop().await;
 }
