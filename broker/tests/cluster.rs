@@ -184,6 +184,31 @@ async fn a_broker_that_stops_hands_its_leaderships_over_first_and_comes_back() {
     assert!(!again.fenced && again.is_voter && again.leaders == 0, "{again:?}");
 }
 
+// Catches a cluster of one that cannot grow, that loses what it has when it does, and a lone voter that does not hear its
+// own broker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_of_one_grows_into_three_when_empty_peers_start_with_it() {
+    let founders = Founders::new(3);
+    let mut config = config(founders.disks[&1].path());
+    config.broker.id = BrokerId::new(1);
+    let lone = within(Server::start(config, BrokerEnv::system())).await.expect("alone");
+    let mut client_of_one = client(&lone).await;
+    create(&mut client_of_one, "orders", 1).await;
+    let before = describe(&mut client_of_one).await.cluster_id;
+    lone.drain_and_stop(PATIENCE).await.expect("an orderly stop");
+    let servers = founders.start_all().await;
+    for server in servers.values() {
+        let mut client = client(server).await;
+        let all_vote = |state: &ClusterDescribeResponse| {
+            state.brokers.len() == 3 && state.brokers.iter().all(|broker| broker.is_voter && !broker.fenced)
+        };
+        let state = until(async || describe(&mut client).await, all_vote).await;
+        assert_eq!(state.cluster_id, before);
+        let kept = layout(&mut client, "orders").await.expect("it is still there");
+        assert!(kept.iter().all(|partition| partition.leader == Some(BrokerId::new(1))), "{kept:?}");
+    }
+}
+
 // Catches a leader that answers with an old end although others may have gone on without it, and one that refuses what
 // nobody else holds, or goes on refusing when there is a controller again.
 #[tokio::test(flavor = "multi_thread")]

@@ -220,6 +220,35 @@ async fn lone_disk_whose_peers_are_silent_is_refused() {
     assert_eq!(lone_disk(&mut cluster, &data).await, lone);
 }
 
+/// Catches: a cluster of one that cannot grow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_peers_join_what_was_a_cluster_of_one() {
+    let mut cluster = Cluster::new();
+    let data = cluster.directory(1);
+    let lone = lone_disk(&mut cluster, &data).await;
+    let mut starts = tokio::task::JoinSet::new();
+    for n in 1..=3 {
+        let start = cluster.begin(n);
+        starts.spawn(async move { (n, start.await) });
+    }
+    // The controller lets the others in as soon as it runs, and lets them vote once they are in service.
+    while let Some(started) = timeout(PATIENCE, starts.join_next()).await.expect("the brokers do not start") {
+        let (n, node) = started.unwrap();
+        cluster.run(n, node.unwrap_or_else(|e| panic!("broker {n}: {e}")));
+    }
+    for n in 1..=3 {
+        cluster.serve(1, n).await;
+    }
+    for n in 1..=3 {
+        assert_eq!(cluster.nodes[&n].identity().cluster_id, lone, "broker {n}");
+        cluster.voters(n, |voters| voters.len() == 3).await;
+    }
+    // Grown, it starts like any other.
+    cluster.kill(1).await;
+    cluster.start(&[1]).await;
+    cluster.stop().await;
+}
+
 /// Catches: peers of two clusters taken for one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_disk_between_two_clusters_is_refused() {
