@@ -5,9 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use streambus_consensus::command::{ClusterEndpoint, Command, Incarnation};
+use streambus_consensus::explore::State;
+use streambus_consensus::image::ClusterImage;
+use streambus_consensus::outcome::Outcome;
+use streambus_protocol::api::metadata::BrokerEndpoint;
 use streambus_protocol::batch::{BatchBuilder, BatchOptions, ProducerStamp, RecordBatch, UnverifiedBatch};
-use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
-use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
+use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
+use streambus_protocol::ids::{BrokerId, ClusterId, DirectoryId, PartitionId, PartitionIndex, TopicId, TopicName};
 use streambus_protocol::record::Record;
 use streambus_protocol::timestamp::Timestamp;
 use streambus_protocol::topic_config::{Durability, TopicConfig};
@@ -64,4 +69,52 @@ pub(crate) fn batch(value: &[u8], producer: Option<ProducerStamp>) -> RecordBatc
     let mut builder = BatchBuilder::new(BatchOptions { producer, ..BatchOptions::default() });
     builder.push(&Record::new(Bytes::copy_from_slice(value), Timestamp::from_millis(1))).expect("room");
     UnverifiedBatch::new(builder.build().expect("a batch")).verify(1 << 20).expect("a sound batch")
+}
+
+/// The cluster's metadata, one command after the other.
+#[derive(Default)]
+pub(crate) struct Metadata {
+    state: State,
+    index: u64,
+}
+
+impl Metadata {
+    /// That of a cluster without brokers.
+    pub(crate) fn founded() -> Self {
+        let mut metadata = Self::default();
+        metadata.apply(&Command::FoundCluster { cluster_id: ClusterId::from_bytes([1; 16]) });
+        metadata
+    }
+
+    /// Applies a command that is accepted.
+    pub(crate) fn apply(&mut self, command: &Command) -> Outcome {
+        self.index += 1;
+        self.state.apply(self.index, command).expect("accepted")
+    }
+
+    /// Puts a broker into service.
+    pub(crate) fn start(&mut self, broker: BrokerId) -> BrokerEpoch {
+        let life = u8::try_from(broker.get()).expect("small");
+        let registered = self.apply(&Command::RegisterBroker {
+            incarnation: Incarnation::from_bytes([life; 16]),
+            endpoint: BrokerEndpoint { id: broker, host: "h".to_owned(), port: 1, rack: None },
+            cluster: ClusterEndpoint { host: "h".to_owned(), port: 2 },
+            directory: DirectoryId::from_bytes([life; 16]),
+            intact: true,
+            version: "0".to_owned(),
+        });
+        let Outcome::BrokerRegistered { epoch } = registered else { panic!("{registered:?}") };
+        self.apply(&Command::UnfenceBroker { broker, epoch });
+        epoch
+    }
+
+    /// The last entry.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// What brokers see now.
+    pub(crate) fn image(&self) -> Arc<ClusterImage> {
+        Arc::new(self.state.image().clone())
+    }
 }

@@ -208,12 +208,7 @@ impl Inner {
     }
 
     /// Asks the others once this node has had no controller for a session, and once a session from then on.
-    fn look_for_a_controller<'a>(
-        &'a self,
-        lost_at: &mut Option<Instant>,
-        work: &Work<'a>,
-        under_way: &mut UnderWay,
-    ) {
+    fn look_for_a_controller<'a>(&'a self, lost_at: &mut Option<Instant>, work: &Work<'a>, under_way: &mut UnderWay) {
         if self.is_in_touch() {
             *lost_at = None;
             return;

@@ -3,61 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use streambus_consensus::command::{Assignment, ClusterEndpoint, Command, Incarnation};
-use streambus_consensus::explore::State;
-use streambus_consensus::outcome::Outcome;
-use streambus_protocol::api::metadata::BrokerEndpoint;
-use streambus_protocol::epoch::BrokerEpoch;
-use streambus_protocol::ids::{ClusterId, DirectoryId, TopicId};
+use streambus_consensus::command::{Assignment, Command};
+use streambus_protocol::ids::TopicId;
 use streambus_protocol::timestamp::Timestamp;
 use streambus_storage::clock::ManualClock;
 use streambus_storage::config::StoreConfig;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::partition::fixture;
+use crate::partition::fixture::{self, Metadata};
 
 const ONE: BrokerId = BrokerId::new(1);
 const TWO: BrokerId = BrokerId::new(2);
-
-#[derive(Default)]
-struct Metadata {
-    state: State,
-    index: u64,
-}
-
-impl Metadata {
-    fn apply(&mut self, command: &Command) -> Outcome {
-        self.index += 1;
-        self.state.apply(self.index, command).expect("accepted")
-    }
-
-    fn start(&mut self, broker: BrokerId) -> BrokerEpoch {
-        let life = u8::try_from(broker.get()).expect("small");
-        let registered = self.apply(&Command::RegisterBroker {
-            incarnation: Incarnation::from_bytes([life; 16]),
-            endpoint: BrokerEndpoint { id: broker, host: "h".to_owned(), port: 1, rack: None },
-            cluster: ClusterEndpoint { host: "h".to_owned(), port: 2 },
-            directory: DirectoryId::from_bytes([life; 16]),
-            intact: true,
-            version: "0".to_owned(),
-        });
-        let Outcome::BrokerRegistered { epoch } = registered else { panic!("{registered:?}") };
-        self.apply(&Command::UnfenceBroker { broker, epoch });
-        epoch
-    }
-
-    fn image(&self) -> Arc<ClusterImage> {
-        Arc::new(self.state.image().clone())
-    }
-}
 
 // Catches leaderships that last for as long as the disk hangs under another one, and a broker that says that it has given
 // them up before it has.
 #[tokio::test]
 async fn leaderships_end_although_the_disk_stands_still() {
-    let mut metadata = Metadata::default();
-    metadata.apply(&Command::FoundCluster { cluster_id: ClusterId::from_bytes([1; 16]) });
+    let mut metadata = Metadata::founded();
     let epoch = metadata.start(ONE);
     metadata.start(TWO);
     let at = Timestamp::from_millis(1);
@@ -89,7 +52,7 @@ async fn leaderships_end_although_the_disk_stands_still() {
     metadata.apply(&Command::FenceBroker { broker: ONE, epoch });
     metadata.apply(&Command::UnfenceBroker { broker: ONE, epoch });
     metadata.apply(&topic(2, ONE, TWO));
-    let (second, index) = (metadata.image(), metadata.index);
+    let (second, index) = (metadata.image(), metadata.index());
     // The second topic's first epoch has to reach the disk, and nobody moves it there.
     let reaching = TaskTracker::new().spawn(async move { reconciler.reach(second).await });
     stepped_down.wait_for(|known| *known >= index).await.expect("the registry is there");
