@@ -265,11 +265,13 @@ async fn a_connection_without_an_answer_is_broken_off_and_opened_again() {
             assert!(unanswered.is_err(), "{unanswered:?}");
         }
     };
-    let lost = tokio::select! {
-        lost = this.lost.recv() => lost,
-        () = insisting => None,
-        () = tokio::time::sleep(TTL) => None,
+    let lost = async {
+        tokio::select! {
+            lost = this.lost.recv() => lost,
+            () = insisting => None,
+        }
     };
+    let lost = tokio::time::timeout(TTL, lost).await.expect("it goes on for ever");
     assert_eq!(lost, Some((TWO, PeerLane::Replication)));
     let failed = parked.await.expect("no panic");
     assert!(matches!(failed, Err(PeerCallError::Unreachable { broker: TWO, .. })), "{failed:?}");
