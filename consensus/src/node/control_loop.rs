@@ -172,7 +172,10 @@ impl Inner {
         let mut commands = Vec::new();
         if let Some(office) = self.office.lock().as_mut() {
             commands.append(&mut self.requested.lock());
-            commands.extend(office.liveness.tick(self.now(), &image));
+            // Without a majority this node answers nobody, so it cannot say who was silent: as if it had been paused.
+            if self.is_followed() {
+                commands.extend(office.liveness.tick(self.now(), &image));
+            }
             if now >= office.next_drain {
                 office.next_drain = now + DRAIN_EVERY;
                 let draining = image.brokers.iter().filter(|(_, broker)| broker.draining);

@@ -1,6 +1,6 @@
 //! A metadata directory as a start finds it, and how it is formatted (adapter: it owns files).
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,6 +54,10 @@ impl Disk {
         before_sync: Option<BeforeSync>,
     ) -> Result<(Self, Content), StartError> {
         fs::create_dir_all(path).map_err(StartError::Storage)?;
+        // Everything below is synced where it is written; a power cut must not take away the directory itself.
+        if let Some(parent) = path.parent() {
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(StartError::Storage)?;
+        }
         let stored = Identity::read(path)?;
         let database = Arc::new(Database::open_in(source, &path.join("db"))?);
         let log = LogStore::open(Arc::clone(&database), before_sync).map_err(StartError::Storage)?;

@@ -111,6 +111,40 @@ async fn dead_process_is_fenced_at_once() {
     }
 }
 
+/// Catches: a controller that had no majority for longer than a session and then fences everybody, since it refused to
+/// hear them all the while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controller_that_had_no_majority_fences_nobody_for_it() {
+    let mut cluster = Cluster::new();
+    cluster.tuning.session = Duration::from_secs(2);
+    cluster.start(&[1, 2, 3]).await;
+    let mut pulse = Pulse::default();
+    for n in 1..=3 {
+        pulse.begin(n, &cluster.nodes[&n]).await;
+    }
+    fenced(&cluster, 1, &[]).await;
+    // Whoever is fenced, if only for a moment, loses what it leads.
+    for n in 1..=3 {
+        cluster.nodes[&1].propose(create(&format!("of-{n}"), u128::from(n), n)).await.unwrap();
+    }
+    for n in 1..=3 {
+        cluster.network.isolate(broker(n));
+    }
+    let nothing = std::future::pending::<()>;
+    assert!(timeout(cluster.tuning.session * 2, nothing()).await.is_err());
+    cluster.network.heal();
+    assert!(timeout(cluster.tuning.session, nothing()).await.is_err());
+    let image = cluster.reached(1, cluster.nodes[&1].read_index().await.unwrap()).await;
+    assert_eq!(image.topic_count(), 3);
+    for (id, _, partition) in image.partitions() {
+        assert!(partition.leader.is_some() && partition.leader_epoch.get() == 0, "{id}: {partition:?}");
+    }
+    for n in 1..=3 {
+        pulse.end(n).await;
+    }
+    cluster.stop().await;
+}
+
 /// Catches: a new controller that gives the former one, which it has not heard since, a whole session more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silent_former_controller_has_only_the_rest_of_its_session() {
