@@ -8,6 +8,7 @@ use streambus_protocol::api::encode_request;
 use streambus_protocol::api::session::HealthRequest;
 use streambus_protocol::ids::{CorrelationId, TopicId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::task::TaskTracker;
 
 /// Waits for a state of the broker that no answer announces.
 async fn until(broker: &TestBroker, connections: usize) {
@@ -175,9 +176,10 @@ async fn a_client_that_never_pauses_does_not_hold_up_a_stop() {
     let flood = frame.repeat(1_000);
     let client = broker.client().await;
     let (mut answers, mut requests) = client.stream.into_split();
-    let sending = tokio::spawn(async move { while requests.write_all(&flood).await.is_ok() {} });
+    let tasks = TaskTracker::new();
+    let sending = tasks.spawn(async move { while requests.write_all(&flood).await.is_ok() {} });
     let (answered, mut first_answer) = tokio::sync::mpsc::channel(1);
-    let taking = tokio::spawn(async move {
+    let taking = tasks.spawn(async move {
         let mut scratch = vec![0; 256 << 10];
         while answers.read(&mut scratch).await.is_ok_and(|bytes| bytes > 0) {
             let _already_known = answered.try_send(());

@@ -1,3 +1,5 @@
+//! What inspection says of journals that are damaged in places.
+
 use bytes::Bytes;
 use streambus_protocol::batch::{BatchBuilder, BatchOptions, PlacedBatch, UnverifiedBatch};
 use streambus_protocol::epoch::LeaderEpoch;
