@@ -77,7 +77,8 @@ impl Partition {
             durable_end,
             last_fetched_epoch: self.log.latest_epoch().map_or(LeaderEpoch::UNKNOWN, |latest| latest.epoch),
             log_start,
-            known_high_watermark: state.high_watermark(),
+            // Until the leader has said that the logs match, it is to answer also when it has no news.
+            known_high_watermark: if state.is_matched() { state.high_watermark() } else { Offset::ZERO },
             bytes_max,
         })
     }
