@@ -35,6 +35,7 @@ declare -A target_of=(
     [replication]='-p streambus-broker --lib'
     [metadata]='-p streambus-consensus --test state_explorer'
     [storage]='-p streambus-storage --test store'
+    [simulation]='-p streambus-tests --test simulation'
     [kill_nine]='-p streambus-tests --test kill_nine'
     [cluster]='-p streambus-tests --test cluster'
     [planted]='-p streambus-tests --test planted'
@@ -56,6 +57,7 @@ if wants models; then
     built replication
     built metadata
     built storage
+    built simulation
 fi
 if wants kill; then built kill_nine; fi
 if wants cluster; then built cluster; fi
@@ -98,6 +100,8 @@ models() {
     run storage power::no_acknowledged_batch_is_lost_in_any_power_cut \
         STREAMBUS_FIRST_SEED=$((round * cycles)) STREAMBUS_POWER_CUTS="$cycles"
     row 'model: power cuts of one store' "from $((round * cycles))" "$cycles" 0
+    run simulation nothing_acknowledged_is_lost_whatever_happens STREAMBUS_SEED=$((first + 1)) STREAMBUS_SIM_SEEDS=$model_seeds
+    row 'simulation of whole brokers' "$((first + 1)) to $((first + model_seeds))" $model_seeds 0
 }
 
 kills_left=$cycles
