@@ -249,7 +249,8 @@ impl Default for StorageConfig {
             index_write_buffer_bytes: 4 * MIB,
             retention_interval: Duration::from_secs(30),
             scrub_rate: 4 * MIB,
-            compaction_rate: 16 * MIB,
+            // Off until its defects are mended: docs/known-defects.md.
+            compaction_rate: 0,
         }
     }
 }

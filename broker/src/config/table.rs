@@ -296,8 +296,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         kind: Kind::Rate { min: 0, max: 10 * GIB, slot: |c| &mut c.storage.compaction_rate },
         flag: None,
         reload: Reload::Restart,
-        doc: "How fast compaction stores live batches anew, so that segments of which little lives come back; `0B/s` \
-              switches it off.",
+        doc: "How fast compaction stores live batches anew, so that segments of which little lives come back. `0B/s`, the \
+              default for now, switches it off: see docs/known-defects.md before you switch it on, 16MiB/s for example.",
     },
     Setting {
         key: "limits.connections",

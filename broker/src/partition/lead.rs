@@ -153,6 +153,12 @@ impl Partition {
         leading.state.has_joiner()
     }
 
+    /// True when this broker leads in `epoch` and commits wait for `follower`.
+    pub fn waits_for_follower(&self, follower: BrokerId, epoch: LeaderEpoch, now: Duration) -> bool {
+        let mut part = self.part.lock();
+        self.leading(&mut part, epoch).is_ok_and(|leading| leading.state.is_waited_for(follower, now))
+    }
+
     /// This broker's own disk has moved.
     pub fn on_own_progress(&self, now: Duration) {
         if let Part::Leading(leading) = &mut *self.part.lock() {

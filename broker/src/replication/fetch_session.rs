@@ -270,6 +270,21 @@ impl LeaderSession {
         }
     }
 
+    /// True when this partition is held back.
+    pub fn is_held(&self, id: PartitionId) -> bool {
+        self.partitions.get(&id).is_some_and(|tracked| tracked.is_held)
+    }
+
+    /// Queues a partition that was held back, because it is waited for by now. Returns true when it was held.
+    pub fn release(&mut self, id: PartitionId) -> bool {
+        // Its place among those that are held is skipped.
+        let was_held = self.partitions.get_mut(&id).is_some_and(|tracked| std::mem::take(&mut tracked.is_held));
+        if was_held {
+            let _queued = self.mark(id);
+        }
+        was_held
+    }
+
     /// True when a partition is held back.
     pub fn has_held(&self) -> bool {
         !self.held.is_empty()

@@ -234,9 +234,10 @@ impl LeaderState {
         }
     }
 
-    /// True when commits wait for this follower: whoever slows it down slows producers down.
+    /// True when commits wait for this follower, or for any follower to join: whoever slows it down slows producers down.
     pub fn is_waited_for(&self, broker: BrokerId, now: Duration) -> bool {
-        self.followers.get(&broker).is_some_and(|follower| self.must_have(broker, follower, now))
+        let commits_wait = |follower| !self.has_enough_in_sync() || self.must_have(broker, follower, now);
+        self.followers.get(&broker).is_some_and(commits_wait)
     }
 
     /// Every replica as the leader sees it, in order of their numbers.

@@ -192,10 +192,13 @@ impl Inner {
         }
         let now = self.clock.monotonic();
         for (id, epoch, durable_end) in &progress.ends {
-            if let Some(partition) = self.registry.get(*id)
-                && partition.on_follower_progress(peer, *epoch, *durable_end, now)
-            {
+            let Some(partition) = self.registry.get(*id) else { continue };
+            if partition.on_follower_progress(peer, *epoch, *durable_end, now) {
                 self.isr_due.add(*id);
+            }
+            // It has caught up while its next records wait for their portion of the limit: from now on commits wait for it.
+            if session.is_held(*id) && partition.waits_for_follower(peer, *epoch, now) {
+                session.release(*id);
             }
         }
     }

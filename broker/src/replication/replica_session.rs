@@ -128,6 +128,23 @@ impl ReplicaSession {
         self.state.lock().session.hold(id);
     }
 
+    /// True when this partition is held back.
+    pub(crate) fn is_held(&self, id: PartitionId) -> bool {
+        self.state.lock().session.is_held(id)
+    }
+
+    /// The follower has become waited for in a partition that may be held back: its turn is now.
+    pub(crate) fn release(&self, id: PartitionId) {
+        let was_held = {
+            let mut state = self.state.lock();
+            state.behind.remove(&id);
+            state.session.release(id)
+        };
+        if was_held {
+            self.notify.notify_waiters();
+        }
+    }
+
     /// The follower is waited for in this partition.
     pub(crate) fn on_waited_for(&self, id: PartitionId) {
         let mut state = self.state.lock();

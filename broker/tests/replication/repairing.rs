@@ -94,19 +94,30 @@ async fn a_follower_goes_on_once_its_leader_is_repaired() {
     world.until("broker 3 should join", || world.isr() == [1, 2, 3]).await;
 }
 
+/// Broker 2 has lost batches 396 and 397, knows it from its recovery, and is not given them yet. Recovery reads what lies
+/// behind the last checkpoint, and where that is depends on how commits were grouped: another world where it does not.
+async fn with_a_hole_that_recovery_finds() -> (World, Vec<u8>) {
+    for _ in 0..20 {
+        let (mut world, content) = filled().await;
+        let disk = world.stop(2).await;
+        // As the controller does when a broker registers with a disk that is not intact.
+        world.set_isr(&[1, 3]);
+        decay(&disk.0, 396..398);
+        world.shared.keeps_repairs.store(true, Ordering::SeqCst);
+        world.restart(2, Some(disk));
+        let damaged = world.partition(2).log().damaged();
+        if damaged.first().map(|range| (range.base, range.next)) == Some((at(396), at(398))) {
+            return (world, content);
+        }
+    }
+    panic!("recovery never knows what it lost");
+}
+
 // Catches a replica that counts as complete although its recovery found a hole (trap 24), and one that stays out after it
 // was repaired.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_with_a_hole_counts_for_what_lies_before_it_until_it_is_repaired() {
-    let (mut world, content) = filled().await;
-    let disk = world.stop(2).await;
-    // As the controller does when a broker registers with a disk that is not intact.
-    world.set_isr(&[1, 3]);
-    decay(&disk.0, 396..398);
-    world.shared.keeps_repairs.store(true, Ordering::SeqCst);
-    world.restart(2, Some(disk));
-    let base = world.partition(2).log().damaged().first().map(|range| range.base);
-    assert_eq!(base, Some(at(396)), "recovery knows what it lost");
+    let (world, content) = with_a_hole_that_recovery_finds().await;
     let leader = world.partition(1);
     let standing = |id: u32| {
         let standings = leader.standings(Duration::ZERO);

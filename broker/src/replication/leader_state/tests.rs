@@ -118,6 +118,18 @@ fn h1_a_follower_that_has_not_been_there_in_this_leadership_is_not_waited_for() 
     assert!(state.is_waited_for(b(3), s(1)), "it has what there was when it came");
 }
 
+// Catches a limit on what nobody waits for that holds for a partition in which everybody waits: nothing is committed before
+// a replica has copied what it lacks.
+#[test]
+fn every_follower_is_waited_for_while_too_few_are_in_sync() {
+    let mut state = leader(&[1, 2], 2);
+    fetch(&mut state, 3, 5, 5, log(20, 20));
+    assert!(!state.is_waited_for(b(3), s(1)));
+    state.on_metadata(view(1, &[1], 2), s(1));
+    assert!(state.is_waited_for(b(3), s(1)), "one more must join before anything is committed");
+    assert!(!state.is_waited_for(b(9), s(1)), "no replica");
+}
+
 #[test]
 fn h1_a_fenced_follower_outside_the_set_is_not_waited_for() {
     let mut state = leader(&[1, 2], 2);

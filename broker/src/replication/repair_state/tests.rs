@@ -1,3 +1,5 @@
+//! Damage, refusals and time by hand: what is asked next, and of whom.
+
 use streambus_protocol::ids::{PartitionIndex, TopicId};
 
 use super::*;
