@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use streambus_consensus::blocking;
 use streambus_storage::store::Store;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ pub(crate) async fn run(store: Store, stop: CancellationToken) {
             _ = ticks.tick() => {}
         }
         let store = store.clone();
-        match tokio::task::spawn_blocking(move || store.record_committed()).await {
+        match blocking::spawn(move || store.record_committed()).await {
             Ok(Ok(recorded)) => tracing::trace!(recorded, "recorded what is committed"),
             // Health says why the store takes nothing; what is known on disk only gets older.
             Ok(Err(error)) => tracing::debug!(%error, "what is committed could not be recorded"),
