@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod directory;
 pub mod fetch;
 pub mod leader_states;
+pub(crate) mod nearest;
 pub mod offsets;
 pub mod produce;
 pub mod producer_ids;

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::future::join_all;
-use harness::{PATIENCE, TestClient, config, name, within};
+use harness::{PATIENCE, TestClient, at, batch, config, fetch_request, name, produce_request, values, within};
 use streambus_broker::config::address::HostPort;
 use streambus_broker::error::StartError;
 use streambus_broker::server::{BrokerEnv, RunningServer, Server};
@@ -15,15 +15,18 @@ use streambus_protocol::api::cluster::{
     ClusterDescribeRequest, ClusterDescribeResponse, DrainBrokerRequest, ElectLeaderRequest, LeaderChoice,
     ReassignRequest, RemoveBrokerRequest,
 };
+use streambus_protocol::api::fetch::{FetchRequest, FetchResponse};
 use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, PartitionLayout};
 use streambus_protocol::api::offsets::{ListOffsetsRequest, OffsetQuery, OffsetsPartition};
+use streambus_protocol::api::produce::Acks;
 use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::api::subscribe::{PushedBatches, SubscribePartition, SubscribeRequest, SubscribeResponse};
 use streambus_protocol::api::topics::{
     CreateTopicRequest, CreateTopicResponse, DescribeTopicRequest, DescribeTopicResponse,
 };
 use streambus_protocol::api::{ApiKey, Listener};
 use streambus_protocol::error_code::ErrorCode;
-use streambus_protocol::ids::{BrokerId, PartitionIndex};
+use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicId};
 use tempfile::TempDir;
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -52,6 +55,7 @@ impl Founders {
     async fn start_on(&self, id: u32, disk: u32) -> Result<RunningServer, StartError> {
         let mut config = config(self.disks[&disk].path());
         config.broker.id = BrokerId::new(id);
+        config.broker.rack = rack(id);
         config.cluster.listen = self.cluster_address(id);
         // Little stays in memory: what is read later comes from the disk.
         config.storage.tail_cache_bytes = 64 << 10;
@@ -70,6 +74,11 @@ impl Founders {
         let started = join_all(ids.iter().map(|id| self.start(*id))).await;
         ids.into_iter().zip(started).collect()
     }
+}
+
+/// Where a broker stands: each in a rack of its own.
+fn rack(id: u32) -> String {
+    format!("rack-{id}")
 }
 
 async fn client(server: &RunningServer) -> TestClient {
@@ -240,6 +249,73 @@ async fn a_leader_without_a_controller_refuses_what_others_hold_too() {
     until(async || latest(&mut last, shared, first).await, |answer| !is_refused(answer)).await.ok();
 }
 
+/// A fetch of a topic's first partition, by a reader in `rack`.
+fn read_from(topic: TopicId, offset: u64, rack: Option<String>) -> FetchRequest {
+    FetchRequest { rack, ..fetch_request(topic, 0, offset, 2_000) }
+}
+
+// KIP-392. Catches a leader that sends nobody to the near replica, a follower that answers who did not ask for it, shows
+// what is not committed or calls out of range what only its leader has, and streams that outlive their leadership.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_is_served_by_the_replica_in_its_rack() {
+    let founders = Founders::new(3);
+    let mut servers = founders.start_all().await;
+    let mut by = BTreeMap::new();
+    for (id, server) in &servers {
+        by.insert(*id, client(server).await);
+    }
+    let first = by.get_mut(&1).expect("connected");
+    let topic = create(first, "near", 3).await.id;
+    let layout = until(async || layout(first, "near").await, Option::is_some).await.expect("a layout");
+    let leader = layout[0].leader.expect("a leader").get();
+    let follower = leader % 3 + 1;
+    let there = || Some(rack(follower));
+    let written = ["a", "b", "c"];
+    for value in written {
+        let request = produce_request(topic, 0, Acks::All, batch(&[value], None));
+        let to_leader = async || by.get_mut(&leader).expect("connected").call(&request).await.expect("an answer");
+        until(to_leader, |answer| answer.partitions[0].result.is_ok()).await;
+    }
+    let at_leader = by.get_mut(&leader).expect("connected");
+    let sent_on = |answer: &FetchResponse| {
+        let hint = answer.partitions[0].result.as_ref().err().filter(|error| error.code == ErrorCode::NearerReplica);
+        hint.and_then(|error| error.leader).is_some_and(|hint| hint.leader == BrokerId::new(follower))
+    };
+    // All three are in sync once the leader has heard them.
+    until(async || at_leader.fetch(&read_from(topic, 0, there())).await, sent_on).await;
+    for rack in [None, Some(rack(leader)), Some("elsewhere".to_owned())] {
+        assert_eq!(values(&at_leader.fetch(&read_from(topic, 0, rack)).await.partitions[0]), written);
+    }
+    let at_follower = by.get_mut(&follower).expect("connected");
+    let all = |answer: &FetchResponse| answer.partitions[0].result.is_ok() && values(&answer.partitions[0]) == written;
+    until(async || at_follower.fetch(&read_from(topic, 0, there())).await, all).await;
+    let refused = async |client: &mut TestClient, offset, rack| {
+        let answer = client.fetch(&read_from(topic, offset, rack)).await;
+        answer.partitions.into_iter().next().expect("one").result.expect_err("refused").code
+    };
+    assert_eq!(refused(at_follower, 0, None).await, ErrorCode::NotLeader, "nobody asked for a follower");
+    assert_eq!(refused(at_follower, 99, there()).await, ErrorCode::OffsetNotAvailable, "its leader may have it");
+
+    let partitions = vec![SubscribePartition {
+        topic,
+        partition: PartitionIndex::new(0),
+        offset: at(3),
+        leader_epoch: layout[0].leader_epoch,
+    }];
+    let request = SubscribeRequest { subscription: 1, credit_bytes: 1 << 20, partitions, rack: there() };
+    let stream = at_follower.send(&request).await;
+    let opened: SubscribeResponse = at_follower.response(stream).await.expect("an answer");
+    assert!(opened.partitions[0].2.is_ok(), "{opened:?}");
+    let request = produce_request(topic, 0, Acks::All, batch(&["d"], None));
+    by.get_mut(&leader).expect("connected").call(&request).await.expect("an answer");
+    let at_follower = by.get_mut(&follower).expect("connected");
+    let push: PushedBatches = at_follower.push(stream).await;
+    assert_eq!(values(&push.partitions[0]), ["d"]);
+    servers.remove(&leader).expect("started").drain_and_stop(PATIENCE).await.expect("an orderly stop");
+    let push: PushedBatches = at_follower.push(stream).await;
+    assert!(push.partitions[0].result.is_err(), "the leadership ended: {push:?}");
+}
+
 // Catches admin calls that only the controller answers, and answers without their reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn work_is_moved_from_any_broker_and_refusals_say_why() {
@@ -344,7 +420,7 @@ async fn what_three_brokers_acknowledged_is_there_when_one_of_them_dies() {
     let mut leader = client(&servers[&2]).await;
     let produced = until(
         async || leader.produce(topic, partition.get(), &["a", "b"]).await,
-        // Until it has taken up its part and its followers have fetched for the first time.
+        // Until its followers have fetched for the first time, too few are in sync.
         |produced| produced.is_ok(),
     );
     let receipt = produced.await.expect("acknowledged").receipt;
@@ -419,10 +495,8 @@ async fn a_flipped_bit_on_one_disk_is_repaired_from_another() {
     let mut leader = client(&servers[&2]).await;
     let values: Vec<String> = (0..40).map(|n| format!("value-{n:04}-{}", "x".repeat(8_000))).collect();
     for value in &values {
-        // Until it has taken up its part and its followers have fetched for the first time.
-        let refused = |code| {
-            matches!(code, ErrorCode::NotEnoughReplicas | ErrorCode::LeaderNotAvailable | ErrorCode::NotReady)
-        };
+        // Until its followers have fetched for the first time, too few are in sync.
+        let refused = |code| matches!(code, ErrorCode::NotEnoughReplicas | ErrorCode::LeaderNotAvailable);
         let produced = async || leader.produce(topic, partition, &[value]).await;
         let produced = until(produced, |produced| !produced.as_ref().is_err_and(|error| refused(error.code))).await;
         produced.expect("acknowledged");

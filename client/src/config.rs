@@ -48,6 +48,9 @@ pub struct Config {
     /// Age at which the picture of the cluster is fetched anew, and new partitions are noticed. Default 1 min.
     #[serde(with = "units::duration")]
     pub metadata_max_age: Duration,
+    /// Where this client stands (rack, zone): consumers then read from a replica in sync that stands there too, if there is
+    /// one, and from the leader otherwise. Default: not known, which reads from leaders.
+    pub rack: Option<String>,
     /// Requests in flight on one connection; the broker's own limit applies too. Default 64.
     pub requests_in_flight_max: usize,
     /// The largest frame accepted from a broker, bytes. Default 16 MiB.
@@ -70,6 +73,7 @@ impl Default for Config {
             ping_interval: Duration::from_secs(2),
             ping_timeout: Duration::from_secs(3),
             metadata_max_age: Duration::from_secs(60),
+            rack: None,
             requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX,
             frame_bytes_max: FRAME_BYTES_MAX,
         }
@@ -127,6 +131,12 @@ impl Config {
     /// Sets [`Config::metadata_max_age`].
     pub fn metadata_max_age(mut self, age: Duration) -> Self {
         self.metadata_max_age = age;
+        self
+    }
+
+    /// Sets [`Config::rack`].
+    pub fn rack(mut self, rack: impl Into<String>) -> Self {
+        self.rack = Some(rack.into());
         self
     }
 

@@ -146,6 +146,8 @@ error_codes! {
     UnknownReplicaSession = 73, "UNKNOWN_REPLICA_SESSION";
     /// Appended, but leadership moved before it was committed: it may or may not survive.
     LeadershipLost = 74, "LEADERSHIP_LOST";
+    /// A replica in sync stands in the reader's rack: read there (KIP-392).
+    NearerReplica = 75, "NEARER_REPLICA";
 }
 
 impl ErrorCode {
@@ -176,7 +178,8 @@ impl ErrorCode {
             | Self::MetadataOutcomeUnknown
             | Self::IneligibleReplica
             | Self::UnknownReplicaSession
-            | Self::LeadershipLost => true,
+            | Self::LeadershipLost
+            | Self::NearerReplica => true,
             Self::Internal
             | Self::MalformedRequest
             | Self::UnsupportedApi
@@ -265,13 +268,15 @@ impl ErrorCode {
             | Self::InvalidAssignment
             | Self::NoReassignment
             | Self::UnknownReplicaSession
+            | Self::NearerReplica
             | Self::InvalidSubscription => Applied::No,
         }
     }
 
-    /// True when an error of this code carries who leads instead, if that is known.
+    /// True when an error of this code carries whom to ask instead, if that is known: who leads, or with `NEARER_REPLICA`
+    /// who is near.
     pub const fn names_leader(self) -> bool {
-        matches!(self, Self::NotLeader | Self::FencedLeaderEpoch | Self::LeadershipLost)
+        matches!(self, Self::NotLeader | Self::FencedLeaderEpoch | Self::LeadershipLost | Self::NearerReplica)
     }
 
     /// The HTTP status that says the same.
@@ -312,7 +317,7 @@ impl ErrorCode {
             | Self::UnknownReplicaSession => 409,
             Self::RequestTooLarge | Self::BatchTooLarge => 413,
             Self::OffsetOutOfRange => 416,
-            Self::NotLeader | Self::UnknownLeaderEpoch => 421,
+            Self::NotLeader | Self::UnknownLeaderEpoch | Self::NearerReplica => 421,
             Self::Overloaded => 429,
             Self::StorageFull => 507,
             Self::NotReady

@@ -342,12 +342,13 @@ proptest! {
     fn fetch(
         (wait_ms, bytes_min, bytes_max) in any::<(u32, u32, u32)>(),
         partitions in some((topic(), partition(), offset(), any::<u32>(), epoch())),
+        rack in prop::option::of("[a-z]{0,9}"),
         outcomes in some(fetched()),
     ) {
         let partitions = partitions.into_iter().map(|(topic, partition, offset, bytes_max, leader_epoch)| {
             FetchPartition { topic, partition, offset, bytes_max, leader_epoch }
         });
-        request(&FetchRequest { wait_ms, bytes_min, bytes_max, partitions: partitions.collect() });
+        request(&FetchRequest { wait_ms, bytes_min, bytes_max, partitions: partitions.collect(), rack });
         response(&FetchResponse { partitions: outcomes });
     }
 
@@ -355,13 +356,14 @@ proptest! {
     fn subscribe(
         (subscription, bytes) in any::<(u32, u64)>(),
         partitions in some((topic(), partition(), offset(), epoch())),
+        rack in prop::option::of("[a-z]{0,9}"),
         started in some((topic(), partition(), outcome((offset(), offset())))),
         outcomes in some(fetched()),
     ) {
         let partitions = partitions.into_iter().map(|(topic, partition, offset, leader_epoch)| {
             SubscribePartition { topic, partition, offset, leader_epoch }
         });
-        request(&SubscribeRequest { subscription, credit_bytes: bytes, partitions: partitions.collect() });
+        request(&SubscribeRequest { subscription, credit_bytes: bytes, partitions: partitions.collect(), rack });
         let started = started.into_iter().map(|(topic, partition, result)| {
             let ends = result.map(|(log_start, high_watermark)| Watermarks { log_start, high_watermark });
             (topic, partition, ends)

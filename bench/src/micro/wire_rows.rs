@@ -154,6 +154,7 @@ fn fetch_request(sampler: &mut Sampler<'_>) -> Result<(), MicroError> {
             bytes_max: 1 << 20,
             leader_epoch: LeaderEpoch::ZERO,
         }],
+        rack: None,
     };
     encode(sampler, "wire/fetch encode", &request);
     let frame = encode_request(&request, CorrelationId::new(7), 1_000);

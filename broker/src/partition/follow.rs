@@ -83,6 +83,13 @@ impl Partition {
         })
     }
 
+    /// True while what lies below the watermark known here is known to be the leader's: it has said so in this leadership,
+    /// no unclean election is open, and the replica has not stopped.
+    pub fn follows_soundly(&self, leader: BrokerId) -> bool {
+        let is_sound = |state: &FollowerState| state.is_matched() && !state.is_unclean() && state.alarm().is_none();
+        following(&self.part.lock(), leader).is_some_and(is_sound)
+    }
+
     /// The leadership in which this broker follows `leader`, and the end of what it has on stable storage.
     pub fn follower_progress(&self, leader: BrokerId) -> Option<(LeaderEpoch, Offset)> {
         let part = self.part.lock();

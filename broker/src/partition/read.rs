@@ -26,6 +26,9 @@ pub struct PartitionRead {
 pub enum ReadScope {
     /// What is committed: for consumers.
     Committed,
+    /// What this broker, which follows, knows to be committed: for consumers near it. What is not here may well be at the
+    /// leader.
+    Followed,
     /// Everything in the log, on stable storage or not: for followers.
     Accepted,
 }
@@ -67,6 +70,16 @@ impl Partition {
         let log_start = self.log.log_start();
         let high_watermark = self.high_watermark();
         let log_end = self.log.log_end();
+        if scope == ReadScope::Followed && (from < log_start || from > log_end) {
+            return Err(ErrorBody::new(
+                ErrorCode::OffsetNotAvailable,
+                format!(
+                    "offset {from} of '{}' partition {} is not at this follower, which has {log_start} up to {log_end}: \
+                     ask the leader",
+                    self.topic, self.id.partition
+                ),
+            ));
+        }
         if from < log_start || from > log_end {
             return Err(ErrorBody::new(
                 ErrorCode::OffsetOutOfRange,
@@ -79,7 +92,7 @@ impl Partition {
         }
         let nothing = |found| PartitionRead { log_start, high_watermark, found };
         let below = match scope {
-            ReadScope::Committed => high_watermark,
+            ReadScope::Committed | ReadScope::Followed => high_watermark,
             ReadScope::Accepted => log_end,
         };
         if from >= below {

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::RwLock;
-use streambus_protocol::ids::{PartitionId, TopicId};
+use streambus_protocol::ids::{BrokerId, PartitionId, TopicId};
 use tokio::sync::watch;
 
 use crate::partition::Partition;
@@ -18,6 +19,8 @@ pub struct Registry {
     stepped_down: watch::Sender<u64>,
     /// Where tasks that act on roles learn which have changed.
     role_watchers: RwLock<Vec<Weak<DueSet>>>,
+    /// Until when each leader that is followed counts as heard, by the monotonic clock.
+    heard_until: RwLock<HashMap<BrokerId, Duration>>,
 }
 
 impl Registry {
@@ -28,6 +31,7 @@ impl Registry {
             changes: watch::Sender::new(0),
             stepped_down: watch::Sender::new(0),
             role_watchers: RwLock::default(),
+            heard_until: RwLock::default(),
         }
     }
 
@@ -86,6 +90,16 @@ impl Registry {
         for watcher in self.role_watchers.read().iter().filter_map(Weak::upgrade) {
             watcher.add(id);
         }
+    }
+
+    /// `leader` answered a fetch of this broker, and counts as heard until then.
+    pub fn note_heard(&self, leader: BrokerId, until: Duration) {
+        self.heard_until.write().insert(leader, until);
+    }
+
+    /// True when `leader` answered a fetch of this broker a moment ago.
+    pub fn is_heard(&self, leader: BrokerId, now: Duration) -> bool {
+        self.heard_until.read().get(&leader).is_some_and(|until| now < *until)
     }
 
     /// Collects every partition whose role changes from now on, and all that are held now.

@@ -29,8 +29,6 @@ pub struct Role {
     pub eligible: Vec<BrokerId>,
     /// True from an unclean election until the in-sync set grows again.
     pub recovering: bool,
-    /// The last leadership that began with an unclean election.
-    pub unclean_epoch: Option<LeaderEpoch>,
     /// Those of the replicas that are registered.
     pub registered: BTreeMap<BrokerId, Registered>,
     /// The topic's settings.
@@ -87,9 +85,18 @@ impl Role {
                 ));
             }
         }
+        self.check_epoch(epoch)?;
+        Ok(LeaderToken { epoch: self.leader_epoch })
+    }
+
+    /// Checks the epoch that a request names against the present one.
+    ///
+    /// # Errors
+    /// One of the two epoch errors of KIP-320.
+    pub fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), ErrorBody> {
         let current = self.leader_epoch;
         if epoch == LeaderEpoch::UNKNOWN || epoch == current {
-            Ok(LeaderToken { epoch: current })
+            Ok(())
         } else if epoch < current {
             Err(ErrorBody::new(
                 ErrorCode::FencedLeaderEpoch,
@@ -160,7 +167,6 @@ mod tests {
             in_sync: vec![BrokerId::new(1)],
             eligible: Vec::new(),
             recovering: false,
-            unclean_epoch: None,
             registered: BTreeMap::new(),
             settings: TopicConfig::parse(&BTreeMap::new()).expect("the defaults"),
         }

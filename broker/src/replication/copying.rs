@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use streambus_protocol::ids::{BrokerId, PartitionId};
+use streambus_storage::clock::Clock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -29,8 +30,9 @@ impl Copying {
         link: Arc<dyn PeerLink>,
         registration: Registration,
         settings: ReplicationSettings,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        let env = FetcherEnv { link, registration, settings };
+        let env = FetcherEnv { link, registration, settings, registry: Arc::clone(&registry), clock };
         Self { registry, env, assigned: HashMap::new(), fetchers: HashMap::new() }
     }
 

@@ -77,7 +77,8 @@ impl Engine {
         stop: &CancellationToken,
     ) {
         let registry = || Arc::clone(&self.registry);
-        let copying = Copying::new(registry(), Arc::clone(&link), self.registration.clone(), self.settings);
+        let clock = Arc::clone(&self.clock);
+        let copying = Copying::new(registry(), Arc::clone(&link), self.registration.clone(), self.settings, clock);
         tasks.spawn(copying.run(stop.clone()));
         let (registration, clock) = (self.registration.clone(), Arc::clone(&self.clock));
         let repairer = Repairer::new(registry(), link, registration, clock, self.settings, self.repairs());

@@ -18,6 +18,7 @@ use streambus_protocol::api::replica::{
 use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId};
+use streambus_storage::clock::Clock;
 use streambus_storage::partition_log::Durable;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Deadline;
 use crate::partition::Partition;
 use crate::partition::follow::{FollowError, Taken};
+use crate::partition::registry::Registry;
 use crate::replication::fetch_session::FollowerSession;
 use crate::replication::follower_state::{Answer, Asked, LeaderEnds};
 use crate::replication::peer_link::{LinkError, PeerLink};
@@ -71,6 +73,8 @@ pub(crate) struct FetcherEnv {
     pub(crate) link: Arc<dyn PeerLink>,
     pub(crate) registration: Registration,
     pub(crate) settings: ReplicationSettings,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// Copies from one leader.
@@ -135,6 +139,8 @@ impl Fetcher {
             match result {
                 Ok(answer) if self.session.on_answer(answer.session, answer.sequence) => {
                     failures = 0;
+                    let until = self.env.clock.monotonic().saturating_add(self.env.settings.silence_max());
+                    self.env.registry.note_heard(self.leader, until);
                     self.take_answer(answer).await;
                 }
                 Ok(_) => self.say_everything(),
@@ -151,6 +157,8 @@ impl Fetcher {
                     }
                     let pause = self.pause(failures);
                     failures = failures.saturating_add(1);
+                    // Readers here learn that it is silent once it has been for long enough.
+                    self.env.registry.announce_change();
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => return,
@@ -232,10 +240,16 @@ impl Fetcher {
         let mut call = call;
         let mut is_nudged = false;
         let resumption = self.next_resumption();
+        // Whoever reads here is to ask the leader when this broker no longer hears it.
+        let mut silence = Some(Deadline::after(self.env.settings.silence_max()));
         loop {
             tokio::select! {
                 biased;
                 result = &mut call => return result,
+                () = until(silence) => {
+                    silence = None;
+                    self.env.registry.announce_change();
+                }
                 Some(ids) = self.commits.next() => self.say_progress(&ids),
                 () = self.inbox.added(), if !is_nudged => {
                     is_nudged = true;

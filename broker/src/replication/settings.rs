@@ -30,6 +30,14 @@ pub struct ReplicationSettings {
     pub repair_interval: Duration,
 }
 
+impl ReplicationSettings {
+    /// A follower that has not heard its leader for so long answers no reader. A leader ends a fetch without news after
+    /// `fetch_wait`; a few of those may be late.
+    pub fn silence_max(&self) -> Duration {
+        self.fetch_wait.saturating_mul(4).max(Duration::from_secs(2))
+    }
+}
+
 impl Default for ReplicationSettings {
     fn default() -> Self {
         Self {

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use streambus_consensus::image::{ClusterImage, TopicImage};
 use streambus_consensus::node::MetadataNode;
 use streambus_protocol::api::session::{ErrorBody, LeaderHint};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
+use streambus_storage::clock::Clock;
 
 use crate::cluster::contact::Contact;
 use crate::cluster::disks::ClusterDisks;
@@ -27,6 +29,7 @@ pub struct Directory {
     registry: Arc<Registry>,
     contact: Contact,
     disks: ClusterDisks,
+    clock: Arc<dyn Clock>,
 }
 
 impl Directory {
@@ -37,8 +40,9 @@ impl Directory {
         registry: Arc<Registry>,
         contact: Contact,
         disks: ClusterDisks,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { broker, metadata, registry, contact, disks }
+        Self { broker, metadata, registry, contact, disks, clock }
     }
 
     /// This broker.
@@ -54,6 +58,11 @@ impl Directory {
     /// What is known of the brokers' disks.
     pub fn disks(&self) -> &ClusterDisks {
         &self.disks
+    }
+
+    /// The monotonic time.
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.monotonic()
     }
 
     /// The metadata group.
@@ -89,6 +98,11 @@ impl Directory {
     /// True while nothing that this broker leads may be served.
     pub fn has_lost_contact(&self) -> bool {
         self.contact.is_lost()
+    }
+
+    /// This broker's contact with the controller.
+    pub(crate) fn contact(&self) -> &Contact {
+        &self.contact
     }
 
     fn why_not_here(&self, topic: TopicId, partition: PartitionIndex) -> ErrorBody {

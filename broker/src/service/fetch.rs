@@ -14,10 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Deadline;
 use crate::metrics::BrokerMetrics;
-use crate::partition::Partition;
 use crate::partition::fetch_wait::WaitSet;
-use crate::partition::read::ReadScope;
 use crate::service::directory::Directory;
+use crate::service::nearest::Reading;
 use crate::service::reader::{Got, Patience, ReadBudget, Wanted, read_all};
 
 /// Reads committed batches.
@@ -34,7 +33,7 @@ pub struct FetchService {
 }
 
 /// A partition of the request, found or refused.
-type Target = Result<Arc<Partition>, ErrorBody>;
+type Target = Result<Reading, ErrorBody>;
 
 impl FetchService {
     /// A service whose answers have at most `response_bytes_max` record bytes, one batch apart.
@@ -78,7 +77,8 @@ impl FetchService {
         let mut changes = self.directory.registry().watch_changes();
         loop {
             drop(changes.borrow_and_update());
-            let targets: Vec<Target> = request.partitions.iter().map(|wanted| self.target(wanted)).collect();
+            let rack = request.rack.as_deref();
+            let targets: Vec<Target> = request.partitions.iter().map(|wanted| self.target(wanted, rack)).collect();
             let patience = Patience { deadline: Some(deadline), closing };
             let outcome = self.read(&request.partitions, &targets, bytes_max, patience).await;
             let enough = outcome.failed || outcome.bytes >= bytes_min || closing.is_cancelled();
@@ -88,8 +88,8 @@ impl FetchService {
             };
             let mut waits = WaitSet::new();
             for (place, target) in targets.into_iter().enumerate() {
-                if let (Ok(partition), Some(seen)) = (target, outcome.seen_to(place)) {
-                    waits.add(place, partition, seen);
+                if let (Ok(reading), Some(seen)) = (target, outcome.seen_to(place)) {
+                    waits.add(place, reading.partition, seen);
                 }
             }
             // What was read is read again after the wait: a parked fetch must not hold the budget of others.
@@ -103,11 +103,12 @@ impl FetchService {
         }
     }
 
-    fn target(&self, wanted: &FetchPartition) -> Target {
-        let partition = self.directory.partition(wanted.topic, wanted.partition)?;
-        // Consumers read from the leader; the token is not kept, because reading changes nothing.
-        let _token = partition.lead(wanted.leader_epoch)?;
-        Ok(partition)
+    fn target(&self, wanted: &FetchPartition, rack: Option<&str>) -> Target {
+        let reading = self.directory.reading(wanted.topic, wanted.partition, wanted.leader_epoch, rack)?;
+        match self.directory.nearer(&reading, wanted.offset, rack) {
+            None => Ok(reading),
+            Some(elsewhere) => Err(elsewhere),
+        }
     }
 
     async fn read(
@@ -124,12 +125,12 @@ impl FetchService {
         for place in (start..asked.len()).chain(0..start) {
             let (Some(ask), Some(target)) = (asked.get(place), targets.get(place)) else { continue };
             match target {
-                Ok(partition) => wanted.push(Wanted {
+                Ok(reading) => wanted.push(Wanted {
                     place,
-                    partition: Arc::clone(partition),
+                    partition: Arc::clone(&reading.partition),
                     from: ask.offset,
                     bytes_max: bytes(ask.bytes_max),
-                    scope: ReadScope::Committed,
+                    scope: reading.scope,
                 }),
                 Err(error) => outcome.add(Got { place, result: Err(error.clone()) }),
             }

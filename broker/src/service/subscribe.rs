@@ -14,18 +14,16 @@ use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::api::subscribe::{
     PushedBatches, SubscribePartition, SubscribeRequest, SubscribeResponse, Watermarks,
 };
-use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::offset::Offset;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::BrokerMetrics;
-use crate::partition::Partition;
 use crate::partition::fetch_wait::WaitSet;
 use crate::partition::read::Found;
-use crate::partition::read::ReadScope;
 use crate::service::directory::Directory;
+use crate::service::nearest::Reading;
 use crate::service::reader::{Got, Patience, ReadBudget, Wanted, read_all};
 
 /// Record bytes of one push, one batch apart.
@@ -97,6 +95,7 @@ fn signed(bytes: u64) -> i64 {
 #[derive(Debug)]
 pub struct Subscription {
     id: u32,
+    rack: Option<String>,
     service: Arc<SubscribeService>,
     control: Arc<SubscriptionControl>,
     closing: CancellationToken,
@@ -112,10 +111,9 @@ pub struct Subscription {
 #[derive(Debug)]
 struct Stream {
     asked: SubscribePartition,
-    partition: Arc<Partition>,
+    /// With the epoch in which it was opened: a new leadership ends it, so that the client asks anew with what it knows.
+    reading: Reading,
     next: Offset,
-    /// The epoch in which it was opened: a new leadership ends it, so that the client asks anew with what it knows.
-    epoch: LeaderEpoch,
 }
 
 impl SubscribeService {
@@ -133,6 +131,7 @@ impl SubscribeService {
     ) -> (SubscribeResponse, Subscription) {
         let mut subscription = Subscription {
             id: request.subscription,
+            rack: request.rack,
             service: Arc::clone(self),
             control,
             closing,
@@ -147,7 +146,7 @@ impl SubscribeService {
         let mut partitions = Vec::with_capacity(request.partitions.len());
         for asked in request.partitions {
             let opened = if seen.insert((asked.topic, asked.partition)) {
-                self.open_stream(asked)
+                self.open_stream(asked, subscription.rack.as_deref())
             } else {
                 Err(ErrorBody::new(ErrorCode::InvalidRequest, "the partition is named twice in one subscription"))
             };
@@ -161,14 +160,16 @@ impl SubscribeService {
         (SubscribeResponse { partitions }, subscription)
     }
 
-    fn open_stream(&self, asked: SubscribePartition) -> Result<(Stream, Watermarks), ErrorBody> {
-        let partition = self.directory.partition(asked.topic, asked.partition)?;
-        let epoch = partition.lead(asked.leader_epoch)?.epoch();
+    fn open_stream(&self, asked: SubscribePartition, rack: Option<&str>) -> Result<(Stream, Watermarks), ErrorBody> {
+        let reading = self.directory.reading(asked.topic, asked.partition, asked.leader_epoch, rack)?;
         // A read of one byte checks the offset; what it finds in memory is only referenced.
-        let read = partition.read(asked.offset, 1, ReadScope::Committed)?;
+        let read = reading.partition.read(asked.offset, 1, reading.scope)?;
+        if let Some(elsewhere) = self.directory.nearer(&reading, asked.offset, rack) {
+            return Err(elsewhere);
+        }
         debug_assert!(!matches!(&read.found, Found::InMemory { chunks, .. } if chunks.is_empty()));
         let watermarks = Watermarks { log_start: read.log_start, high_watermark: read.high_watermark };
-        Ok((Stream { asked, partition, next: asked.offset, epoch }, watermarks))
+        Ok((Stream { asked, reading, next: asked.offset }, watermarks))
     }
 }
 
@@ -222,10 +223,10 @@ impl Subscription {
             if let Some(Some(stream)) = self.streams.get(place) {
                 wanted.push(Wanted {
                     place,
-                    partition: Arc::clone(&stream.partition),
+                    partition: Arc::clone(&stream.reading.partition),
                     from: stream.next,
                     bytes_max: PUSH_PARTITION_BYTES_MAX,
-                    scope: ReadScope::Committed,
+                    scope: stream.reading.scope,
                 });
             }
         }
@@ -249,7 +250,7 @@ impl Subscription {
                     assert!(next >= stream.next, "a stream only goes forward");
                     stream.next = next;
                     if is_caught_up {
-                        self.waits.add(place, Arc::clone(&stream.partition), next);
+                        self.waits.add(place, Arc::clone(&stream.reading.partition), next);
                     } else {
                         self.ready.push_back(place);
                     }
@@ -273,9 +274,9 @@ impl Subscription {
         drop(self.changes.borrow_and_update());
         for slot in &mut self.streams {
             let Some(stream) = slot else { continue };
-            let held = self.service.directory.partition(stream.asked.topic, stream.asked.partition);
-            if let Err(error) = held.and_then(|partition| partition.lead(stream.epoch)) {
-                let (topic, partition) = (stream.asked.topic, stream.asked.partition);
+            let (topic, partition) = (stream.asked.topic, stream.asked.partition);
+            let rack = self.rack.as_deref();
+            if let Err(error) = self.service.directory.reading(topic, partition, stream.reading.epoch, rack) {
                 self.ended.push(FetchOutcome { topic, partition, result: Err(error) });
                 *slot = None;
             }

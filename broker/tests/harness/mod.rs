@@ -272,6 +272,7 @@ pub(crate) fn fetch_request(topic: TopicId, partition: u32, offset: u64, wait_ms
         bytes_min: 1,
         bytes_max: 1 << 20,
         partitions: vec![fetch_partition(topic, partition, offset)],
+        rack: None,
     }
 }
 

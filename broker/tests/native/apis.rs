@@ -179,7 +179,7 @@ async fn a_fetch_that_repeats_a_partition_is_refused() {
     let topic = client.create_topic("t", 2).await;
     client.produce(topic, 0, &["a"]).await.expect("written");
     let partitions = [0, 1, 0].map(|partition| fetch_partition(topic, partition, 0)).to_vec();
-    let request = FetchRequest { wait_ms: 0, bytes_min: 1, bytes_max: 1 << 20, partitions };
+    let request = FetchRequest { wait_ms: 0, bytes_min: 1, bytes_max: 1 << 20, partitions, rack: None };
     let response = client.fetch(&request).await;
     assert_eq!(response.partitions.iter().map(|outcome| outcome.partition.get()).collect::<Vec<_>>(), [0, 1, 0]);
     for outcome in response.partitions {
@@ -214,7 +214,7 @@ async fn one_fetch_reads_many_partitions_within_its_budget() {
         client.produce(topic, partition, &[&value]).await.expect("written");
     }
     let partitions = (0..4).map(|partition| fetch_partition(topic, partition, 0)).collect::<Vec<_>>();
-    let all = FetchRequest { wait_ms: 0, bytes_min: 1, bytes_max: 1 << 20, partitions: partitions.clone() };
+    let all = FetchRequest { wait_ms: 0, bytes_min: 1, bytes_max: 1 << 20, rack: None, partitions: partitions.clone() };
     let response = client.fetch(&all).await;
     for (index, outcome) in response.partitions.iter().enumerate() {
         assert_eq!(outcome.partition.get() as usize, index);

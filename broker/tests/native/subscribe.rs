@@ -21,7 +21,7 @@ fn request(subscription: u32, credit_bytes: u64, topic: TopicId, partitions: &[(
             leader_epoch: LeaderEpoch::UNKNOWN,
         })
         .collect();
-    SubscribeRequest { subscription, credit_bytes, partitions }
+    SubscribeRequest { subscription, credit_bytes, partitions, rack: None }
 }
 
 async fn subscribe(client: &mut TestClient, request: &SubscribeRequest) -> (CorrelationId, SubscribeResponse) {

@@ -50,6 +50,9 @@ pub struct ConsumeArgs {
     /// Only this partition; repeatable
     #[arg(short, long, value_name = "P")]
     pub partition: Vec<u32>,
+    /// Where this machine stands: read from a replica in sync in that rack, if there is one, instead of the leader
+    #[arg(long, value_name = "RACK")]
+    pub rack: Option<String>,
 }
 
 /// Where to start in each partition.
@@ -147,7 +150,11 @@ async fn consume(global: &Global, args: &ConsumeArgs, form: &Form) -> Result<Exi
         return Ok(Exit::Ok);
     }
     let now = clock::now_ms();
-    let client = session::connect(global).await?;
+    let mut config = session::client_config(global);
+    if let Some(rack) = &args.rack {
+        config = config.rack(rack);
+    }
+    let client = session::connect_with(global, config).await?;
     for topic in &args.topics {
         session::check_partitions(&client, topic, &args.partition).await?;
     }

@@ -33,6 +33,7 @@ pub fn run(global: &Global, args: &TailArgs) -> Result<Exit, Failure> {
         from: if args.lines == 0 { StartAt::End } else { StartAt::Last(args.lines) },
         until: None,
         partition: args.partition.clone(),
+        rack: None,
     };
     consume::run(global, &consume)
 }

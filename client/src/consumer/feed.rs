@@ -93,6 +93,7 @@ impl Feed {
         tag: u64,
         wanted: &[Wanted],
         bytes: usize,
+        rack: Option<String>,
         to: mpsc::UnboundedSender<Push>,
     ) -> BoxFuture<'static, Result<Opened, FeedError>> {
         let partitions = wanted
@@ -111,7 +112,7 @@ impl Feed {
             let credit = Arc::new(AtomicI64::new(i64::try_from(credit_bytes).unwrap_or(i64::MAX)));
             let overdraft = i64::try_from(FRAME_BYTES_MAX).unwrap_or(i64::MAX);
             let pushes = PushSender { tag, to, credit: Arc::clone(&credit), overdraft };
-            let request = SubscribeRequest { subscription, credit_bytes, partitions };
+            let request = SubscribeRequest { subscription, credit_bytes, partitions, rack };
             let deadline = Instant::now() + engine.config.request_timeout;
             let (correlation, response) = connection
                 .subscribe(&request, pushes, Some(deadline))
@@ -133,6 +134,7 @@ impl Feed {
         leader: BrokerId,
         wanted: &[Wanted],
         bytes: usize,
+        rack: Option<String>,
         wait: Duration,
     ) -> BoxFuture<'static, Result<Vec<FetchOutcome>, FeedError>> {
         let bytes_max = u32::try_from(bytes.clamp(CREDIT_BYTES_MIN, BATCH_BYTES_MAX)).unwrap_or(u32::MAX);
@@ -147,7 +149,7 @@ impl Feed {
             })
             .collect();
         let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-        let request = FetchRequest { wait_ms, bytes_min: 1, bytes_max, partitions };
+        let request = FetchRequest { wait_ms, bytes_min: 1, bytes_max, partitions, rack };
         Box::pin(async move {
             let connection = engine.metadata.connect(leader).await.map_err(FeedError::Call)?;
             let deadline = Instant::now() + engine.config.request_timeout;

@@ -34,6 +34,9 @@ use crate::error::{Error, TopicPartition};
 /// How often the task looks whether leaders moved and brokers fell silent.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// After a near replica failed, its leader is read from for this long.
+const NEAR_PAUSE: Duration = Duration::from_secs(30);
+
 /// What the application asks of the task. As few as its calls.
 pub(crate) enum Command {
     /// Read on from `offset`; what comes is marked with `generation`.
@@ -88,13 +91,53 @@ struct Slot {
     led: LeaderEpoch,
     /// The epoch of the last batch read.
     written: LeaderEpoch,
+    place: Nearness,
+    /// The largest watermark heard: one replica may know less than another.
+    committed: Offset,
+}
+
+/// Which replica a partition is read from, for a client that knows its rack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nearness {
+    /// The leader, which may name a nearer one.
+    Ask,
+    /// The replica that the leader of this epoch named.
+    Near(BrokerId, LeaderEpoch),
+    /// The leader and nobody else until then: a nearer one failed, or there was none.
+    LeaderUntil(Instant),
 }
 
 impl Slot {
+    /// Whom to read from, and whether it is told the rack: the replica that was named, or the leader.
+    fn source(&mut self, leader: BrokerId, epoch: LeaderEpoch, has_rack: bool, now: Instant) -> (BrokerId, bool) {
+        match self.place {
+            _ if !has_rack => (leader, false),
+            Nearness::Near(near, named) if named == epoch => (near, true),
+            Nearness::LeaderUntil(until) if now < until => (leader, false),
+            // Another leadership: its leader knows who is near now.
+            Nearness::Near(..) | Nearness::LeaderUntil(_) | Nearness::Ask => {
+                self.place = Nearness::Ask;
+                (leader, true)
+            }
+        }
+    }
+
+    /// Goes on at the leader when a nearer replica failed. Returns whether that was so.
+    fn leave_near(&mut self, now: Instant) -> bool {
+        let was_near = matches!(self.place, Nearness::Near(..));
+        if was_near {
+            self.place = Nearness::LeaderUntil(now + NEAR_PAUSE);
+            self.state = SlotState::Waiting(now);
+        }
+        was_near
+    }
+
     fn new(at: TopicPartition, next: Offset, now: Instant) -> Self {
         let state = SlotState::Waiting(now);
         let (led, written) = (LeaderEpoch::ZERO, LeaderEpoch::ZERO);
-        Self { at, topic: None, next, generation: 0, state, failures: 0, corrupt: 0, beyond: 0, led, written }
+        let (place, committed) = (Nearness::Ask, Offset::ZERO);
+        let (failures, corrupt, beyond) = (0, 0, 0);
+        Self { at, topic: None, next, generation: 0, state, failures, corrupt, beyond, led, written, place, committed }
     }
 }
 
@@ -252,7 +295,8 @@ impl Source {
             return;
         }
         let view = self.engine.metadata.view();
-        let mut by_leader: HashMap<BrokerId, Vec<Wanted>> = HashMap::new();
+        let has_rack = self.engine.config.rack.is_some();
+        let mut by_source: HashMap<(BrokerId, bool), Vec<Wanted>> = HashMap::new();
         let mut failed = Vec::new();
         for (place, slot) in self.slots.iter_mut().enumerate() {
             if !matches!(slot.state, SlotState::Waiting(at) if at <= now) {
@@ -272,7 +316,8 @@ impl Source {
                     Some(leader) => {
                         slot.topic = Some(topic);
                         slot.led = partition.leader_epoch;
-                        by_leader.entry(leader).or_default().push(Wanted {
+                        let from = slot.source(leader, partition.leader_epoch, has_rack, now);
+                        by_source.entry(from).or_default().push(Wanted {
                             slot: place,
                             id: PartitionId { topic, partition: PartitionIndex::new(slot.at.partition) },
                             offset: slot.next,
@@ -288,12 +333,12 @@ impl Source {
         for (place, error) in failed {
             self.slot_failed(place, error);
         }
-        for (leader, wanted) in by_leader {
-            self.open(leader, wanted);
+        for ((broker, names_rack), wanted) in by_source {
+            self.open(broker, names_rack, wanted);
         }
     }
 
-    fn open(&mut self, leader: BrokerId, wanted: Vec<Wanted>) {
+    fn open(&mut self, leader: BrokerId, names_rack: bool, wanted: Vec<Wanted>) {
         let tag = self.next_tag;
         self.next_tag += 1;
         for want in &wanted {
@@ -303,13 +348,14 @@ impl Source {
         }
         let share = self.credit_bytes.saturating_mul(wanted.len()) / self.slots.len().max(1);
         let engine = Arc::clone(&self.engine);
+        let rack = engine.config.rack.clone().filter(|_| names_rack);
         match self.mode {
             Mode::Subscribe => {
-                let opening = Feed::subscribe(engine, leader, tag, &wanted, share, self.pushes.0.clone());
+                let opening = Feed::subscribe(engine, leader, tag, &wanted, share, rack, self.pushes.0.clone());
                 self.jobs.push(Box::pin(async move { Done::Opened { tag, outcome: opening.await } }));
             }
             Mode::Fetch => {
-                let fetching = Feed::fetch(engine, leader, &wanted, share, self.wait);
+                let fetching = Feed::fetch(engine, leader, &wanted, share, rack, self.wait);
                 self.jobs.push(Box::pin(async move { Done::Fetched { tag, outcome: fetching.await } }));
             }
         }
@@ -331,7 +377,10 @@ impl Source {
                 let held = feed.take_held();
                 for (place, outcome) in outcomes {
                     match outcome {
-                        Ok(ends) => self.ends(place, ends),
+                        Ok(ends) => {
+                            self.served_by_leader(place);
+                            self.ends(place, ends);
+                        }
                         Err(body) => self.refused(tag, place, body),
                     }
                 }
@@ -361,6 +410,18 @@ impl Source {
             }
             Done::Added { at, outcome } => self.added(at, outcome),
             Done::Closed => {}
+        }
+    }
+
+    /// A leader that was told the rack streams itself: nobody is near. It is asked again when the picture of the cluster is
+    /// as old as it may get, because it never interrupts a stream to send its reader elsewhere.
+    fn served_by_leader(&mut self, place: usize) {
+        if self.engine.config.rack.is_none() {
+            return;
+        }
+        let again = Instant::now() + self.engine.config.metadata_max_age.max(NEAR_PAUSE);
+        if let Some(slot) = self.slots.get_mut(place).filter(|slot| slot.place == Nearness::Ask) {
+            slot.place = Nearness::LeaderUntil(again);
         }
     }
 
@@ -406,7 +467,7 @@ impl Source {
             Ok(fetched) => fetched,
             Err(body) => return self.refused(tag, place, body),
         };
-        let ends = Ends { log_start: fetched.log_start, high_watermark: fetched.high_watermark };
+        let ends = Ends { log_start: fetched.log_start, high_watermark: self.committed(place, fetched.high_watermark) };
         let bytes = fetched.batches.into_bytes();
         let loan = lend(&self.budget, bytes.len());
         let Some(slot) = self.slots.get_mut(place) else { return };
@@ -416,6 +477,11 @@ impl Source {
             match batch {
                 // The first batch may begin before the offset asked for, even end before it after a reconnect.
                 Ok(batch) if batch.next_offset() <= slot.next => {}
+                Ok(batch) if batch.leader_epoch() < slot.written && matches!(slot.place, Nearness::Near(..)) => {
+                    // Only the leader's log decides.
+                    corrupt = Some(format!("epoch {} follows epoch {}", batch.leader_epoch(), slot.written));
+                    break;
+                }
                 Ok(batch) if batch.leader_epoch() < slot.written => {
                     diverged = Some(Error::LogReplaced { at: slot.at.clone(), offset: slot.next.get() });
                     break;
@@ -451,7 +517,15 @@ impl Source {
         }
     }
 
-    fn ends(&self, place: usize, ends: Ends) {
+    /// The watermark to tell the application: a replica that is nearer than its leader may know a smaller one.
+    fn committed(&mut self, place: usize, heard: Offset) -> Offset {
+        let Some(slot) = self.slots.get_mut(place) else { return heard };
+        slot.committed = if matches!(slot.place, Nearness::Near(..)) { slot.committed.max(heard) } else { heard };
+        slot.committed
+    }
+
+    fn ends(&mut self, place: usize, ends: Ends) {
+        let ends = Ends { high_watermark: self.committed(place, ends.high_watermark), ..ends };
         if let Some(slot) = self.slots.get(place) {
             let _ = self.output.send(Delivered::Ends { slot: place, generation: slot.generation, ends });
         }

@@ -214,19 +214,49 @@ impl Session {
         ListOffsetsResponse { partitions: outcomes.collect() }
     }
 
-    pub(super) fn read(
-        &self,
-        topic: TopicId,
-        partition: PartitionIndex,
-        epoch: LeaderEpoch,
-        from: u64,
-        bytes_max: usize,
-    ) -> FetchOutcome {
+    /// What a reader gets here, who stands in `rack`, if it said so.
+    pub(super) fn read_in(&self, rack: Option<&str>, asked: Asked) -> FetchOutcome {
+        let near = self.cluster.state.lock().near.clone().filter(|near| rack == Some(near.rack.as_str()));
+        let outcome = match near {
+            Some(near) if near.broker == self.broker => {
+                // As its leader would, as far as it knows.
+                let leader = self.leader_of(asked.topic, asked.partition);
+                let as_leader = Self { broker: leader.unwrap_or(self.broker), ..self.with_out(self.out.clone()) };
+                let mut outcome = as_leader.read(asked, near.knows);
+                if asked.from > near.knows {
+                    outcome.result = Err(refusal(ErrorCode::OffsetNotAvailable));
+                }
+                outcome
+            }
+            Some(near)
+                if asked.from <= near.knows && self.leader_of(asked.topic, asked.partition) == Some(self.broker) =>
+            {
+                let hint = LeaderHint { leader: BrokerId::new(near.broker), leader_epoch: asked.epoch };
+                let refused = refusal(ErrorCode::NearerReplica).with_leader(Some(hint));
+                FetchOutcome { topic: asked.topic, partition: asked.partition, result: Err(refused) }
+            }
+            _ => self.read(asked, u64::MAX),
+        };
+        if let Ok(fetched) = &outcome.result {
+            *self.cluster.state.lock().served.entry(self.broker).or_default() += fetched.batches.chunks().len();
+        }
+        outcome
+    }
+
+    fn leader_of(&self, topic: TopicId, partition: PartitionIndex) -> Option<u32> {
+        let state = self.cluster.state.lock();
+        let (_, logs) = state.topics.values().find(|(id, _)| *id == topic)?;
+        logs.get(partition.get() as usize)?.leader
+    }
+
+    fn read(&self, asked: Asked, knows: u64) -> FetchOutcome {
+        let Asked { topic, partition, epoch, from, bytes_max } = asked;
         let result = self.on_log(topic, partition, Some(epoch), |log| {
             if from < log.log_start || from > log.end() {
                 return Err(ErrorCode::OffsetOutOfRange);
             }
-            if from > log.committed() {
+            let committed = log.committed().min(knows);
+            if from > committed {
                 return Err(ErrorCode::OffsetNotAvailable);
             }
             if log.damaged_from.is_some_and(|damaged| from >= damaged) {
@@ -237,20 +267,30 @@ impl Session {
             for batch in log.batches.iter().filter(|batch| batch.next_offset().get() > from) {
                 let end = batch.next_offset().get();
                 let damaged = log.damaged_from.is_some_and(|damaged| end > damaged);
-                if damaged || end > log.committed() || bytes > 0 && bytes + batch.size_bytes() > bytes_max {
+                if damaged || end > committed || bytes > 0 && bytes + batch.size_bytes() > bytes_max {
                     break;
                 }
                 bytes += batch.size_bytes();
                 chunks.push(batch.as_bytes().clone());
             }
             Ok(Fetched {
-                high_watermark: Offset::new(log.committed()).expect("small"),
+                high_watermark: Offset::new(committed).expect("small"),
                 log_start: Offset::new(log.log_start).expect("small"),
                 batches: Batches::from_chunks(chunks),
             })
         });
         FetchOutcome { topic, partition, result }
     }
+}
+
+/// A partition that is read.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) topic: TopicId,
+    pub(super) partition: PartitionIndex,
+    pub(super) epoch: LeaderEpoch,
+    pub(super) from: u64,
+    pub(super) bytes_max: usize,
 }
 
 impl super::State {

@@ -84,6 +84,17 @@ struct State {
     next_producer: i64,
     next_topic: u8,
     pushed_bytes: u64,
+    near: Option<Near>,
+    /// Batches read, by broker.
+    served: BTreeMap<u32, usize>,
+}
+
+/// A follower that answers readers in its rack, as far as it knows.
+#[derive(Clone)]
+struct Near {
+    rack: String,
+    broker: u32,
+    knows: u64,
 }
 
 /// The cluster. Cheap to clone.
@@ -109,6 +120,8 @@ impl Cluster {
             next_producer: 1,
             next_topic: 1,
             pushed_bytes: 0,
+            near: None,
+            served: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), appended: Arc::new(Notify::new()), tasks: TaskTracker::new() }
     }
@@ -183,6 +196,21 @@ impl Cluster {
     /// From now on a batch is committed, and acknowledged, so long after it was appended.
     pub fn commit_after(&self, delay: Duration) {
         self.state.lock().commit_delay = delay;
+    }
+
+    /// From now on `broker` answers readers in `rack` that its leaders send, and knows what lies below `knows`.
+    pub fn stand(&self, broker: u32, rack: &str, knows: u64) {
+        self.state.lock().near = Some(Near { rack: rack.to_owned(), broker, knows });
+        self.appended.notify_waiters();
+    }
+
+    fn is_near(&self, broker: u32) -> bool {
+        self.state.lock().near.as_ref().is_some_and(|near| near.broker == broker)
+    }
+
+    /// Batches that were read from `broker`.
+    pub fn served(&self, broker: u32) -> usize {
+        self.state.lock().served.get(&broker).copied().unwrap_or(0)
     }
 
     /// Whether brokers that do not lead say who does.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use streambus_protocol::api::encode_push;
 use streambus_protocol::api::subscribe::{PushedBatches, SubscribeRequest, SubscribeResponse, Watermarks};
 use streambus_protocol::batch::PlacedBatch;
-use streambus_protocol::epoch::LeaderEpoch;
-use streambus_protocol::ids::{CorrelationId, PartitionIndex, TopicId};
+use streambus_protocol::ids::CorrelationId;
 use tokio::sync::Notify;
 
+use super::answers::Asked;
 use super::session::{Manner, Session, flatten};
 
 /// A partition that is pushed: where it goes on, and the leadership it was asked for.
-type Live = (TopicId, PartitionIndex, u64, LeaderEpoch);
+type Live = Asked;
 
 impl Session {
     pub(super) fn subscribe(&self, request: SubscribeRequest, correlation: CorrelationId, flip: bool) {
@@ -21,11 +21,12 @@ impl Session {
             .partitions
             .iter()
             .map(|p| {
-                let outcome =
-                    self.read(p.topic, p.partition, p.leader_epoch, p.offset.get(), 0).result.map(|fetched| {
-                        live.push((p.topic, p.partition, p.offset.get(), p.leader_epoch));
-                        Watermarks { log_start: fetched.log_start, high_watermark: fetched.high_watermark }
-                    });
+                let (topic, partition, epoch) = (p.topic, p.partition, p.leader_epoch);
+                let asked = Asked { topic, partition, epoch, from: p.offset.get(), bytes_max: 1 };
+                let outcome = self.read_in(request.rack.as_deref(), asked).result.map(|fetched| {
+                    live.push(asked);
+                    Watermarks { log_start: fetched.log_start, high_watermark: fetched.high_watermark }
+                });
                 (p.topic, p.partition, outcome)
             })
             .collect();
@@ -37,11 +38,19 @@ impl Session {
             // Without a pause before the first pushes: both often reach a client in one read.
             let manner = Manner { correlation, delay: None, flip: false };
             session.reply(&SubscribeResponse { partitions }, manner);
-            end.run_until_cancelled(session.push(id, correlation, live, &more, flip)).await;
+            let rack = request.rack.as_deref();
+            end.run_until_cancelled(session.push((id, rack), correlation, live, &more, flip)).await;
         });
     }
 
-    async fn push(&self, id: u32, correlation: CorrelationId, mut live: Vec<Live>, more: &Notify, flip: bool) {
+    async fn push(
+        &self,
+        (id, rack): (u32, Option<&str>),
+        correlation: CorrelationId,
+        mut live: Vec<Live>,
+        more: &Notify,
+        flip: bool,
+    ) {
         loop {
             let appended = self.cluster.appended.notified();
             let mut idle = true;
@@ -50,16 +59,18 @@ impl Session {
                 continue;
             }
             let mut ended = Vec::new();
-            for (place, (topic, partition, next, epoch)) in live.iter_mut().enumerate() {
+            for (place, asked) in live.iter_mut().enumerate() {
                 if self.credits.lock().get(&id).is_none_or(|(credit, _, _)| *credit <= 0) {
                     continue;
                 }
-                let outcome = self.read(*topic, *partition, *epoch, *next, 1);
+                // Where it stands no longer matters to the leader, once it streams.
+                let is_near = self.cluster.is_near(self.broker);
+                let outcome = self.read_in(rack.filter(|_| is_near), *asked);
                 let bytes = match &outcome.result {
                     Ok(fetched) if fetched.batches.is_empty() => continue,
                     Ok(fetched) => {
                         let last = fetched.batches.chunks().last().expect("one").clone();
-                        *next = PlacedBatch::verify_stored(last).expect("stored").next_offset().get();
+                        asked.from = PlacedBatch::verify_stored(last).expect("stored").next_offset().get();
                         fetched.batches.len()
                     }
                     Err(_) => {

@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::answers::Asked;
 use super::{Broker, Cluster, Fault};
 
 pub struct Session {
@@ -182,7 +183,10 @@ impl Session {
             ApiKey::Fetch => {
                 let request: FetchRequest = decode_body(frame).expect("decodes");
                 let read = |p: &streambus_protocol::api::fetch::FetchPartition| {
-                    self.read(p.topic, p.partition, p.leader_epoch, p.offset.get(), p.bytes_max as usize)
+                    let (from, bytes_max) = (p.offset.get(), p.bytes_max as usize);
+                    let asked =
+                        Asked { topic: p.topic, partition: p.partition, epoch: p.leader_epoch, from, bytes_max };
+                    self.read_in(request.rack.as_deref(), asked)
                 };
                 self.reply(&FetchResponse { partitions: request.partitions.iter().map(read).collect() }, manner);
             }

@@ -22,6 +22,9 @@ pub struct FetchRequest {
     pub bytes_max: u32,
     /// What to read, most wanted first.
     pub partitions: Vec<FetchPartition>,
+    /// Where the reader stands. Then the leader may name a replica in sync that stands there too, and such a replica
+    /// answers; without it only the leader does.
+    pub rack: Option<String>,
 }
 
 field_struct! {
@@ -53,7 +56,7 @@ impl Message for FetchRequest {
 
     #[inline]
     fn body_bytes_hint(&self) -> usize {
-        HEAD_BYTES + self.partitions.len() * PARTITION_BYTES
+        HEAD_BYTES + self.partitions.len() * PARTITION_BYTES + 2 + self.rack.as_ref().map_or(0, String::len)
     }
 
     #[inline]
@@ -73,6 +76,7 @@ impl Message for FetchRequest {
                 .u32(partition.leader_epoch.get())
                 .finish();
         }
+        self.rack.write(w);
     }
 
     #[inline]
@@ -83,7 +87,8 @@ impl Message for FetchRequest {
         for _ in 0..count {
             partitions.push(FetchPartition::read(&mut Reader::new(r.fixed::<PARTITION_BYTES>()?))?);
         }
-        Ok(Self { wait_ms, bytes_min, bytes_max, partitions })
+        let rack = Option::<String>::read(r)?;
+        Ok(Self { wait_ms, bytes_min, bytes_max, partitions, rack })
     }
 }
 

@@ -21,6 +21,8 @@ field_struct! {
         pub credit_bytes: u64,
         /// Where to start.
         pub partitions: Vec<SubscribePartition>,
+        /// Where the reader stands, as in [`FetchRequest`](super::fetch::FetchRequest).
+        pub rack: Option<String>,
     }
 }
 

@@ -427,6 +427,7 @@ pub(crate) fn samples() -> Vec<Sample> {
                 bytes_max: 1 << 18,
                 leader_epoch: LeaderEpoch::new(5),
             }],
+            rack: None,
         }
     );
     response!("fetch_response", FetchResponse { partitions: outcomes() });
@@ -441,6 +442,7 @@ pub(crate) fn samples() -> Vec<Sample> {
                 offset: offset(1000),
                 leader_epoch: LeaderEpoch::UNKNOWN,
             }],
+            rack: Some("zone-a".to_owned()),
         }
     );
     response!(

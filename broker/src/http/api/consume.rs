@@ -174,6 +174,7 @@ async fn fetch(
                 leader_epoch: LeaderEpoch::UNKNOWN,
             })
             .collect(),
+        rack: None,
     };
     let response = services.fetch.fetch(request, deadline).await;
     let mut fetched = Vec::with_capacity(asked.len());

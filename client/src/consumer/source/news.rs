@@ -7,7 +7,7 @@ use streambus_protocol::api::offsets::OffsetQuery;
 use streambus_protocol::offset::Offset;
 use tokio::time::Instant;
 
-use crate::consumer::source::{Delivered, Done, Mode, Slot, SlotState, Source};
+use crate::consumer::source::{Delivered, Done, Mode, Nearness, Slot, SlotState, Source};
 use crate::consumer::start::ask;
 use crate::engine::Engine;
 use crate::error::{Error, TopicPartition};
@@ -23,7 +23,22 @@ impl Source {
         if self.feeds.values().any(|feed| feed.is_suspect(now, patience)) {
             self.refresh();
         }
+        self.ask_who_is_near(now);
         self.follow();
+    }
+
+    /// A while after a near replica failed, its leader is asked again whether there is one.
+    fn ask_who_is_near(&mut self, now: Instant) {
+        let is_over = |slot: &Slot| match (slot.state, slot.place) {
+            (SlotState::Fed(tag), Nearness::LeaderUntil(until)) => (until <= now).then_some(tag),
+            _ => None,
+        };
+        // One that fetches asks with its next fetch.
+        if self.mode == Mode::Subscribe
+            && let Some(tag) = self.slots.iter().find_map(is_over)
+        {
+            self.close(tag);
+        }
     }
 
     /// Leaves the leaders that lead no more, and finds where to begin in partitions that were added.

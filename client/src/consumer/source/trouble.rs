@@ -9,7 +9,7 @@ use streambus_protocol::offset::Offset;
 use tokio::time::Instant;
 
 use crate::consumer::feed::FeedError;
-use crate::consumer::source::{Delivered, Done, Ends, Mode, SlotState, Source};
+use crate::consumer::source::{Delivered, Done, Ends, Mode, Nearness, SlotState, Source};
 use crate::consumer::start::OutOfRange;
 use crate::engine::wants_new_metadata;
 use crate::error::Error;
@@ -27,6 +27,10 @@ impl Source {
             self.close(tag);
         }
         let Some(slot) = self.slots.get_mut(place) else { return };
+        if slot.leave_near(Instant::now()) {
+            tracing::warn!(at = %slot.at, reason, "a batch of a near replica is corrupt: reading from the leader");
+            return;
+        }
         slot.corrupt += 1;
         let error = Error::CorruptBatch { at: slot.at.clone(), offset: slot.next.get(), reason };
         if slot.corrupt >= CORRUPT_TRIES {
@@ -46,6 +50,19 @@ impl Source {
             }
         }
         let Some(slot) = self.slots.get_mut(place) else { return };
+        if body.code == ErrorCode::NearerReplica
+            && let Some(hint) = body.leader
+        {
+            // Under the epoch that this client knows: a newer one is learnt from whom it is sent to.
+            slot.place = Nearness::Near(hint.leader, slot.led);
+            slot.state = SlotState::Waiting(Instant::now());
+            return;
+        }
+        // Whatever a follower says: only the leader's word counts.
+        if slot.leave_near(Instant::now()) {
+            tracing::debug!(at = %slot.at, error = %body, "reading from the leader again");
+            return;
+        }
         if body.code == ErrorCode::OffsetOutOfRange {
             return self.find_range(place);
         }
@@ -158,7 +175,10 @@ impl Source {
         self.feeds.remove(&tag);
         let FeedError::Call(error) = error;
         for place in 0..self.slots.len() {
-            if self.slots.get(place).is_some_and(|slot| slot.state == SlotState::Fed(tag)) {
+            let Some(slot) = self.slots.get_mut(place).filter(|slot| slot.state == SlotState::Fed(tag)) else {
+                continue;
+            };
+            if !slot.leave_near(Instant::now()) {
                 self.slot_failed(place, error.clone());
             }
         }
