@@ -34,7 +34,7 @@ use crate::partition::lead::Leading;
 use crate::partition::repair::Prospect;
 use crate::partition::role::{LeaderToken, Leadership, Role};
 use crate::partition::standing::Standing;
-use crate::replication::follower_state::FollowerState;
+use crate::replication::follower_state::{FollowerState, may_lose_committed};
 use crate::replication::leader_state::LeaderState;
 
 /// One partition: its log and this broker's part in it.
@@ -82,9 +82,9 @@ enum Part {
 impl Partition {
     /// A partition over `log`, with the part that the metadata gives this broker at `now`.
     pub fn new(id: PartitionId, topic: TopicName, log: PartitionLog, owner: Owner, role: Role, now: Duration) -> Self {
-        // What was committed before this process is not known beyond the start: the other replicas will say (rule H3).
+        // What an earlier process recorded is a lower bound: the other replicas will say the rest (rule H3).
         let standing = Standing {
-            high_watermark: log.log_start(),
+            high_watermark: log.committed(),
             leads: None,
             has_enough_in_sync: false,
             committed_on: 0,
@@ -207,7 +207,9 @@ impl Partition {
                 Part::Leading(Leading::new(state))
             }
             (Leadership::There(leader), former) => {
-                let unclean = role.recovering || role.settings.durability == Durability::Async;
+                let latest = self.log.latest_epoch().map(|latest| latest.epoch);
+                let unclean = role.settings.durability == Durability::Async
+                    || may_lose_committed(role.recovering, role.unclean_epoch, latest);
                 match former {
                     Part::Following(same, mut state) if same == leader && state.leader_epoch() == role.leader_epoch => {
                         if unclean {
@@ -282,7 +284,10 @@ impl Partition {
             Part::Alone | Part::Following(..) | Part::Idle => 1,
         };
         // Retention takes nothing that is not committed (rule H5).
-        self.log.set_protect(role.is_replicated().then_some(high_watermark));
+        match role.is_replicated() {
+            true => self.log.set_committed(high_watermark),
+            false => self.log.set_protect(None),
+        }
         self.standing.send_if_modified(|standing| {
             let next = Standing { high_watermark, leads, has_enough_in_sync, committed_on, ..*standing };
             std::mem::replace(standing, next) != next

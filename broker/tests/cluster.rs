@@ -420,7 +420,7 @@ async fn what_three_brokers_acknowledged_is_there_when_one_of_them_dies() {
     let mut leader = client(&servers[&2]).await;
     let produced = until(
         async || leader.produce(topic, partition.get(), &["a", "b"]).await,
-        // Until its followers have fetched for the first time, too few are in sync.
+        // Until it has taken up its part and its followers have fetched for the first time.
         |produced| produced.is_ok(),
     );
     let receipt = produced.await.expect("acknowledged").receipt;
@@ -495,8 +495,10 @@ async fn a_flipped_bit_on_one_disk_is_repaired_from_another() {
     let mut leader = client(&servers[&2]).await;
     let values: Vec<String> = (0..40).map(|n| format!("value-{n:04}-{}", "x".repeat(8_000))).collect();
     for value in &values {
-        // Until its followers have fetched for the first time, too few are in sync.
-        let refused = |code| matches!(code, ErrorCode::NotEnoughReplicas | ErrorCode::LeaderNotAvailable);
+        // Until it has taken up its part and its followers have fetched for the first time.
+        let refused = |code| {
+            matches!(code, ErrorCode::NotEnoughReplicas | ErrorCode::LeaderNotAvailable | ErrorCode::NotReady)
+        };
         let produced = async || leader.produce(topic, partition, &[value]).await;
         let produced = until(produced, |produced| !produced.as_ref().is_err_and(|error| refused(error.code))).await;
         produced.expect("acknowledged");

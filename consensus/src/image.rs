@@ -108,6 +108,8 @@ pub struct PartitionImage {
     pub removing: Vec<BrokerId>,
     /// True after an election that may have lost records, until the leader has said that it recovered.
     pub recovering: bool,
+    /// The last leadership that began with an election that may have lost records; none when there was none.
+    pub unclean_epoch: Option<LeaderEpoch>,
     /// Who leads; none while no eligible broker is alive.
     pub leader: Option<BrokerId>,
     /// Grows each time leadership changes or is granted anew.

@@ -281,6 +281,12 @@ fn read_topic(input: &mut Decoder<'_>, id: TopicId) -> Result<(TopicImage, u32),
     Ok((topic, input.u32()?))
 }
 
+/// Bit of a partition's flags: its leader recovers from an election that may have lost records.
+const IS_RECOVERING: u8 = 1;
+/// Bit: the epoch of the last such election follows. A row without it, as earlier releases wrote all, knows of none; an
+/// earlier release refuses a row with it.
+const HAS_UNCLEAN_EPOCH: u8 = 2;
+
 fn write_partition(out: &mut Encoder, partition: &PartitionImage) {
     fields::write_brokers(out, &partition.replicas);
     fields::write_brokers(out, &partition.isr);
@@ -288,21 +294,34 @@ fn write_partition(out: &mut Encoder, partition: &PartitionImage) {
     fields::write_brokers(out, &partition.last_known_elr);
     fields::write_brokers(out, &partition.adding);
     fields::write_brokers(out, &partition.removing);
-    out.bool(partition.recovering);
+    let unclean = if partition.unclean_epoch.is_some() { HAS_UNCLEAN_EPOCH } else { 0 };
+    out.u8(u8::from(partition.recovering) | unclean);
+    if let Some(epoch) = partition.unclean_epoch {
+        out.u32(epoch.get());
+    }
     out.option(partition.leader, |out, leader| out.u32(leader.get()));
     out.u32(partition.leader_epoch.get());
     out.u32(partition.partition_epoch.get());
 }
 
 fn read_partition(input: &mut Decoder<'_>) -> Result<PartitionImage, DecodeError> {
+    let mut brokers = || fields::read_brokers(input);
+    let (replicas, isr, elr, last_known_elr) = (brokers()?, brokers()?, brokers()?, brokers()?);
+    let (adding, removing) = (brokers()?, brokers()?);
+    let flags = input.u8()?;
+    if flags & !(IS_RECOVERING | HAS_UNCLEAN_EPOCH) != 0 {
+        return Err(DecodeError::Invalid { what: "partition flags", found: flags.to_string() });
+    }
+    let unclean_epoch = if flags & HAS_UNCLEAN_EPOCH != 0 { Some(LeaderEpoch::new(input.u32()?)) } else { None };
     Ok(PartitionImage {
-        replicas: fields::read_brokers(input)?,
-        isr: fields::read_brokers(input)?,
-        elr: fields::read_brokers(input)?,
-        last_known_elr: fields::read_brokers(input)?,
-        adding: fields::read_brokers(input)?,
-        removing: fields::read_brokers(input)?,
-        recovering: input.bool()?,
+        replicas,
+        isr,
+        elr,
+        last_known_elr,
+        adding,
+        removing,
+        recovering: flags & IS_RECOVERING != 0,
+        unclean_epoch,
         leader: input.option(|input| Ok(BrokerId::new(input.u32()?)))?,
         leader_epoch: LeaderEpoch::new(input.u32()?),
         partition_epoch: PartitionEpoch::new(input.u32()?),

@@ -13,8 +13,11 @@
 //! | replay lsn u64 | next log id u64 | logs u32 x (log record) | ranges u32 x (damaged range)
 //! ```
 //! A damaged range is one whose log is not known: segment u64, position u64, length u64, base lsn u64, next lsn u64 (all
-//! ones: not known), reason u8 (see [`DamageReason`]'s stored numbers). Format 1 ends before the ranges, and
-//! its log records end before their repaired extents: base offset u64, then the index's value of an extent. Integers are little-endian; [`LogSnapshot`] has the fields of a log record in their order.
+//! ones: not known), reason u8 (see [`DamageReason`]'s stored numbers). Integers are little-endian; [`LogSnapshot`] has the
+//! fields of a log record in their order. A repaired extent is its base offset u64, then the index's value of an extent.
+//!
+//! Format 2 has no committed offsets in its log records, so nothing is known to be committed but what retention gave up,
+//! and at most five batches of a producer. Format 1 has no repaired extents either, and ends before the ranges.
 
 use std::io;
 
@@ -35,9 +38,11 @@ use crate::stored::{Fields, stored_count};
 /// What checkpoint file names start with.
 pub const CHECKPOINT_PREFIX: &str = "checkpoint-";
 /// The format this version writes.
-const CHECKPOINT_FORMAT: u32 = 2;
+const CHECKPOINT_FORMAT: u32 = 3;
 /// The format without damaged ranges; read, not written.
 const CHECKPOINT_FORMAT_1: u32 = 1;
+/// The format without committed offsets; read, not written.
+const CHECKPOINT_FORMAT_2: u32 = 2;
 const MAGIC: [u8; 4] = *b"SBCP";
 /// Generations kept.
 pub const GENERATIONS: usize = 2;
@@ -67,6 +72,8 @@ pub struct LogSnapshot {
     pub producers: ProducerTable,
     /// Where batches lie that were stored anew in place of damaged ones; from format 2 on.
     pub repaired: Vec<Extent>,
+    /// Everything below was committed; from format 3 on.
+    pub committed: Offset,
 }
 
 /// The state of every log, and where to go on from it.
@@ -184,7 +191,7 @@ impl Checkpoint {
             return Err("it does not start like a checkpoint".to_owned());
         }
         let format = match fields.u32() {
-            Some(format @ (CHECKPOINT_FORMAT_1 | CHECKPOINT_FORMAT)) => format,
+            Some(format @ (CHECKPOINT_FORMAT_1 | CHECKPOINT_FORMAT_2 | CHECKPOINT_FORMAT)) => format,
             found => return Err(format!("it has format {found:?}, this version reads up to {CHECKPOINT_FORMAT}")),
         };
         let crc = fields.u32();
@@ -246,6 +253,7 @@ impl LogSnapshot {
             out.extend_from_slice(&extent.base.get().to_le_bytes());
             out.extend_from_slice(&extent.encode());
         }
+        out.extend_from_slice(&self.committed.get().to_le_bytes());
     }
 
     fn decode(fields: &mut Fields<'_>, format: u32) -> Option<Self> {
@@ -285,6 +293,7 @@ impl LogSnapshot {
             let base = fields.offset()?;
             repaired.push(Extent::decode(base, &fields.array::<40>()?).ok()?);
         }
+        let committed = if format < CHECKPOINT_FORMAT { start } else { fields.offset()? };
         let snapshot = Self {
             log,
             partition,
@@ -297,6 +306,7 @@ impl LogSnapshot {
             damaged,
             producers: ProducerTable::from_entries(producers),
             repaired,
+            committed,
         };
         (snapshot.start <= snapshot.end).then_some(snapshot)
     }
@@ -385,6 +395,7 @@ mod tests {
                 damaged: vec![DamagedOffsets { base: offset(5), next: offset(6) }],
                 producers: ProducerTable::from_entries([(ProducerId::new(9), producer)]),
                 repaired: vec![extent],
+                committed: offset(9),
             }],
             unattributed: DamageReason::ALL.map(damage).to_vec(),
         }
@@ -406,16 +417,24 @@ mod tests {
 
     // Catches an upgrade that refuses what the version before wrote.
     #[test]
-    fn the_format_before_is_read() {
+    fn the_formats_before_are_read() {
         let mut old = Checkpoint { unattributed: Vec::new(), ..checkpoint(1) };
         old.logs[0].repaired.clear();
-        let mut bytes = old.encode();
-        // Two empty lists, which the format before does not have.
-        bytes.truncate(bytes.len() - 8);
-        bytes[4..8].copy_from_slice(&CHECKPOINT_FORMAT_1.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[12..]);
-        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Checkpoint::decode(&bytes), Ok(old));
+        // Nothing is known to be committed but what was given up.
+        old.logs[0].committed = old.logs[0].start;
+        let full = old.encode();
+        let empty_list = [0; 4];
+        // The end of a file: the list of repaired extents, what is committed, the list of ranges.
+        let head = &full[..full.len() - 16];
+        let bodies: [(u32, &[&[u8]]); 2] =
+            [(CHECKPOINT_FORMAT_1, &[]), (CHECKPOINT_FORMAT_2, &[&empty_list, &empty_list])];
+        for (format, tail) in bodies {
+            let mut bytes = [head, &tail.concat()].concat();
+            bytes[4..8].copy_from_slice(&format.to_le_bytes());
+            let crc = crc32c::crc32c(&bytes[12..]);
+            bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Checkpoint::decode(&bytes), Ok(old.clone()), "format {format}");
+        }
     }
 
     // Catches a store that keeps one generation only: one flipped bit would cost every log.

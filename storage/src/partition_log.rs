@@ -213,6 +213,21 @@ impl PartitionLog {
         self.core.state.lock().options
     }
 
+    /// Everything below is committed, as this log's owner has said or an earlier life has recorded: a lower bound. Only a
+    /// cut lowers it.
+    pub fn committed(&self) -> Offset {
+        let state = self.core.state.lock();
+        state.committed().max(state.start)
+    }
+
+    /// Says that everything below `committed` is committed, as far as it is in the log; retention goes no further. It is
+    /// on stable storage after the next [`Store::record_committed`](crate::store::Store::record_committed).
+    pub fn set_committed(&self, committed: Offset) {
+        let mut state = self.core.state.lock();
+        state.protect = Some(committed);
+        state.note_committed(committed);
+    }
+
     /// Keeps retention from going above `offset` (what followers or sinks still need); `None` lifts it. Not stored.
     pub fn set_protect(&self, offset: Option<Offset>) {
         self.core.state.lock().protect = offset;

@@ -1,14 +1,16 @@
 //! What one log remembers of idempotent producers, so that a retried batch is stored once (KIP-98). Pure.
 //!
-//! Per producer: its epoch, when it was last heard, and its last five batches. Five, because a client keeps at most
-//! five batches in flight: a retry can only be of one of those. State changes only through [`ProducerTable::accept`],
+//! Per producer: its epoch, when it was last heard, and its last ten batches, of which the last five are judged by. Five,
+//! because a client keeps at most five batches in flight: a retry can only be of one of those. Ten, because a truncation
+//! takes away what is not committed, and with `acks=all` that is among the five in flight: those five that are then the
+//! last ones are still known, here and after every replay of the same journal. State changes only through [`ProducerTable::accept`],
 //! which the log calls after the append was accepted (KAFKA-6683) and which never refuses: replication and recovery
 //! replay decisions that were taken once (KAFKA-6003). It outlives the records that retention deletes (KAFKA-7190)
 //! and ends by silence.
 //!
-//! Truncation drops the batches above the new end. A producer whose remembered batches are all gone keeps its epoch
-//! and may go on with any sequence: whatever it still has in flight was among the dropped ones, so nothing older can
-//! be retried.
+//! Truncation drops the batches above the new end. A producer that does not wait for `acks=all` may lose more than five
+//! by it: what is left of the ten is judged by. One of whom nothing is left keeps its epoch and may go on with any
+//! sequence.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,8 +20,10 @@ use streambus_protocol::ids::{ProducerEpoch, ProducerId, Sequence};
 use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
 
-/// Batches remembered for one producer: what a client may have in flight.
-pub const BATCHES_REMEMBERED: usize = 5;
+/// The last batches of a producer that its next one is judged by: what a client may have in flight.
+pub const BATCHES_JUDGED: usize = 5;
+/// Batches remembered for one producer: so many that a truncation of all that may be in flight leaves those judged by.
+pub const BATCHES_REMEMBERED: usize = 2 * BATCHES_JUDGED;
 
 /// One batch that a producer appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +52,13 @@ pub struct ProducerEntry {
     pub last_seen: Timestamp,
     /// Its last batches, oldest first, at most [`BATCHES_REMEMBERED`].
     pub batches: Vec<ProducedBatch>,
+}
+
+impl ProducerEntry {
+    /// The batches that the next one is judged by.
+    fn window(&self) -> &[ProducedBatch] {
+        self.batches.get(self.batches.len().saturating_sub(BATCHES_JUDGED)..).unwrap_or_default()
+    }
 }
 
 /// The answer to "may this batch be appended?".
@@ -124,16 +135,17 @@ impl ProducerTable {
         }
         let same =
             |known: &&ProducedBatch| known.base_sequence == stamp.base_sequence && known.record_count == record_count;
-        if let Some(known) = entry.batches.iter().find(same) {
+        let window = entry.window();
+        if let Some(known) = window.iter().find(same) {
             return SequenceVerdict::Duplicate { base: known.base_offset };
         }
-        let (Some(oldest), Some(newest)) = (entry.batches.first(), entry.batches.last()) else {
+        let (Some(oldest), Some(newest)) = (window.first(), window.last()) else {
             return SequenceVerdict::Accept;
         };
         let expected = newest.next_sequence();
         if stamp.base_sequence == expected {
             SequenceVerdict::Accept
-        } else if is_before(stamp.base_sequence, oldest.base_sequence) && entry.batches.len() == BATCHES_REMEMBERED {
+        } else if is_before(stamp.base_sequence, oldest.base_sequence) && window.len() == BATCHES_JUDGED {
             SequenceVerdict::TooOld
         } else {
             SequenceVerdict::OutOfOrder { expected }
@@ -290,6 +302,29 @@ mod tests {
         table.truncate(at(0));
         assert_eq!(table.check(stamp(1, 2, 0), 1), SequenceVerdict::Fenced { current: ProducerEpoch::new(3) });
         assert_eq!(table.check(stamp(1, 3, 9), 1), SequenceVerdict::Accept);
+    }
+
+    // Catches a cut that forgets older batches with the dropped ones: a retry of one that stays would be refused, or, when
+    // all five are dropped, appended twice.
+    #[test]
+    fn after_a_cut_the_five_before_it_are_judged_by() {
+        for dropped in 1..=5_u64 {
+            let mut table = filled(12);
+            table.truncate(at((12 - dropped) * 100));
+            let last = u32::try_from(12 - dropped).expect("small");
+            for i in 0..12_u32 {
+                let base = i32::try_from(i * 10).expect("small");
+                let expected = match i {
+                    i if i + 5 < last => SequenceVerdict::TooOld,
+                    i if i < last => SequenceVerdict::Duplicate { base: at(u64::from(i) * 100) },
+                    i if i == last => SequenceVerdict::Accept,
+                    _ => SequenceVerdict::OutOfOrder {
+                        expected: Sequence::new(i32::try_from(last * 10).expect("small")),
+                    },
+                };
+                assert_eq!(table.check(stamp(1, 0, base), 10), expected, "batch {i} after {dropped} were dropped");
+            }
+        }
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub(crate) fn partition(store: &Store, index: u32, durability: Durability) -> Ar
         in_sync: vec![BrokerId::new(1)],
         eligible: Vec::new(),
         recovering: false,
+        unclean_epoch: None,
         registered: BTreeMap::new(),
         settings,
     };

@@ -267,7 +267,7 @@ impl Partition {
     /// Moves the watermark and tells every follower but `asking`, whose answer has it anyway.
     fn advance(&self, leading: &mut Leading, log: LeaderLog, now: Duration, asking: Option<BrokerId>) {
         if let Some(high_watermark) = leading.state.advance(log, now) {
-            self.log.set_protect(Some(high_watermark));
+            self.log.set_committed(high_watermark);
             let committed_on = leading.state.in_sync_count();
             self.standing.send_modify(|standing| {
                 standing.high_watermark = high_watermark;

@@ -252,6 +252,7 @@ impl Reconciler {
                 in_sync: state.isr.clone(),
                 eligible: state.elr.clone(),
                 recovering: state.recovering,
+                unclean_epoch: state.unclean_epoch,
                 registered: state.replicas.iter().filter_map(|broker| registered(image, *broker)).collect(),
                 settings: topic.settings.clone(),
             },

@@ -29,6 +29,8 @@ pub struct Role {
     pub eligible: Vec<BrokerId>,
     /// True from an unclean election until the in-sync set grows again.
     pub recovering: bool,
+    /// The last leadership that began with an unclean election.
+    pub unclean_epoch: Option<LeaderEpoch>,
     /// Those of the replicas that are registered.
     pub registered: BTreeMap<BrokerId, Registered>,
     /// The topic's settings.
@@ -167,6 +169,7 @@ mod tests {
             in_sync: vec![BrokerId::new(1)],
             eligible: Vec::new(),
             recovering: false,
+            unclean_epoch: None,
             registered: BTreeMap::new(),
             settings: TopicConfig::parse(&BTreeMap::new()).expect("the defaults"),
         }

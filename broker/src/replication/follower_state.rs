@@ -76,7 +76,9 @@ pub enum Alarm {
     /// The leader's log ends below what this replica knows to be committed (rule F7).
     #[error(
         "the leader of epoch {leader_epoch} wants the log cut at {to}, but everything below {high_watermark} is committed \
-         and no unclean election is recorded: this replica stops and keeps its log"
+         and no unclean election is recorded: this replica stops and keeps its log. Look at what the leader's disk has lost; \
+         if the leader's log is to stay, stop this broker, move its data directory aside and start it again: it copies \
+         everything anew"
     )]
     CommittedWouldBeLost {
         /// The leadership that wants it.
@@ -86,6 +88,12 @@ pub enum Alarm {
         /// What is known to be committed.
         high_watermark: Offset,
     },
+}
+
+/// Whether the metadata explains that a log whose last leadership is `latest` loses committed records: an election that may
+/// lose some is not over, or came after everything that the log has (rule F7).
+pub fn may_lose_committed(recovering: bool, unclean: Option<LeaderEpoch>, latest: Option<LeaderEpoch>) -> bool {
+    recovering || unclean.is_some_and(|unclean| latest.is_none_or(|latest| latest < unclean))
 }
 
 /// A replica that follows.

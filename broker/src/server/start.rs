@@ -40,7 +40,7 @@ use crate::service::producer_ids::ProducerIdService;
 use crate::service::reader::ReadBudget;
 use crate::service::subscribe::SubscribeService;
 use crate::service::topics::{TopicDefaults, TopicService};
-use crate::tasks::{compaction, retention, scrub, watch_metadata, watch_storage};
+use crate::tasks::{compaction, record_watermarks, retention, scrub, watch_metadata, watch_storage};
 
 /// Record bytes of one answer, one batch apart: with the largest batch on top it still fits the largest frame.
 const FETCH_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -257,6 +257,7 @@ impl Parts {
         background.spawn(scrub::run(store.clone(), scrub_rate, stop()));
         let compaction_rate = config.storage.compaction_rate;
         background.spawn(compaction::run(store.clone(), Arc::clone(&env.clock), compaction_rate, stop()));
+        background.spawn(record_watermarks::run(store.clone(), stop()));
 
         http_state.attach_services(services);
         clients.spawn(listener::accept_loop(client_listener, context, clients.clone(), tokens.abort.clone()));

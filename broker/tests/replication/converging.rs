@@ -155,3 +155,45 @@ async fn a_repeated_batch_is_found_by_the_new_leader() {
     world.converge().await;
     assert_equal(&world);
 }
+
+// F7, trap: a watermark that only lives in memory. Catches a follower that gives up what is committed after a restart
+// because a leader has lost it, and one that stops although the metadata explains the loss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_follower_knows_what_is_committed_and_does_not_give_it_up_unexplained() {
+    for explained in [false, true] {
+        let mut world = World::new(LONG).await;
+        for n in 0..6 {
+            world.commit(1, &format!("committed {n}")).await;
+        }
+        world.converge().await;
+        let content = world.bytes(2);
+        let disk = world.stop(2).await;
+        for id in [1, 3] {
+            let _lost = world.stop(id).await;
+            world.restart(id, None);
+        }
+        // Nobody who has the records leads: without a word of it that cannot be.
+        world.elect(1).await;
+        world.set_isr(&[1, 3]);
+        if explained {
+            // The election is over, and recorded.
+            let mut metadata = world.shared.metadata.lock();
+            metadata.unclean_epoch = Some(metadata.leader_epoch);
+        }
+        world.commit(1, "another history").await;
+        world.restart(2, Some(disk));
+        let second = world.partition(2);
+        assert_eq!(second.high_watermark(), Offset::new(6).expect("small"), "known at once");
+        if explained {
+            world.converge().await;
+            assert!(second.alarm().is_none());
+            assert_equal(&world);
+        } else {
+            world.until("broker 2 should stop", || second.alarm().is_some()).await;
+            let text = second.alarm().expect("it stopped").to_string();
+            assert!(text.contains("move its data directory aside"), "{text}");
+            assert!(world.bytes(2) == content, "it keeps what it has");
+            assert_eq!(world.isr(), [1, 3]);
+        }
+    }
+}

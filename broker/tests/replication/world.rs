@@ -64,6 +64,7 @@ pub(crate) struct Metadata {
     pub(crate) replicas: Vec<u32>,
     pub(crate) min_isr: u16,
     pub(crate) recovering: bool,
+    pub(crate) unclean_epoch: Option<u32>,
     /// Epoch of each registered broker.
     pub(crate) lives: BTreeMap<u32, u64>,
     /// Brokers that the controller takes for dead.
@@ -246,6 +247,7 @@ impl Metadata {
             in_sync: ids(&self.isr),
             eligible: Vec::new(),
             recovering: self.recovering,
+            unclean_epoch: self.unclean_epoch.map(LeaderEpoch::new),
             registered: self.lives.iter().map(life).collect(),
             settings: settings(self.min_isr),
         }
@@ -303,6 +305,7 @@ impl World {
             replicas: vec![1, 2, 3],
             min_isr: 2,
             recovering: false,
+            unclean_epoch: None,
             lives: [(1, 11), (2, 12), (3, 13)].into(),
             fenced: BTreeSet::new(),
         };

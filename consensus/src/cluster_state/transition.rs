@@ -121,6 +121,9 @@ impl<'a> Transition<'a> {
         if renewed {
             next.leader_epoch = grown_leader_epoch(self.before.leader_epoch)?;
         }
+        if unclean {
+            next.unclean_epoch = Some(next.leader_epoch);
+        }
         next.partition_epoch = grown_partition_epoch(self.before.partition_epoch)?;
         self.check(unclean);
         Ok(Some(self.next))

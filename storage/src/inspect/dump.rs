@@ -115,6 +115,6 @@ fn entry_line(sink: &mut dyn io::Write, replayed: &ReplayedEntry) -> io::Result<
             None => writeln!(sink, "created partition=?"),
         },
         EntryKind::LogDeleted => writeln!(sink, "deleted"),
-        EntryKind::Checkpoint => writeln!(sink, "checkpoint bytes={}", replayed.payload.len()),
+        EntryKind::Checkpoint => writeln!(sink, "committed end={}", entry.base),
     }
 }

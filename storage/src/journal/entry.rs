@@ -30,7 +30,7 @@ pub const ENTRY_MAGIC: u32 = u32::from_le_bytes(*b"SBEN");
 pub enum EntryKind {
     /// A record batch: the payload is the placed batch.
     Batch = 1,
-    /// The log was cut: everything from `base` on is gone.
+    /// The log was cut: everything from `base` on is gone; below the log start that is all of it, and the log goes on there.
     Truncate = 2,
     /// The log's start moved: everything below `base` is gone.
     Trim = 3,
@@ -40,7 +40,8 @@ pub enum EntryKind {
     LogCreated = 5,
     /// The log was deleted.
     LogDeleted = 6,
-    /// Whatever the store wants to find again at recovery; the payload is the store's.
+    /// Everything below `base` was committed and on stable storage. A version that does not know what it says passes over
+    /// it.
     Checkpoint = 7,
     /// A record batch stored anew in place of a damaged one with the same offsets: the payload is the placed batch. It
     /// moves no end; an entry of this log with these offsets that lies before it means nothing any more.

@@ -1,4 +1,4 @@
-//! Changes of a log that are no batches: trim, truncate, restart elsewhere, a new leadership, deletion.
+//! Changes of a log that are no batches: trim, truncate, restart elsewhere, a new leadership, a watermark, deletion.
 //!
 //! Each is one journal entry, ordered among the log's batches. The index is not touched here: what it holds above the
 //! first extent in memory means nothing, and maintenance cleans it before new extents go there.
@@ -42,22 +42,27 @@ impl PartitionLog {
         Ok((before, durable))
     }
 
-    /// Drops the whole log and goes on at `at`, above its end: the leader has nothing older (rule F6 of the
-    /// replication specification). Epochs and producers start anew. Until the restart is on stable storage the durable
-    /// end stays where it was, below the new start: a crash before brings the old log back. May read the index.
+    /// Drops the whole log and goes on at `at`: above its end, when the leader has nothing older, or below its start, when an
+    /// unclean leader has nothing so new (rule F6 of the replication specification). Epochs and producers start anew. Until the restart is on stable storage the durable
+    /// end stays where it was, or falls to the new start: a crash before brings the old log back. May read the index.
     ///
     /// # Errors
-    /// [`StoreError::OutOfRange`] at or below the log end: trim or truncate is meant then.
+    /// [`StoreError::OutOfRange`] from the log start to its end: trim or truncate is meant then.
     pub fn restart_at(&self, at: Offset) -> Result<Durable, StoreError> {
         let _order = self.core.order.lock();
         let (start, end) = self.bounds()?;
-        if at <= end {
+        if start <= at && at <= end {
             return Err(StoreError::OutOfRange { asked: at, start, end });
         }
-        let gone = self.index_bytes(start, at, |extent| start < extent.next)?;
-        let durable = self.change(EntryKind::Trim, at, LeaderEpoch::ZERO, |state, lsn| {
-            state.accept_trim(lsn, at, gone);
-        })?;
+        let gone = self.index_bytes(start, at.max(end), |extent| start < extent.next)?;
+        let durable = match at > end {
+            true => {
+                self.change(EntryKind::Trim, at, LeaderEpoch::ZERO, |state, lsn| state.accept_trim(lsn, at, gone))?
+            }
+            false => self.change(EntryKind::Truncate, at, LeaderEpoch::ZERO, |state, lsn| {
+                state.accept_restart_below(lsn, at, gone);
+            })?,
+        };
         self.store.cache.lock().forget_log(self.core.id);
         Ok(durable)
     }
@@ -107,6 +112,16 @@ impl PartitionLog {
             state.accept_epoch(lsn, EpochStart { epoch, start: end });
         })?;
         Ok(durable)
+    }
+
+    /// Records what is known to be committed, if that is news; true when there is an entry of it now.
+    pub(crate) fn record_committed(&self) -> Result<bool, StoreError> {
+        let _order = self.core.order.lock();
+        let Some(committed) = self.core.state.lock().unrecorded() else { return Ok(false) };
+        self.change(EntryKind::Checkpoint, committed, LeaderEpoch::ZERO, |state, lsn| {
+            state.accept_committed(lsn, committed);
+        })?;
+        Ok(true)
     }
 
     /// Deletes the log. Readers and appenders are told at once; its space comes back once the deletion is durable.

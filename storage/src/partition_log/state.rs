@@ -57,6 +57,10 @@ pub(crate) struct LogState {
     pub(crate) options: LogOptions,
     /// Retention never goes above it.
     pub(crate) protect: Option<Offset>,
+    /// Everything below it is committed, as the log's owner said: a lower bound that only a cut lowers.
+    committed: Offset,
+    /// What of it is in the journal.
+    recorded: Offset,
     pub(crate) epochs: EpochCache,
     pub(crate) producers: ProducerTable,
     pub(crate) damage: DamageMap,
@@ -118,6 +122,8 @@ impl LogState {
             size_bytes: 0,
             options,
             protect: None,
+            committed: Offset::ZERO,
+            recorded: Offset::ZERO,
             epochs: EpochCache::new(),
             producers: ProducerTable::new(),
             damage: DamageMap::default(),
@@ -147,6 +153,8 @@ impl LogState {
             producers: snapshot.producers,
             damage: DamageMap::from_ranges(snapshot.damaged),
             repaired: OverlayExtents::from_stored(snapshot.repaired),
+            committed: snapshot.committed,
+            recorded: snapshot.committed,
             ..Self::new(snapshot.applied, snapshot.options)
         }
     }
@@ -168,6 +176,7 @@ impl LogState {
             damaged: self.damage.ranges().to_vec(),
             producers: self.producers.clone(),
             repaired: self.repaired.as_slice().to_vec(),
+            committed: self.committed().max(self.start),
         }
     }
 
@@ -191,6 +200,31 @@ impl LogState {
         }
     }
 
+    /// Everything below is known to be committed, and in the log.
+    pub(crate) fn committed(&self) -> Offset {
+        self.committed.min(self.end)
+    }
+
+    /// Everything below `committed` is committed. An older word changes nothing.
+    pub(crate) fn note_committed(&mut self, committed: Offset) {
+        self.committed = self.committed.max(committed);
+    }
+
+    /// What is to be recorded of it: no more than is on stable storage, and only when that is news.
+    pub(crate) fn unrecorded(&self) -> Option<Offset> {
+        let known = self.committed.min(self.synced_end);
+        (known > self.recorded && !self.deleted).then_some(known)
+    }
+
+    /// A record of what is committed has its place in the journal.
+    pub(crate) fn accept_committed(&mut self, lsn: Lsn, committed: Offset) {
+        self.advance(lsn);
+        // Damage may have taken what it speaks of.
+        let committed = committed.min(self.end);
+        self.note_committed(committed);
+        self.recorded = self.recorded.max(committed);
+    }
+
     /// A batch has its place in the journal.
     pub(crate) fn accept_batch(&mut self, lsn: Lsn, batch: &PlacedBatch, now: Timestamp, limits: LogLimits) {
         assert!(batch.base_offset() >= self.end, "a log never goes back without a truncation");
@@ -212,6 +246,20 @@ impl LogState {
         self.advance(lsn);
         self.cut(end, index_bytes);
         self.cuts.push_back((lsn, end));
+    }
+
+    /// Nothing of the log stays, and it goes on at `at`, below its start. `index_bytes` are the batch bytes it loses from the
+    /// index.
+    pub(crate) fn accept_restart_below(&mut self, lsn: Lsn, at: Offset, index_bytes: u64) {
+        assert!(at < self.start, "a cut within the log is a truncation");
+        self.advance(lsn);
+        self.cut(at, index_bytes);
+        // What is trimmed from the index from now on is trimmed from the new life.
+        self.durable_start = at;
+        self.epochs = EpochCache::new();
+        self.producers = ProducerTable::new();
+        self.cuts.push_back((lsn, at));
+        assert!(self.start == at && self.end == at && self.synced_end <= at, "the log is empty where it goes on");
     }
 
     /// Replay met a batch that starts before the log's end: the truncation between them was lost to damage.
@@ -240,6 +288,7 @@ impl LogState {
             // Restart elsewhere (rule F6 of the replication specification): nothing of the old life stays.
             // It is durable there once this entry is: a crash before brings the old life back.
             self.end = self.start;
+            (self.committed, self.recorded) = (self.start, self.start);
             self.give_up_in_flight(|_| true);
             self.epochs = EpochCache::new();
             self.producers = ProducerTable::new();
@@ -405,6 +454,7 @@ impl LogState {
         self.end = self.end.min(end);
         self.synced_end = self.synced_end.min(end);
         self.start = self.start.min(end);
+        (self.committed, self.recorded) = (self.committed.min(end), self.recorded.min(end));
         self.size_bytes = self.size_bytes.saturating_sub(self.extents.truncate(end) + index_bytes);
         self.epochs.truncate(end);
         self.producers.truncate(end);

@@ -98,11 +98,11 @@ impl<'a> Replay<'a> {
         match entry.kind {
             EntryKind::LogCreated => return self.create(&entry, &payload),
             EntryKind::LogDeleted => self.delete(entry.log),
-            EntryKind::Checkpoint => {}
             EntryKind::Batch
             | EntryKind::Truncate
             | EntryKind::Trim
             | EntryKind::EpochStart
+            | EntryKind::Checkpoint
             | EntryKind::Repair
             | EntryKind::Rewrite => {
                 let core = self.sink.table.read().by_id.get(&entry.log).cloned();
@@ -162,7 +162,7 @@ impl<'a> Replay<'a> {
         state.extents.cut_to(end);
         let says_end = match entry.kind {
             EntryKind::Trim => entry.base > end,
-            kind => !matches!(kind, EntryKind::Repair | EntryKind::Rewrite),
+            kind => !matches!(kind, EntryKind::Repair | EntryKind::Rewrite | EntryKind::Checkpoint),
         };
         let known = if says_end { entry.lsn } else { state.accepted() };
         let last = self.end_known.entry(core.id).or_insert(known);
@@ -187,8 +187,11 @@ impl<'a> Replay<'a> {
                 state.accept_batch(entry.lsn, &batch, self.now, self.sink.limits);
             }
             EntryKind::Truncate => {
-                let end = entry.base.max(state.start);
-                state.accept_truncate(entry.lsn, end, 0);
+                // Below the start nothing stays.
+                match entry.base < state.start {
+                    true => state.accept_restart_below(entry.lsn, entry.base, 0),
+                    false => state.accept_truncate(entry.lsn, entry.base, 0),
+                }
                 self.resized.insert(core.id);
             }
             EntryKind::Trim => {
@@ -207,7 +210,8 @@ impl<'a> Replay<'a> {
                 // It may be smaller than what the index still names.
                 self.resized.insert(core.id);
             }
-            EntryKind::LogCreated | EntryKind::LogDeleted | EntryKind::Checkpoint => {}
+            EntryKind::Checkpoint => state.accept_committed(entry.lsn, entry.base),
+            EntryKind::LogCreated | EntryKind::LogDeleted => {}
         }
         self.sink.commit(core, &mut state, entry);
         drop(state);

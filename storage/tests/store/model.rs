@@ -26,7 +26,7 @@ pub struct ModelLog {
     /// Base, next and bytes of every batch that still has an offset at or above the start.
     pub batches: Vec<(u64, u64, Bytes)>,
     pub epochs: Vec<(u32, u64)>,
-    /// Sequence, count and base offset of the last five batches of the one producer.
+    /// Sequence, count and base offset of the last ten batches of the one producer.
     pub produced: Vec<(i32, u32, u64)>,
 }
 
@@ -65,7 +65,7 @@ impl Accepted {
                 let (base, next) = (batch.base_offset().get(), batch.next_offset().get());
                 log.assign_epoch(batch.leader_epoch().get(), base);
                 if let Some(stamp) = batch.producer() {
-                    if log.produced.len() == 5 {
+                    if log.produced.len() == 10 {
                         log.produced.remove(0);
                     }
                     log.produced.push((stamp.base_sequence.get(), batch.record_count(), base));
@@ -221,7 +221,12 @@ impl Pair {
                 }
             }
             71..73 => {
-                let at = known.end + self.random.random_range(1..50);
+                let below = known.start > 0 && self.random.random_bool(0.5);
+                let at = if below {
+                    self.random.random_range(0..known.start)
+                } else {
+                    known.end + self.random.random_range(1..50)
+                };
                 if let Ok(durable) = self.allowed(log.restart_at(offset(at))) {
                     self.accept(Accepted::Restart(p, at), Some(durable));
                 }
@@ -412,13 +417,12 @@ fn difference_of(log: &PartitionLog, known: &ModelLog) -> Option<String> {
             differs("latest epoch", format!("{latest:?}"), format!("{:?}", known.epochs.last().copied()))
         })
         .or_else(|| {
-            let (sequence, count, base) = known.produced.last()?;
-            let verdict = log.check_sequence(stamp(7, 0, *sequence), *count);
-            differs(
-                "producer",
-                format!("{verdict:?}"),
-                format!("{:?}", SequenceVerdict::Duplicate { base: offset(*base) }),
-            )
+            // Also after a cut: each of the five before it is known again.
+            known.produced.iter().rev().take(5).find_map(|(sequence, count, base)| {
+                let verdict = log.check_sequence(stamp(7, 0, *sequence), *count);
+                let expected = SequenceVerdict::Duplicate { base: offset(*base) };
+                differs("producer", format!("{verdict:?}"), format!("{expected:?}"))
+            })
         })
         .or_else(|| differs("damage", format!("{:?}", log.damaged()), "[]".to_owned()))
 }

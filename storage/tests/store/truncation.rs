@@ -35,6 +35,39 @@ fn a_restart_elsewhere_is_durable_when_it_is_on_disk_and_not_before() {
     assert_eq!((log.durable_end(), *watch.borrow()), (offset(1_003), offset(1_003)));
 }
 
+// Catches a follower whose log begins above an unclean leader's end, and which can never follow it: nothing of its log is to
+// stay, and it goes on below its start.
+#[test]
+fn a_log_can_go_on_below_its_start() {
+    let world = World::new(4);
+    let store = world.open();
+    let log = create(&store, 0);
+    append(&log, &Spec { records: 10, ..Spec::default() });
+    append(&log, &Spec { records: 10, salt: 1, ..Spec::default() });
+    log.trim(offset(12)).expect("trimmed");
+    settle(&store);
+    log.set_committed(offset(18));
+    store.record_committed().expect("recorded");
+    for inside in [12, 15, 20] {
+        log.restart_at(offset(inside)).expect_err("that is a truncation");
+    }
+    let mut restarted = log.restart_at(offset(4)).expect("restarted");
+    let ends = |log: &PartitionLog| (log.log_start(), log.durable_end(), log.log_end(), log.committed());
+    assert_eq!(ends(&log), (offset(4), offset(4), offset(4), offset(4)));
+    assert_eq!((log.latest_epoch(), log.size_bytes()), (None, 0));
+    append(&log, &Spec { records: 5, salt: 2, ..Spec::default() });
+    settle(&store);
+    assert_eq!(restarted.now(), Some(Ok(())));
+    let content = read_all(&log).expect("readable");
+    assert_eq!(content.len(), 1);
+    let before = ends(&log);
+    drop(log);
+    let (store, report) = world.crash_and_open(store);
+    let log = store.log(partition(0)).expect("the log");
+    assert_eq!((ends(&log), report.journal.damaged), (before, Vec::new()));
+    assert_eq!(read_all(&log).expect("readable"), content);
+}
+
 // Catches an end that stays durable for a moment after a truncation, a promise kept for a batch that is gone, and a
 // batch that comes back when its commit is reported.
 #[test]

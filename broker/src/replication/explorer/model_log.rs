@@ -21,6 +21,8 @@ pub(super) struct Entry {
 struct Content {
     entries: Vec<Entry>,
     epochs: EpochCache,
+    /// What was recorded to be committed.
+    committed: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,7 @@ enum Change {
     Append(Entry),
     Truncate(usize),
     Epoch(LeaderEpoch),
+    Committed(usize),
 }
 
 impl Content {
@@ -40,10 +43,12 @@ impl Content {
             Change::Truncate(to) => {
                 self.entries.truncate(to);
                 self.epochs.truncate(offset(to));
+                self.committed = self.committed.min(to);
             }
             Change::Epoch(epoch) => {
                 self.epochs.assign(epoch, offset(self.entries.len()));
             }
+            Change::Committed(at) => self.committed = self.committed.max(at.min(self.entries.len())),
         }
     }
 }
@@ -95,6 +100,19 @@ impl ModelLog {
 
     pub(super) fn start_epoch(&mut self, epoch: LeaderEpoch) {
         self.change(Change::Epoch(epoch));
+    }
+
+    /// Records that everything below `at` is committed, as far as it is on the disk.
+    pub(super) fn record_committed(&mut self, at: usize) {
+        let at = at.min(self.durable_len());
+        if at > self.now.committed {
+            self.change(Change::Committed(at));
+        }
+    }
+
+    /// What is known to be committed.
+    pub(super) fn committed(&self) -> usize {
+        self.now.committed
     }
 
     fn change(&mut self, change: Change) {

@@ -13,7 +13,9 @@ use super::model_log::{Entry, ModelLog, index, offset};
 use super::random::Random;
 use super::world::PARTITION;
 use crate::replication::follower_progress::FollowerReport;
-use crate::replication::follower_state::{Answer, Asked, FollowerState, LeaderEnds, Prefix, Step, compare};
+use crate::replication::follower_state::{
+    Answer, Asked, FollowerState, LeaderEnds, Prefix, Step, compare, may_lose_committed,
+};
 use crate::replication::in_sync::PartitionVersion;
 use crate::replication::leader_state::{LeaderLog, LeaderState, LeaderView, Registered};
 use crate::replication::planted::PlantedBug;
@@ -106,7 +108,7 @@ impl Replica {
         self.life += 1;
         self.epoch = None;
         self.seen = None;
-        self.high_watermark = 0;
+        self.high_watermark = self.log.committed();
     }
 
     pub(super) fn crash(&mut self, random: &mut Random) {
@@ -178,7 +180,8 @@ impl Replica {
                         self.log.truncate(self.high_watermark);
                     }
                     let known = offset(self.high_watermark.min(self.log.len()));
-                    let mut state = FollowerState::new(epoch, known, state.recovering);
+                    let unclean = may_lose_committed(state.recovering, state.unclean_epoch, self.log.latest_epoch());
+                    let mut state = FollowerState::new(epoch, known, unclean);
                     state.plant(self.planted);
                     self.part = Part::Following(leader, state);
                 }
