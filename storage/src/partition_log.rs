@@ -20,6 +20,7 @@ use crate::error::{AppendError, ReadError};
 use crate::journal::{EntryKind, LogId, Lsn, NewEntry};
 use crate::producer_state::SequenceVerdict;
 use crate::store::inner::StoreInner;
+use crate::tail_cache::Stay;
 
 mod cut;
 pub mod damage;
@@ -110,10 +111,23 @@ impl PartitionLog {
     /// # Errors
     /// See [`AppendError`]; nothing was appended then.
     pub fn append(&self, batch: PlacedBatch) -> Result<Appended, AppendError> {
-        self.try_append(batch).inspect_err(|_| self.store.metrics.appends_refused.increment())
+        self.append_for(batch, Stay::WhileFresh)
     }
 
-    fn try_append(&self, batch: PlacedBatch) -> Result<Appended, AppendError> {
+    /// Appends a batch that is copied long after it was written: memory keeps it until it is durable, and nothing that is
+    /// read live makes room for it.
+    ///
+    /// # Errors
+    /// As [`PartitionLog::append`].
+    pub fn append_old(&self, batch: PlacedBatch) -> Result<Appended, AppendError> {
+        self.append_for(batch, Stay::UntilDurable)
+    }
+
+    fn append_for(&self, batch: PlacedBatch, stay: Stay) -> Result<Appended, AppendError> {
+        self.try_append(batch, stay).inspect_err(|_| self.store.metrics.appends_refused.increment())
+    }
+
+    fn try_append(&self, batch: PlacedBatch, stay: Stay) -> Result<Appended, AppendError> {
         let (base, next) = (batch.base_offset(), batch.next_offset());
         assert!(base < next, "a batch has at least one offset");
         self.store.check_index_keeps_up()?;
@@ -147,7 +161,7 @@ impl PartitionLog {
         self.store.metrics.bytes_appended.add(batch.size_bytes() as u64);
         let now = self.store.clock.now();
         // Cached before the end moves: whoever sees the new end finds the batch.
-        self.store.cache.lock().insert(self.core.id, lsn, batch.clone(), self.store.sink.durable_end());
+        self.store.cache.lock().insert(self.core.id, lsn, batch.clone(), stay, self.store.sink.durable_end());
         let mut state = self.core.state.lock();
         state.accept_batch(lsn, &batch, now, self.store.sink.limits);
         assert!(state.end == next, "the log ends behind the accepted batch");

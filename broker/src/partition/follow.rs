@@ -124,7 +124,7 @@ impl Partition {
             Step::Wait(code) => return Ok(Taken::Wait(code)),
             Step::Stop(alarm) => return Ok(Taken::Stopped(alarm)),
         };
-        let appended = self.append_placed(placed);
+        let appended = self.append_placed(placed, ends.high_watermark);
         // Also after a refusal: what is in the log by now is the leader's.
         state.on_matched(ends, self.log.log_end());
         self.was_compared.store(true, Ordering::Relaxed);
@@ -185,9 +185,14 @@ impl Partition {
     }
 
     /// Appends what the leader placed. The caller holds the append lock.
-    fn append_placed(&self, placed: Vec<PlacedBatch>) -> Result<Option<Durable>, FollowError> {
+    fn append_placed(&self, placed: Vec<PlacedBatch>, committed: Offset) -> Result<Option<Durable>, FollowError> {
         let mut last = None;
         for batch in placed {
+            // What was committed before it came here was committed without this replica, which catches up.
+            if batch.next_offset() <= committed {
+                last = Some(self.log.append_old(batch)?.durable);
+                continue;
+            }
             // The leader's log may start within a batch, and an empty log here at that place: it takes the batch whole.
             // The journal is one for all: the last batch's promise is every earlier one's too.
             last = Some(self.log.append(batch)?.durable);
