@@ -2,8 +2,9 @@
 //!
 //! The rules are pure: `leader_state` (with `follower_progress`, `in_sync` and `watermark`), `follower_state`,
 //! `fetch_session` and `throttle` take values and return values. The rest acts on them: `replica_service` answers followers,
-//! `copying` and its `fetcher`s follow leaders, `isr_proposer` talks to the metadata group, `own_disk` watches this one, and
-//! `repairer` with `repair_state` and `repair_service` puts back what a disk has lost.
+//! `copying` and its `fetcher`s follow leaders, `store_trouble` says once what keeps this broker's store from taking copies,
+//! `isr_proposer` talks to the metadata group, `own_disk` watches this disk, and `repairer` with `repair_state` and
+//! `repair_service` puts back what a disk has lost.
 
 pub mod catch_up;
 pub mod copying;
@@ -30,5 +31,6 @@ pub mod repairer;
 pub mod replica_service;
 mod replica_session;
 pub mod settings;
+mod store_trouble;
 pub mod throttle;
 pub mod watermark;

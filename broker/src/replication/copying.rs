@@ -32,7 +32,14 @@ impl Copying {
         settings: ReplicationSettings,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let env = FetcherEnv { link, registration, settings, registry: Arc::clone(&registry), clock };
+        let env = FetcherEnv {
+            link,
+            registration,
+            settings,
+            registry: Arc::clone(&registry),
+            clock,
+            trouble: Arc::default(),
+        };
         Self { registry, env, assigned: HashMap::new(), fetchers: HashMap::new() }
     }
 

@@ -32,6 +32,7 @@ use crate::replication::follower_state::{Answer, Asked, LeaderEnds};
 use crate::replication::peer_link::{LinkError, PeerLink};
 use crate::replication::registration::Registration;
 use crate::replication::settings::ReplicationSettings;
+use crate::replication::store_trouble::{StoreTrouble, Trouble};
 
 /// A fetch is given up this long after its leader should have answered it.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
@@ -75,6 +76,7 @@ pub(crate) struct FetcherEnv {
     pub(crate) settings: ReplicationSettings,
     pub(crate) registry: Arc<Registry>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) trouble: Arc<StoreTrouble>,
 }
 
 /// Copies from one leader.
@@ -299,10 +301,13 @@ impl Fetcher {
                     self.failures.remove(&id);
                     appended.push(id);
                     durables.push(durable);
+                    if self.env.trouble.ends() {
+                        tracing::info!("the store takes what is copied again");
+                    }
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(partition = %id, leader = %self.leader, %error, "an answer of the leader was not used; asking again");
+                    self.say_unused(id, &error);
                     self.postpone(id);
                 }
             }
@@ -315,6 +320,21 @@ impl Fetcher {
                 }
                 appended
             }));
+        }
+    }
+
+    fn say_unused(&self, id: PartitionId, error: &FollowError) {
+        match Trouble::of(error) {
+            None => {
+                tracing::warn!(partition = %id, leader = %self.leader, %error, "an answer of the leader was not used; asking again");
+            }
+            // Every partition and every try would say the same.
+            Some(trouble) if self.env.trouble.begins(trouble) => {
+                tracing::warn!(%error, "what is copied from leaders is not taken; trying again until it is");
+            }
+            Some(_) => {
+                tracing::debug!(partition = %id, leader = %self.leader, %error, "an answer of the leader was not used; asking again");
+            }
         }
     }
 
