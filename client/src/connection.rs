@@ -37,6 +37,9 @@ use crate::tasks::Tasks;
 
 pub(crate) use establish::open;
 
+/// The most time that a broker's answer is given to come here, of what its caller waits.
+const ANSWER_WAY_MAX: Duration = Duration::from_millis(500);
+
 /// What a connection is told about itself when it is opened.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionSettings {
@@ -275,6 +278,12 @@ fn millis_until(deadline: Instant, now: Instant) -> u32 {
     u32::try_from(left).unwrap_or(u32::MAX).max(1)
 }
 
+/// The same, less the time that the broker's answer needs to come here: then it says what it waited for in vain.
+fn millis_for_answer(deadline: Instant, now: Instant) -> u32 {
+    let left = deadline.saturating_duration_since(now);
+    millis_until(deadline - (left / 10).min(ANSWER_WAY_MAX), now)
+}
+
 /// Starts the two tasks of an open transport.
 fn run(shared: Shared, reader: read::Reader, writer: connector::TransportWriter, tasks: &Tasks) -> Connection {
     let shared = Arc::new(shared);
@@ -298,5 +307,18 @@ struct EndOnDrop(Arc<Shared>);
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
         self.0.end(CallError::Closed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Catches a broker that is given all the time there is, so that its explanation comes when nobody waits any more.
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_has_to_answer_before_its_caller_gives_up() {
+        let now = Instant::now();
+        let told = |ms| millis_for_answer(now + Duration::from_millis(ms), now);
+        assert_eq!((told(10_000), told(1_000), told(20), told(0)), (9_500, 900, 18, 1));
     }
 }

@@ -56,10 +56,15 @@ impl Contact {
 
     /// True once the controller may have made another broker the leader of what this one leads.
     pub fn is_lost(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| {
-            let good = Duration::from_millis(session.good_ms.load(Ordering::Relaxed));
-            session.clock.monotonic().saturating_sub(good) >= session.length
-        })
+        self.lost_for().is_some()
+    }
+
+    /// How long there has been none, once it is lost.
+    pub fn lost_for(&self) -> Option<Duration> {
+        let session = self.session.as_ref()?;
+        let good = Duration::from_millis(session.good_ms.load(Ordering::Relaxed));
+        let silence = session.clock.monotonic().saturating_sub(good);
+        (silence >= session.length).then_some(silence)
     }
 
     /// What a client is told that takes this broker for the leader of `partition` while contact is lost. Who leads is not

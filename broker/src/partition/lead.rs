@@ -197,6 +197,14 @@ impl Partition {
         }
     }
 
+    /// Whose confirmation is missing for what lies below `offset` to be committed; none when another broker leads.
+    pub fn unconfirmed(&self, offset: Offset, now: Duration) -> Vec<BrokerId> {
+        match &*self.part.lock() {
+            Part::Leading(leading) => leading.state.unconfirmed(offset, self.leader_log(), now),
+            Part::Alone | Part::Following(..) | Part::Idle => Vec::new(),
+        }
+    }
+
     /// Every replica as this leader sees it; none when another broker leads.
     pub fn standings(&self, now: Duration) -> Vec<ReplicaStanding> {
         match &*self.part.lock() {

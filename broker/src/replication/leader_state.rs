@@ -234,6 +234,18 @@ impl LeaderState {
         }
     }
 
+    /// Whom the commit of what lies below `offset` waits for, in order of their numbers: those that have not confirmed it
+    /// and must.
+    pub fn unconfirmed(&self, offset: Offset, log: LeaderLog, now: Duration) -> Vec<BrokerId> {
+        let lacks = |(broker, follower): &(&BrokerId, &FollowerProgress)| {
+            follower.durable_end() < offset && self.must_have(**broker, follower, now)
+        };
+        let followers = self.followers.iter().filter(lacks).map(|(broker, _)| *broker);
+        let mut lacking: Vec<BrokerId> = followers.chain((log.durable_end < offset).then_some(self.me)).collect();
+        lacking.sort_unstable();
+        lacking
+    }
+
     /// True when commits wait for this follower, or for any follower to join: whoever slows it down slows producers down.
     pub fn is_waited_for(&self, broker: BrokerId, now: Duration) -> bool {
         let commits_wait = |follower| !self.has_enough_in_sync() || self.must_have(broker, follower, now);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use streambus_protocol::api::produce::{
@@ -11,11 +12,14 @@ use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::batch::{TimestampType, UnverifiedBatch};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{PartitionIndex, TopicId};
+use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
 use streambus_storage::clock::Clock;
 
 use crate::clock::Deadline;
+use crate::cluster::contact::Contact;
 use crate::metrics::BrokerMetrics;
+use crate::partition::Partition;
 use crate::partition::append::{Appended, Placing};
 use crate::service::directory::Directory;
 use crate::service::refusal;
@@ -34,6 +38,9 @@ pub struct ProduceService {
 pub struct PlacedProduce {
     acks: Acks,
     partitions: Vec<PlacedPartition>,
+    /// For whoever waits in vain.
+    contact: Contact,
+    clock: Arc<dyn Clock>,
 }
 
 #[derive(Debug)]
@@ -45,6 +52,7 @@ struct PlacedPartition {
 
 #[derive(Debug)]
 struct PlacedBatch {
+    partition: Arc<Partition>,
     appended: Appended,
     append_time: Timestamp,
 }
@@ -85,7 +93,7 @@ impl ProduceService {
                 PlacedPartition { topic, partition, result }
             })
             .collect();
-        PlacedProduce { acks, partitions }
+        PlacedProduce { acks, partitions, contact: self.directory.contact().clone(), clock: Arc::clone(&self.clock) }
     }
 
     fn place_one(&self, wanted: ProducePartition, acks: Acks) -> Result<PlacedBatch, ErrorBody> {
@@ -110,7 +118,7 @@ impl ProduceService {
         let (records, bytes) = (batch.record_count(), batch.size_bytes());
         let appended = partition.append(batch, wanted.leader_epoch, acks)?;
         self.metrics.produced(records, bytes);
-        Ok(PlacedBatch { appended, append_time })
+        Ok(PlacedBatch { partition, appended, append_time })
     }
 }
 
@@ -131,7 +139,11 @@ impl PlacedProduce {
         let mut partitions = Vec::with_capacity(self.partitions.len());
         for PlacedPartition { topic, partition, result } in self.partitions {
             let result = match result {
-                Ok(placed) => committed(placed, acks, deadline).await,
+                Ok(placed) => {
+                    let (partition, next) = (Arc::clone(&placed.partition), placed.appended.next);
+                    let late = || late(&partition, next, acks, &self.contact, self.clock.monotonic());
+                    committed(placed, acks, deadline).await.unwrap_or_else(|| Err(late()))
+                }
                 Err(error) => Err(error),
             };
             partitions.push(ProduceOutcome { topic, partition, result });
@@ -150,8 +162,9 @@ fn detach(mut wanted: ProducePartition, payload_bytes: usize) -> ProducePartitio
     wanted
 }
 
-async fn committed(placed: PlacedBatch, acks: Acks, deadline: Deadline) -> Result<Produced, ErrorBody> {
-    let PlacedBatch { appended, append_time } = placed;
+/// What became of a batch by the deadline; nothing when that is not known yet.
+async fn committed(placed: PlacedBatch, acks: Acks, deadline: Deadline) -> Option<Result<Produced, ErrorBody>> {
+    let PlacedBatch { appended, append_time, .. } = placed;
     let base_offset = appended.base;
     // The stored records of a repeated batch keep their first time, which is not known here.
     let timestamp = match appended.placing {
@@ -159,22 +172,94 @@ async fn committed(placed: PlacedBatch, acks: Acks, deadline: Deadline) -> Resul
         Placing::Repeated => Timestamp::NONE,
     };
     if acks == Acks::None {
-        return Ok(Produced { base_offset, timestamp, receipt: Receipt { replicas: 0, durable: 0 } });
+        return Some(Ok(Produced { base_offset, timestamp, receipt: Receipt { replicas: 0, durable: 0 } }));
     }
-    match deadline.limit(appended.committed()).await {
-        Some(result) => result.map(|receipt| Produced { base_offset, timestamp, receipt }),
-        None => Err(ErrorBody::new(
-            ErrorCode::Timeout,
-            format!("the deadline passed before offset {base_offset} was on disk everywhere it must be: it may yet be"),
-        )),
+    let result = deadline.limit(appended.committed()).await?;
+    Some(result.map(|receipt| Produced { base_offset, timestamp, receipt }))
+}
+
+/// The answer for a batch that ends at `next` when the deadline passed first: what it waits for.
+fn late(partition: &Partition, next: Offset, acks: Acks, contact: &Contact, now: Duration) -> ErrorBody {
+    let role = partition.role();
+    let (number, topic) = (partition.id().partition, partition.topic());
+    let mut text = format!("partition {number} of '{topic}' has not committed offsets below {next} in time");
+    let lacking = if acks == Acks::All { partition.unconfirmed(next, now) } else { Vec::new() };
+    if !lacking.is_empty() {
+        let names: Vec<String> = lacking.iter().map(ToString::to_string).collect();
+        text.push_str(&format!(
+            ": broker(s) {} must have it on disk and have not confirmed it (`topic describe` shows how far they are)",
+            names.join(", ")
+        ));
+    } else if partition.log().durable_end() < next {
+        text.push_str(": the disk of its leader has not confirmed it");
     }
+    if let Some(silence) = contact.lost_for().filter(|_| role.is_replicated()) {
+        text.push_str(&format!(
+            "; its leader has had no contact with the controller for {silence:.1?} and cannot go on without the others: see \
+             that most brokers run and reach one another"
+        ));
+    }
+    text.push_str("; it may yet be committed");
+    ErrorBody::new(ErrorCode::Timeout, text)
 }
 
 #[cfg(test)]
 mod tests {
     use streambus_protocol::epoch::LeaderEpoch;
+    use streambus_protocol::ids::BrokerId;
+    use streambus_protocol::topic_config::Durability;
+    use streambus_storage::clock::ManualClock;
+    use streambus_storage::config::StoreConfig;
 
     use super::*;
+    use crate::partition::fixture;
+    use crate::partition::role::Role;
+
+    // Catches a producer that hears that time ran out, and not for whom or what it waited.
+    #[tokio::test]
+    async fn who_waits_in_vain_hears_for_what() {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(10)));
+        let session = Duration::from_secs(3);
+        let contact = Contact::new(Arc::clone(&clock) as Arc<dyn Clock>, session);
+        let store = fixture::store(StoreConfig::default());
+        let partition = fixture::partition(&store, 0, Durability::Sync);
+        let ids = |ids: &[u32]| ids.iter().copied().map(BrokerId::new).collect::<Vec<_>>();
+        let (replicas, in_sync) = (ids(&[1, 2, 3]), ids(&[1, 3]));
+        let role = Role { replicas, in_sync, leader_epoch: LeaderEpoch::new(2), ..Role::clone(&partition.role()) };
+        partition.log().start_epoch(role.leader_epoch).expect("a new leadership");
+        partition.set_role(role, Duration::ZERO);
+        let said = async |acks| {
+            let batch = fixture::batch(b"v", None);
+            let appended = partition.append(batch, LeaderEpoch::UNKNOWN, acks).expect("appended");
+            let placed = PlacedBatch { partition: Arc::clone(&partition), appended, append_time: Timestamp::NONE };
+            let produced = PlacedProduce {
+                acks,
+                partitions: vec![PlacedPartition {
+                    topic: partition.id().topic,
+                    partition: partition.id().partition,
+                    result: Ok(placed),
+                }],
+                contact: contact.clone(),
+                clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            };
+            let mut answer = produced.complete(Deadline::after(Duration::ZERO)).await;
+            let late = answer.partitions.remove(0).result.expect_err("nobody confirms anything");
+            assert_eq!(late.code, ErrorCode::Timeout);
+            late.message
+        };
+        let text = said(Acks::All).await;
+        assert!(text.contains("partition 0 of 't'") && text.contains("broker(s) 1, 3 must"), "{text}");
+        assert!(!text.contains("controller"), "{text}");
+        let text = said(Acks::Leader).await;
+        assert!(text.contains("the disk of its leader"), "{text}");
+        while store.step() {}
+        clock.advance(session);
+        let text = said(Acks::All).await;
+        assert!(
+            text.contains("broker(s) 1, 3 must") && text.contains("no contact with the controller for 3.0s"),
+            "{text}"
+        );
+    }
 
     // Catches a small batch that keeps the large buffer in which it arrived.
     #[test]

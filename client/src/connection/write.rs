@@ -16,7 +16,7 @@ use crate::connection::call_error::CallError;
 use crate::connection::connector::TransportWriter;
 use crate::connection::in_flight::Reply;
 use crate::connection::outbox::{FrameSource, Outgoing, Pulled};
-use crate::connection::{Shared, millis_until};
+use crate::connection::{Shared, millis_for_answer};
 
 /// Bytes collected for one round of writing: more would only delay what is queued behind.
 const ROUND_BYTES: usize = 1024 * 1024;
@@ -81,7 +81,7 @@ fn emit(shared: &Shared, round: &mut Round, pulled: Pulled, permit: OwnedSemapho
     };
     match correlation {
         Ok(correlation) => {
-            let frame = encode_request(&request, correlation, millis_until(deadline, Instant::now()));
+            let frame = encode_request(&request, correlation, millis_for_answer(deadline, Instant::now()));
             round.push(frame.into_chunks());
         }
         Err((reason, reply)) => reply.give(Err(super::before_sending(reason))),
