@@ -325,10 +325,14 @@ async fn work_is_moved_from_any_broker_and_refusals_say_why() {
     for server in servers.values() {
         by.push(client(server).await);
     }
-    create(&mut by[0], "orders", 2).await;
+    let topic = create(&mut by[0], "orders", 2).await.id;
     let partition = PartitionIndex::new(0);
     let before = layout(&mut by[0], "orders").await.expect("a layout")[0].clone();
     let (old, new) = (before.leader.expect("a leader"), before.replicas[1]);
+    let mut leader = client(&servers[&old.get()]).await;
+    let request = produce_request(topic, 0, Acks::All, batch(&["x".repeat(20_000).as_str()], None));
+    let written = async || leader.call(&request).await.expect("an answer");
+    until(written, |answer| answer.partitions[0].result.is_ok()).await;
     for client in &mut by {
         until(async || layout(client, "orders").await, Option::is_some).await;
         let elect = |choice| ElectLeaderRequest { topic: name("orders"), partition, choice };
@@ -341,11 +345,18 @@ async fn work_is_moved_from_any_broker_and_refusals_say_why() {
         let outsider = BrokerId::new((1..=3).find(|id| !before.replicas.contains(&BrokerId::new(*id))).expect("one"));
         let refused = client.call(&elect(LeaderChoice::Broker(outsider))).await.expect_err("no replica");
         assert_eq!(refused.code, ErrorCode::InvalidAssignment, "{refused}");
-        let reassign = |replicas| ReassignRequest { topic: name("orders"), partition, replicas };
+        let reassign = |replicas| ReassignRequest { topic: name("orders"), partition, replicas, throttle: None };
         for wrong in [vec![], ids(&[1, 1]), ids(&[1, 9])] {
             let refused = client.call(&reassign(Some(wrong))).await.expect_err("no assignment");
             assert_eq!(refused.code, ErrorCode::InvalidAssignment, "{refused}");
         }
+        let limited = ReassignRequest { throttle: Some(1), ..reassign(None) };
+        assert_eq!(client.call(&limited).await.expect_err("no move").code, ErrorCode::InvalidRequest);
+        // Nobody is drained: it says what there would be to do, also of what others lead.
+        let held = DrainBrokerRequest { broker: new, draining: false };
+        let measured = async || client.call(&held).await.expect("progress");
+        let progress = until(measured, |progress| progress.unmeasured == 0).await;
+        assert!(progress.bytes_left >= 20_000, "{progress:?}");
         let refused = client.call(&reassign(None)).await.expect_err("nothing moves");
         assert_eq!(refused.code, ErrorCode::NoReassignment, "{refused}");
         let unknown = DrainBrokerRequest { broker: BrokerId::new(9), draining: true };
@@ -496,9 +507,8 @@ async fn a_flipped_bit_on_one_disk_is_repaired_from_another() {
     let values: Vec<String> = (0..40).map(|n| format!("value-{n:04}-{}", "x".repeat(8_000))).collect();
     for value in &values {
         // Until it has taken up its part and its followers have fetched for the first time.
-        let refused = |code| {
-            matches!(code, ErrorCode::NotEnoughReplicas | ErrorCode::LeaderNotAvailable | ErrorCode::NotReady)
-        };
+        let refused =
+            |code| matches!(code, ErrorCode::NotEnoughReplicas | ErrorCode::LeaderNotAvailable | ErrorCode::NotReady);
         let produced = async || leader.produce(topic, partition, &[value]).await;
         let produced = until(produced, |produced| !produced.as_ref().is_err_and(|error| refused(error.code))).await;
         produced.expect("acknowledged");

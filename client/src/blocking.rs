@@ -437,6 +437,21 @@ impl Admin {
         self.runtime.block_on(self.admin.reassign(topic, partition, replicas))
     }
 
+    /// As [`crate::Admin::reassign_throttled`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn reassign_throttled(
+        &self,
+        topic: &str,
+        partition: u32,
+        replicas: impl IntoIterator<Item = u32>,
+        bytes_per_second: u64,
+    ) -> Result<ReassignResponse, Error> {
+        self.runtime.block_on(self.admin.reassign_throttled(topic, partition, replicas, bytes_per_second))
+    }
+
     /// As [`crate::Admin::cancel_reassign`].
     ///
     /// # Errors

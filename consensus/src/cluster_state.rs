@@ -103,7 +103,7 @@ impl ClusterState {
                 self.alter_partitions(*broker, *broker_epoch, proposals, touched)
             }
             Command::ElectLeaders { elections } => self.elect_leaders(elections, touched),
-            Command::Reassign { id, replicas } => self.reassign(*id, replicas, touched),
+            Command::Reassign { id, replicas, throttle } => self.reassign(*id, replicas, *throttle, touched),
             Command::CancelReassign { id } => self.cancel_reassign(*id, touched),
             Command::SetDraining { broker, draining } => self.set_draining(*broker, *draining, touched),
             Command::RemoveBroker { broker, epoch } => self.remove_broker(*broker, *epoch, touched),

@@ -203,6 +203,8 @@ pub enum Command {
         id: PartitionId,
         /// The replicas it shall have, the preferred leader first.
         replicas: Vec<BrokerId>,
+        /// Bytes per second that its leader may send to the new ones, zero for no limit; none for what leaders are set to.
+        throttle: Option<u64>,
     },
     /// Ends a move and returns to the replicas from before it. Succeeds when nothing moves.
     CancelReassign {

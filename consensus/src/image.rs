@@ -106,6 +106,8 @@ pub struct PartitionImage {
     pub adding: Vec<BrokerId>,
     /// Replicas that go once all of `adding` are in sync.
     pub removing: Vec<BrokerId>,
+    /// Bytes per second that the leader may send to `adding`, zero for no limit; none for what leaders are set to.
+    pub throttle: Option<u64>,
     /// True after an election that may have lost records, until the leader has said that it recovered.
     pub recovering: bool,
     /// The last leadership that began with an election that may have lost records; none when there was none.

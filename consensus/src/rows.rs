@@ -286,6 +286,8 @@ const IS_RECOVERING: u8 = 1;
 /// Bit: the epoch of the last such election follows. A row without it, as earlier releases wrote all, knows of none; an
 /// earlier release refuses a row with it.
 const HAS_UNCLEAN_EPOCH: u8 = 2;
+/// Bit: it moves under a limit of its own, which follows. As with the bit before it, for earlier releases.
+const HAS_THROTTLE: u8 = 4;
 
 fn write_partition(out: &mut Encoder, partition: &PartitionImage) {
     fields::write_brokers(out, &partition.replicas);
@@ -295,9 +297,13 @@ fn write_partition(out: &mut Encoder, partition: &PartitionImage) {
     fields::write_brokers(out, &partition.adding);
     fields::write_brokers(out, &partition.removing);
     let unclean = if partition.unclean_epoch.is_some() { HAS_UNCLEAN_EPOCH } else { 0 };
-    out.u8(u8::from(partition.recovering) | unclean);
+    let throttled = if partition.throttle.is_some() { HAS_THROTTLE } else { 0 };
+    out.u8(u8::from(partition.recovering) | unclean | throttled);
     if let Some(epoch) = partition.unclean_epoch {
         out.u32(epoch.get());
+    }
+    if let Some(throttle) = partition.throttle {
+        out.u64(throttle);
     }
     out.option(partition.leader, |out, leader| out.u32(leader.get()));
     out.u32(partition.leader_epoch.get());
@@ -309,10 +315,11 @@ fn read_partition(input: &mut Decoder<'_>) -> Result<PartitionImage, DecodeError
     let (replicas, isr, elr, last_known_elr) = (brokers()?, brokers()?, brokers()?, brokers()?);
     let (adding, removing) = (brokers()?, brokers()?);
     let flags = input.u8()?;
-    if flags & !(IS_RECOVERING | HAS_UNCLEAN_EPOCH) != 0 {
+    if flags & !(IS_RECOVERING | HAS_UNCLEAN_EPOCH | HAS_THROTTLE) != 0 {
         return Err(DecodeError::Invalid { what: "partition flags", found: flags.to_string() });
     }
     let unclean_epoch = if flags & HAS_UNCLEAN_EPOCH != 0 { Some(LeaderEpoch::new(input.u32()?)) } else { None };
+    let throttle = if flags & HAS_THROTTLE != 0 { Some(input.u64()?) } else { None };
     Ok(PartitionImage {
         replicas,
         isr,
@@ -322,6 +329,7 @@ fn read_partition(input: &mut Decoder<'_>) -> Result<PartitionImage, DecodeError
         removing,
         recovering: flags & IS_RECOVERING != 0,
         unclean_epoch,
+        throttle,
         leader: input.option(|input| Ok(BrokerId::new(input.u32()?)))?,
         leader_epoch: LeaderEpoch::new(input.u32()?),
         partition_epoch: PartitionEpoch::new(input.u32()?),

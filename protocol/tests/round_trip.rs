@@ -306,7 +306,7 @@ proptest! {
                     let (log_start, high_watermark, log_end, size_bytes, recovering) = ends;
                     PartitionDescription {
                         layout, log_start, high_watermark, log_end, size_bytes, damaged, elr, last_known_elr, adding,
-                        removing, recovering, replica_states,
+                        removing, throttle: recovering.then_some(size_bytes), recovering, replica_states,
                     }
                 })
                 .collect(),
@@ -430,10 +430,17 @@ proptest! {
             request(&ElectLeaderRequest { topic: topic.clone(), partition: index, choice });
         }
         response(&ElectLeaderResponse { leader: to, leader_epoch });
-        request(&ReassignRequest { topic, partition: index, replicas: (!cancel).then(|| replicas.clone()) });
+        let throttle = draining.then_some(u64::from(counts.0) << 9);
+        request(&ReassignRequest { topic, partition: index, replicas: (!cancel).then(|| replicas.clone()), throttle });
         response(&ReassignResponse { replicas, adding, removing });
         request(&DrainBrokerRequest { broker: to, draining });
-        response(&DrainBrokerResponse { leaders_left: counts.0, replicas_left: counts.1, moving: counts.2 });
+        response(&DrainBrokerResponse {
+            leaders_left: counts.0,
+            replicas_left: counts.1,
+            moving: counts.2,
+            bytes_left: u64::from(counts.0) << 9,
+            unmeasured: counts.1,
+        });
         request(&RemoveBrokerRequest { broker: to });
     }
 

@@ -57,6 +57,7 @@ pub(crate) fn partition(store: &Store, index: u32, durability: Durability) -> Ar
         eligible: Vec::new(),
         recovering: false,
         unclean_epoch: None,
+        move_limit: None,
         registered: BTreeMap::new(),
         settings,
     };

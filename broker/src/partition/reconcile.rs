@@ -16,7 +16,7 @@ use streambus_storage::partition_log::{Durable, LogOptions, PartitionLog};
 use streambus_storage::store::Store;
 
 use crate::partition::registry::Registry;
-use crate::partition::role::{Leadership, Role};
+use crate::partition::role::{Leadership, MoveLimit, Role};
 use crate::partition::{Owner, Partition};
 use crate::replication::leader_state::Registered;
 
@@ -253,6 +253,9 @@ impl Reconciler {
                 eligible: state.elr.clone(),
                 recovering: state.recovering,
                 unclean_epoch: state.unclean_epoch,
+                move_limit: state
+                    .throttle
+                    .map(|bytes_per_second| MoveLimit { adding: state.adding.clone(), bytes_per_second }),
                 registered: state.replicas.iter().filter_map(|broker| registered(image, *broker)).collect(),
                 settings: topic.settings.clone(),
             },

@@ -31,10 +31,21 @@ pub struct Role {
     pub recovering: bool,
     /// The last leadership that began with an unclean election.
     pub unclean_epoch: Option<LeaderEpoch>,
+    /// The limit of the move that is under way, if it has one of its own.
+    pub move_limit: Option<MoveLimit>,
     /// Those of the replicas that are registered.
     pub registered: BTreeMap<BrokerId, Registered>,
     /// The topic's settings.
     pub settings: TopicConfig,
+}
+
+/// What a move may send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveLimit {
+    /// Whom it adds.
+    pub adding: Vec<BrokerId>,
+    /// What they may be sent in a second, all together; zero for no limit.
+    pub bytes_per_second: u64,
 }
 
 /// Who leads a partition.
@@ -112,6 +123,13 @@ impl Role {
         }
     }
 
+    /// What `follower` may be sent in a second when no commit waits for it, if it is added by a move that has a limit of its
+    /// own; zero for no limit.
+    pub fn move_limit_for(&self, follower: BrokerId) -> Option<u64> {
+        let limit = self.move_limit.as_ref().filter(|limit| limit.adding.contains(&follower))?;
+        Some(limit.bytes_per_second)
+    }
+
     /// The leader that requests should go to, when it is another broker.
     pub fn leader_hint(&self) -> Option<LeaderHint> {
         match self.leadership {
@@ -170,6 +188,7 @@ mod tests {
             eligible: Vec::new(),
             recovering: false,
             unclean_epoch: None,
+            move_limit: None,
             registered: BTreeMap::new(),
             settings: TopicConfig::parse(&BTreeMap::new()).expect("the defaults"),
         }

@@ -149,6 +149,17 @@ pub struct LeaderSession {
     queue: VecDeque<PartitionId>,
     /// Partitions that wait for their share of what may be sent to those who are behind, each once.
     held: VecDeque<PartitionId>,
+    /// Those of them that move under a limit of their own.
+    held_apart: VecDeque<PartitionId>,
+}
+
+/// What a partition that is held back waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldBy {
+    /// Its share of the limit of all that are behind.
+    All,
+    /// The limit of its own move.
+    Move,
 }
 
 #[derive(Debug)]
@@ -174,7 +185,8 @@ impl LeaderSession {
     /// A session that expects its first request.
     pub fn new(id: u32) -> Self {
         assert_ne!(id, 0, "zero names no session");
-        Self { id, sequence: 0, partitions: HashMap::new(), queue: VecDeque::new(), held: VecDeque::new() }
+        let (queue, held, held_apart) = Default::default();
+        Self { id, sequence: 0, partitions: HashMap::new(), queue, held, held_apart }
     }
 
     /// The session's number.
@@ -262,11 +274,14 @@ impl LeaderSession {
     }
 
     /// Holds a partition back: it has records for the follower, which may not be sent yet.
-    pub fn hold(&mut self, id: PartitionId) {
+    pub fn hold(&mut self, id: PartitionId, by: HeldBy) {
         if let Some(tracked) = self.partitions.get_mut(&id)
             && !std::mem::replace(&mut tracked.is_held, true)
         {
-            self.held.push_back(id);
+            match by {
+                HeldBy::All => self.held.push_back(id),
+                HeldBy::Move => self.held_apart.push_back(id),
+            }
         }
     }
 
@@ -287,10 +302,32 @@ impl LeaderSession {
 
     /// True when a partition is held back.
     pub fn has_held(&self) -> bool {
+        self.has_held_by_all() || !self.held_apart.is_empty()
+    }
+
+    /// True when a partition waits for its share of the limit of all.
+    pub fn has_held_by_all(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// The partition that is held back longest, with the follower's position. It is no longer held.
+    /// The partitions that wait for the limits of their moves, the longest waiting first. There are as many as somebody
+    /// moves under limits: few.
+    pub fn held_by_moves(&mut self) -> Vec<PartitionId> {
+        let partitions = &self.partitions;
+        self.held_apart.retain(|id| partitions.get(id).is_some_and(|tracked| tracked.is_held));
+        self.held_apart.iter().copied().collect()
+    }
+
+    /// Takes a partition that waits for the limit of its move, with the follower's position. It is no longer held.
+    pub fn take_held_by_move(&mut self, id: PartitionId) -> Option<ReplicaFetchPartition> {
+        let place = self.held_apart.iter().position(|held| *held == id)?;
+        self.held_apart.remove(place);
+        let tracked = self.partitions.get_mut(&id)?;
+        std::mem::take(&mut tracked.is_held).then_some(tracked.position)
+    }
+
+    /// The partition that waits longest for its share of the limit of all, with the follower's position. It is no longer
+    /// held.
     pub fn next_held(&mut self) -> Option<ReplicaFetchPartition> {
         while let Some(id) = self.held.pop_front() {
             if let Some(tracked) = self.partitions.get_mut(&id)

@@ -32,13 +32,14 @@ use crate::partition::lead::FollowerLook;
 use crate::partition::read::ReadScope;
 use crate::partition::registry::Registry;
 use crate::partition::role::Leadership;
-use crate::replication::catch_up::CatchUp;
+use crate::replication::catch_up::{CatchUp, Limit};
 use crate::replication::due_set::DueSet;
 use crate::replication::fetch_session::id_of;
 use crate::replication::follower_state::Prefix;
 use crate::replication::repair_service;
 use crate::replication::replica_session::{ReplicaSession, Turn, Waiting};
 use crate::replication::settings::ReplicationSettings;
+use crate::replication::throttle::PORTION_BYTES_MAX;
 use crate::service::reader::{Patience, ReadBudget, Wanted, read_all};
 use crate::service::topic_description::leader_log_state;
 
@@ -288,15 +289,16 @@ impl Inner {
                 look.map(|look| (partition, look))
             });
             let seen = Looked { position, result: seen };
-            if let Ok((_, look)) = &seen.result {
+            if let Ok((partition, look)) = &seen.result {
                 if look.wants_change {
                     self.isr_due.add(id);
                 }
                 if look.is_waited_for {
                     session.on_waited_for(id);
                 } else if seen.has_records() {
-                    self.catch_up.on_growth(session.on_behind(id, look.appended_bytes));
-                    session.hold(id);
+                    let limit = Limit::of(partition, session.follower().0);
+                    self.catch_up.on_growth(limit, session.on_behind(id, look.appended_bytes));
+                    session.hold(id, limit.held_by());
                     continue;
                 }
             }
@@ -306,33 +308,119 @@ impl Inner {
         self.read(session, looked, bytes_max, patience, |id| session.requeue(id)).await
     }
 
-    /// Reads a portion of what is held back, as far as the limit for replicas that are behind allows.
+    /// Reads a portion of what is held back, as far as the limits for replicas that are behind allow: of what moves under
+    /// limits of its own, or of the rest.
     async fn collect_held(&self, session: &Arc<ReplicaSession>, patience: Patience<'_>) -> Vec<ReplicaFetchOutcome> {
-        let Ok(available) = self.catch_up.available() else { return Vec::new() };
-        if !session.is_turn_of_held() {
+        if self.may_send_held(session).is_err() || !session.is_turn_of_held() {
             return Vec::new();
         }
-        let now = self.clock.monotonic();
+        let moves_first = session.is_turn_of_moves();
+        for is_moves in [moves_first, !moves_first] {
+            let outcomes = match is_moves {
+                true => self.collect_moves(session, patience).await,
+                false => self.collect_behind(session, patience).await,
+            };
+            if !outcomes.is_empty() {
+                return outcomes;
+            }
+        }
+        Vec::new()
+    }
+
+    /// Whether some of what is held back may be sent now.
+    ///
+    /// # Errors
+    /// How long to wait for that; longer than any fetch when nothing is held back.
+    fn may_send_held(&self, session: &ReplicaSession) -> Result<(), Duration> {
+        let of_all = session.has_held_by_all().then(|| self.catch_up.available(Limit::All));
+        let moves = session.held_by_moves().into_iter().map(|id| self.catch_up.available(self.limit(session, id)));
+        let mut wait = Duration::MAX;
+        for available in of_all.into_iter().chain(moves) {
+            match available {
+                Ok(_) => return Ok(()),
+                Err(longer) => wait = wait.min(longer),
+            }
+        }
+        Err(wait)
+    }
+
+    /// The limit under which the follower is sent partition `id` now.
+    fn limit(&self, session: &ReplicaSession, id: PartitionId) -> Limit {
+        self.registry.get(id).map_or(Limit::All, |partition| Limit::of(&partition, session.follower().0))
+    }
+
+    /// Reads a portion of what waits for the limits of moves.
+    async fn collect_moves(&self, session: &Arc<ReplicaSession>, patience: Patience<'_>) -> Vec<ReplicaFetchOutcome> {
+        self.catch_up.forget_moves(&self.registry);
+        for id in session.held_by_moves() {
+            let limit = self.limit(session, id);
+            let Ok(available) = self.catch_up.available(limit) else { continue };
+            let Some(position) = session.take_held_by_move(id) else { continue };
+            if limit == Limit::All {
+                // The move has ended, or goes on without a limit of its own.
+                session.hold(id, limit.held_by());
+                continue;
+            }
+            let (looked, _) = self.look_at_held(session, position, limit);
+            let outcomes = self.send_held(session, vec![looked], available, limit, patience).await;
+            if !outcomes.is_empty() {
+                return outcomes;
+            }
+        }
+        Vec::new()
+    }
+
+    /// Reads a portion of what waits for the limit of all.
+    async fn collect_behind(&self, session: &Arc<ReplicaSession>, patience: Patience<'_>) -> Vec<ReplicaFetchOutcome> {
+        let Ok(available) = self.catch_up.available(Limit::All) else { return Vec::new() };
         let (mut looked, mut planned) = (Vec::new(), 0_u64);
         while planned < available
             && let Some(position) = session.next_held()
         {
             let id = id_of(&position);
-            let seen = self.registry.get(id).ok_or_else(|| not_here(id)).and_then(|partition| {
-                let look = partition.look_for_follower(session.follower().0, &position, now)?;
-                Ok((partition, look))
-            });
-            if let Ok((partition, look)) = &seen {
-                self.catch_up.on_growth(session.on_behind(id, look.appended_bytes));
-                let lacking = partition.bytes_between(position.fetch_offset, look.ends.log_end);
-                planned = planned.saturating_add(lacking.max(1));
+            let limit = self.limit(session, id);
+            if limit != Limit::All {
+                // It moves under a limit of its own by now.
+                session.hold(id, limit.held_by());
+                continue;
             }
-            looked.push(Looked { position, result: seen });
+            let (seen, lacking) = self.look_at_held(session, position, limit);
+            planned = planned.saturating_add(lacking);
+            looked.push(seen);
         }
-        let bytes_max = usize::try_from(available).unwrap_or(usize::MAX);
-        let outcomes = self.read(session, looked, bytes_max, patience, |id| session.hold(id)).await;
+        self.send_held(session, looked, available, Limit::All, patience).await
+    }
+
+    /// Looks at a partition that was held back; also says about how many bytes the follower lacks.
+    fn look_at_held(&self, session: &ReplicaSession, position: ReplicaFetchPartition, limit: Limit) -> (Looked, u64) {
+        let id = id_of(&position);
+        let now = self.clock.monotonic();
+        let seen = self.registry.get(id).ok_or_else(|| not_here(id)).and_then(|partition| {
+            let look = partition.look_for_follower(session.follower().0, &position, now)?;
+            Ok((partition, look))
+        });
+        let mut lacking = 0;
+        if let Ok((partition, look)) = &seen {
+            self.catch_up.on_growth(limit, session.on_behind(id, look.appended_bytes));
+            lacking = partition.bytes_between(position.fetch_offset, look.ends.log_end).max(1);
+        }
+        (Looked { position, result: seen }, lacking)
+    }
+
+    /// Reads what was held back, at most `available` bytes of it, one batch apart.
+    async fn send_held(
+        &self,
+        session: &ReplicaSession,
+        looked: Vec<Looked>,
+        available: u64,
+        limit: Limit,
+        patience: Patience<'_>,
+    ) -> Vec<ReplicaFetchOutcome> {
+        let bytes_max = usize::try_from(available.min(PORTION_BYTES_MAX)).unwrap_or(usize::MAX);
+        let outcomes = self.read(session, looked, bytes_max, patience, |id| session.hold(id, limit.held_by())).await;
         let sent = outcomes.iter().filter_map(|outcome| outcome.result.as_ref().ok());
-        self.catch_up.take(sent.map(|fetched| u64::try_from(fetched.batches.len()).unwrap_or(u64::MAX)).sum());
+        let bytes = sent.map(|fetched| u64::try_from(fetched.batches.len()).unwrap_or(u64::MAX)).sum();
+        self.catch_up.take(limit, bytes);
         outcomes
     }
 
@@ -393,8 +481,10 @@ impl Inner {
                 Waiting::Ready => return true,
                 Waiting::Answer => return false,
                 Waiting::Nothing => deadline,
-                Waiting::Held => match self.catch_up.available() {
-                    Ok(_) => return !closing.is_cancelled(),
+                Waiting::Held => match self.may_send_held(session) {
+                    Ok(()) => return !closing.is_cancelled(),
+                    // Nothing may be left of what was held.
+                    Err(Duration::MAX) => deadline,
                     Err(wait) => Deadline::after(wait).earlier(deadline),
                 },
                 Waiting::Linger => {

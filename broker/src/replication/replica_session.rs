@@ -12,7 +12,7 @@ use streambus_protocol::offset::Offset;
 use tokio::sync::Notify;
 
 use crate::partition::lead::FollowerNews;
-use crate::replication::fetch_session::{LeaderSession, UnknownSession};
+use crate::replication::fetch_session::{HeldBy, LeaderSession, UnknownSession};
 
 /// One follower's session. Partitions hold it weakly and note their news in it.
 pub(crate) struct ReplicaSession {
@@ -31,6 +31,8 @@ struct State {
     behind: HashMap<PartitionId, u64>,
     /// Partitions in which it is behind have their turn next.
     is_turn_of_held: bool,
+    /// Of those, it was the turn of partitions that move under limits of their own.
+    is_turn_of_moves: bool,
     /// Grows with each request: an older one that still waits is over.
     turn: u64,
     /// The open fetch is to be answered with what there is.
@@ -68,6 +70,7 @@ impl ReplicaSession {
                 watermarks: BTreeSet::new(),
                 behind: HashMap::new(),
                 is_turn_of_held: false,
+                is_turn_of_moves: false,
                 turn: 0,
                 is_nudged: false,
                 is_closed: false,
@@ -123,9 +126,10 @@ impl ReplicaSession {
         seen.map_or(0, |seen| appended_bytes.saturating_sub(seen))
     }
 
-    /// Holds back a partition in which the follower is behind, for [`ReplicaSession::next_held`].
-    pub(crate) fn hold(&self, id: PartitionId) {
-        self.state.lock().session.hold(id);
+    /// Holds back a partition in which the follower is behind, for [`ReplicaSession::next_held`] or
+    /// [`ReplicaSession::take_held_by_move`].
+    pub(crate) fn hold(&self, id: PartitionId, by: HeldBy) {
+        self.state.lock().session.hold(id, by);
     }
 
     /// True when this partition is held back.
@@ -162,9 +166,31 @@ impl ReplicaSession {
         is_turn && state.session.has_held()
     }
 
-    /// The position held back longest. It is no longer held.
+    /// The position held back longest by the limit of all. It is no longer held.
     pub(crate) fn next_held(&self) -> Option<ReplicaFetchPartition> {
         self.state.lock().session.next_held()
+    }
+
+    /// True when something waits for its share of the limit of all.
+    pub(crate) fn has_held_by_all(&self) -> bool {
+        self.state.lock().session.has_held_by_all()
+    }
+
+    /// What waits for the limits of moves, the longest waiting first.
+    pub(crate) fn held_by_moves(&self) -> Vec<PartitionId> {
+        self.state.lock().session.held_by_moves()
+    }
+
+    /// The position held back by the limit of its move. It is no longer held.
+    pub(crate) fn take_held_by_move(&self, id: PartitionId) -> Option<ReplicaFetchPartition> {
+        self.state.lock().session.take_held_by_move(id)
+    }
+
+    /// True each second time this is asked: those that move under limits of their own and the others take turns.
+    pub(crate) fn is_turn_of_moves(&self) -> bool {
+        let mut state = self.state.lock();
+        state.is_turn_of_moves = !state.is_turn_of_moves;
+        state.is_turn_of_moves
     }
 
     pub(crate) fn on_watermark_told(&self, id: PartitionId, high_watermark: Offset) {

@@ -293,13 +293,13 @@ fn services(
     let random = Arc::clone(&env.random);
     let clock = Arc::clone(&env.clock);
     Arc::new(Services {
-        topics: TopicService::new(directory.clone(), Arc::clone(&clock), random, defaults, leaders),
+        topics: TopicService::new(directory.clone(), Arc::clone(&clock), random, defaults, leaders.clone()),
         produce: ProduceService::new(directory.clone(), clock, Arc::clone(metrics)),
         producer_ids: ProducerIdService::new(directory.clone()),
         fetch: FetchService::new(directory.clone(), budget.clone(), FETCH_BYTES_MAX, Arc::clone(metrics)),
         subscribe: SubscribeService::new(directory.clone(), budget, Arc::clone(metrics)),
         offsets: OffsetService::new(directory.clone()),
-        assignment: AssignmentService::new(directory.clone()),
+        assignment: AssignmentService::new(directory.clone(), leaders),
         cluster: ClusterService::new(directory.clone(), store.clone(), lifecycle.clone()),
     })
 }

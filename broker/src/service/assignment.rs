@@ -2,31 +2,41 @@
 //!
 //! The controller carries the moves out; here they are asked for, and their progress is told from the metadata.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use streambus_consensus::command::{Command, Election, ElectionKind};
 use streambus_consensus::controller::drain;
+use streambus_consensus::image::PartitionImage;
 use streambus_consensus::outcome::Outcome;
 use streambus_protocol::api::cluster::{
     DrainBrokerRequest, DrainBrokerResponse, ElectLeaderRequest, ElectLeaderResponse, LeaderChoice, ReassignRequest,
     ReassignResponse, RemoveBrokerRequest, RemoveBrokerResponse,
 };
+use streambus_protocol::api::replica::LeaderLogState;
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicName};
+use streambus_protocol::limits::PARTITIONS_PER_REQUEST_MAX;
 
 use crate::clock::Deadline;
 use crate::service::directory::Directory;
+use crate::service::leader_states::LeaderStates;
 use crate::service::refusal;
+use crate::service::topic_description::leader_log_state;
 
 /// Moves work between brokers.
 #[derive(Debug)]
 pub struct AssignmentService {
     directory: Directory,
+    /// None for a broker on its own: it leads everything.
+    leaders: Option<LeaderStates>,
 }
 
 impl AssignmentService {
     /// A service over the cluster of `directory`.
-    pub fn new(directory: Directory) -> Self {
-        Self { directory }
+    pub fn new(directory: Directory, leaders: Option<LeaderStates>) -> Self {
+        Self { directory, leaders }
     }
 
     /// Gives a partition another leader.
@@ -63,14 +73,18 @@ impl AssignmentService {
     ///
     /// # Errors
     /// `UNKNOWN_TOPIC`, `UNKNOWN_PARTITION`; `INVALID_ASSIGNMENT` for a list that is no set of registered brokers;
-    /// `NO_REASSIGNMENT` when there is no move to stop; `NOT_ENOUGH_REPLICAS` when too few of the former replicas are in
+    /// `INVALID_REQUEST` for a limit on no move; `NO_REASSIGNMENT` when there is no move to stop; `NOT_ENOUGH_REPLICAS` when too few of the former replicas are in
     /// sync to go back to them; those of a metadata change.
     pub async fn reassign(&self, request: ReassignRequest, deadline: Deadline) -> Result<ReassignResponse, ErrorBody> {
         let id = self.partition(&request.topic, request.partition)?;
         let command = match request.replicas {
             Some(replicas) => {
                 self.check_assignment(&replicas)?;
-                Command::Reassign { id, replicas }
+                Command::Reassign { id, replicas, throttle: request.throttle }
+            }
+            None if request.throttle.is_some() => {
+                let text = "a move that is stopped sends nothing: leave out the limit, or name the replicas";
+                return Err(ErrorBody::new(ErrorCode::InvalidRequest, text));
             }
             None => {
                 if !self.directory.image().partition(id).is_some_and(|state| state.is_moving()) {
@@ -108,13 +122,50 @@ impl AssignmentService {
                 other => return Err(refusal::unexpected(&other)),
             }
         }
-        let progress = drain::progress(&self.directory.image(), broker);
+        let image = self.directory.image();
+        let progress = drain::progress(&image, broker);
         let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let held = image.partitions().filter(|(_, _, partition)| partition.replicas.contains(&broker));
+        let held: BTreeMap<PartitionId, &PartitionImage> = held.map(|(id, _, partition)| (id, partition)).collect();
+        let states = self.leader_states(&held, deadline.left()).await;
+        let lacking = states.iter().filter_map(|(id, state)| Some(lacking_bytes(held.get(id)?, state)));
         Ok(DrainBrokerResponse {
             leaders_left: count(progress.leaders_left),
             replicas_left: count(progress.replicas_left),
             moving: count(progress.moving),
+            bytes_left: lacking.fold(0, u64::saturating_add),
+            unmeasured: u32::try_from(held.len().saturating_sub(states.len())).unwrap_or(u32::MAX),
         })
+    }
+
+    /// What the leaders of `partitions` say about them, as far as each can say in one answer.
+    async fn leader_states(
+        &self,
+        partitions: &BTreeMap<PartitionId, &PartitionImage>,
+        left: Duration,
+    ) -> BTreeMap<PartitionId, LeaderLogState> {
+        let now = self.directory.now();
+        let mut states = BTreeMap::new();
+        let mut elsewhere: BTreeMap<BrokerId, Vec<PartitionId>> = BTreeMap::new();
+        for (id, partition) in partitions {
+            match partition.leader {
+                Some(leader) if leader == self.directory.broker() => {
+                    let here = self.directory.registry().get(*id);
+                    states.extend(here.map(|partition| (*id, leader_log_state(&partition, now))));
+                }
+                Some(leader) => {
+                    let asked = elsewhere.entry(leader).or_default();
+                    if asked.len() < PARTITIONS_PER_REQUEST_MAX {
+                        asked.push(*id);
+                    }
+                }
+                None => {}
+            }
+        }
+        if let Some(leaders) = &self.leaders {
+            states.extend(leaders.ask(elsewhere, left).await);
+        }
+        states
     }
 
     /// Forgets a broker that is fenced and holds nothing.
@@ -169,10 +220,57 @@ impl AssignmentService {
     }
 }
 
+/// What those that take over a replica still lack: all of it, as long as nobody was chosen.
+fn lacking_bytes(partition: &PartitionImage, state: &LeaderLogState) -> u64 {
+    if !partition.is_moving() {
+        return state.size_bytes;
+    }
+    let added = state.replicas.iter().filter(|replica| partition.adding.contains(&replica.broker));
+    added.fold(0, |bytes, replica| bytes.saturating_add(replica.lag_bytes))
+}
+
 fn unknown_broker(broker: BrokerId) -> ErrorBody {
     ErrorBody::new(ErrorCode::UnknownBroker, format!("broker {broker} is not registered: list the brokers there are"))
 }
 
 fn gone(topic: &TopicName) -> ErrorBody {
     ErrorBody::new(ErrorCode::UnknownTopicId, format!("topic '{topic}' was deleted meanwhile"))
+}
+
+#[cfg(test)]
+mod tests {
+    use streambus_protocol::api::topics::ReplicaDescription;
+    use streambus_protocol::offset::Offset;
+
+    use super::*;
+
+    // Catches a drain that counts what the replicas lack that stay, or nothing before its moves have begun.
+    #[test]
+    fn what_is_left_is_what_those_who_take_over_lack() {
+        let id = BrokerId::new;
+        let replica = |broker, lag_bytes| ReplicaDescription {
+            broker: id(broker),
+            log_end: Offset::ZERO,
+            durable_end: Offset::ZERO,
+            lag_records: 1,
+            in_sync: false,
+            caught_up_ms_ago: None,
+            lag_bytes,
+            bytes_per_second: 0,
+        };
+        let state = LeaderLogState {
+            log_start: Offset::ZERO,
+            high_watermark: Offset::ZERO,
+            log_end: Offset::ZERO,
+            size_bytes: 1_000,
+            damaged: Vec::new(),
+            replicas: vec![replica(1, 0), replica(2, 7), replica(3, 400), replica(4, 50)],
+        };
+        let still = PartitionImage { replicas: vec![id(1), id(2)], ..PartitionImage::default() };
+        assert_eq!(lacking_bytes(&still, &state), 1_000, "a whole copy");
+        let moving = PartitionImage { adding: vec![id(3), id(4)], removing: vec![id(2)], ..still.clone() };
+        assert_eq!(lacking_bytes(&moving, &state), 450);
+        let leaving = PartitionImage { removing: vec![id(2)], ..still };
+        assert_eq!(lacking_bytes(&leaving, &state), 0, "nobody takes over");
+    }
 }

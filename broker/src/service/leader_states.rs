@@ -36,6 +36,21 @@ impl LeaderStates {
                 led.entry(leader).or_default().push(PartitionId { topic: topic.id, partition: partition.layout.index });
             }
         }
+        let mut states = self.ask(led, left).await;
+        for partition in &mut topic.partitions {
+            let id = PartitionId { topic: topic.id, partition: partition.layout.index };
+            if let Some(state) = states.remove(&id) {
+                adopt(partition, state);
+            }
+        }
+    }
+
+    /// What the brokers that lead `led` say about it; without those that do not answer in time, or do not lead it.
+    pub(crate) async fn ask(
+        &self,
+        led: BTreeMap<BrokerId, Vec<PartitionId>>,
+        left: Duration,
+    ) -> BTreeMap<PartitionId, LeaderLogState> {
         let ttl = left.min(PATIENCE);
         let asked = led.into_iter().map(async |(leader, partitions)| {
             let request = ReplicaStateRequest { partitions };
@@ -48,14 +63,7 @@ impl LeaderStates {
             }
         });
         let answers = join_all(asked).await.into_iter().flatten();
-        let mut states: BTreeMap<PartitionId, LeaderLogState> =
-            answers.filter_map(|(id, state)| Some((id, state.ok()?))).collect();
-        for partition in &mut topic.partitions {
-            let id = PartitionId { topic: topic.id, partition: partition.layout.index };
-            if let Some(state) = states.remove(&id) {
-                adopt(partition, state);
-            }
-        }
+        answers.filter_map(|(id, state)| Some((id, state.ok()?))).collect()
     }
 }
 

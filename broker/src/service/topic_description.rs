@@ -92,6 +92,7 @@ fn without_log(layout: PartitionLayout, state: &PartitionImage) -> PartitionDesc
         last_known_elr: state.last_known_elr.clone(),
         adding: state.adding.clone(),
         removing: state.removing.clone(),
+        throttle: state.throttle,
         recovering: state.recovering,
         replica_states: Vec::new(),
     }

@@ -19,12 +19,14 @@ const RECORD_BYTES: usize = 3_500;
 /// Three brokers of which the third lost its disk, and whose clock stands still: nothing is sent to it beyond the first
 /// portion.
 async fn with_an_emptied_broker() -> (World, Arc<ManualClock>) {
+    with_an_emptied_broker_at(PORTION_BYTES_MAX, None).await
+}
+
+/// The same, where leaders may send `catch_up_rate` bytes in a second, and a move of that broker what `move_limit` says.
+async fn with_an_emptied_broker_at(catch_up_rate: u64, move_limit: Option<u64>) -> (World, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1)));
-    let settings = ReplicationSettings {
-        lag_limit: Duration::from_secs(600),
-        catch_up_rate: PORTION_BYTES_MAX,
-        ..ReplicationSettings::default()
-    };
+    let settings =
+        ReplicationSettings { lag_limit: Duration::from_secs(600), catch_up_rate, ..ReplicationSettings::default() };
     // Room for a whole answer, as in production: a follower whose queue is full asks again for what it was sent.
     let store = StoreConfig { queue_bytes_max: 1 << 20, segment_bytes: 8 << 20, ..StoreConfig::tiny() };
     let told = Arc::clone(&clock) as Arc<dyn Clock>;
@@ -34,8 +36,36 @@ async fn with_an_emptied_broker() -> (World, Arc<ManualClock>) {
     for n in 0..RECORDS {
         world.commit(1, &format!("{n:RECORD_BYTES$}")).await;
     }
+    world.set_move_limit(move_limit);
     world.restart(3, None);
     (world, clock)
+}
+
+// Catches a move's own limit that is not obeyed while leaders have none, and one that outlives the move's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_obeys_its_own_limit_until_it_is_taken_back() {
+    let portion = PORTION_BYTES_MAX;
+    let (world, clock) = with_an_emptied_broker_at(0, Some(portion)).await;
+    world.until("the first portion should be sent", || world.caught_up_bytes(1) >= portion / 2).await;
+    for n in 0..100 {
+        world.commit(1, &format!("meanwhile {n}")).await;
+    }
+    let sent = world.caught_up_bytes(1);
+    assert!(sent <= portion + 4_096, "{sent} bytes without any time having passed");
+    clock.advance(Duration::from_millis(500));
+    world.until("more should be sent", || world.caught_up_bytes(1) > sent).await;
+    assert_eq!(world.isr(), [1, 2]);
+    world.set_move_limit(None);
+    world.until("broker 3 should join", || world.isr() == [1, 2, 3]).await;
+}
+
+// Catches a limit of all that holds up a move which was given more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_without_a_limit_does_not_wait_for_the_brokers() {
+    let (world, _clock) = with_an_emptied_broker_at(PORTION_BYTES_MAX, Some(0)).await;
+    world.until("broker 3 should join", || world.isr() == [1, 2, 3]).await;
+    world.converge().await;
+    assert!(world.bytes(3) == world.bytes(1), "the copies differ");
 }
 
 // Catches a limit that nothing obeys, one that holds up commits, and one at which a replica never arrives.

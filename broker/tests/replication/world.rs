@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use streambus_broker::cluster::replica_service::ReplicaService;
 use streambus_broker::partition::append::Appended;
 use streambus_broker::partition::registry::Registry;
-use streambus_broker::partition::role::{Leadership, Role};
+use streambus_broker::partition::role::{Leadership, MoveLimit, Role};
 use streambus_broker::partition::{Owner, Partition};
 use streambus_broker::replication::engine::Engine;
 use streambus_broker::replication::in_sync::{ChangeAnswer, IsrChange, PartitionVersion};
@@ -65,6 +65,8 @@ pub(crate) struct Metadata {
     pub(crate) min_isr: u16,
     pub(crate) recovering: bool,
     pub(crate) unclean_epoch: Option<u32>,
+    /// What a move that adds broker 3 may send in a second, if it has a limit of its own.
+    pub(crate) move_limit: Option<u64>,
     /// Epoch of each registered broker.
     pub(crate) lives: BTreeMap<u32, u64>,
     /// Brokers that the controller takes for dead.
@@ -248,6 +250,9 @@ impl Metadata {
             eligible: Vec::new(),
             recovering: self.recovering,
             unclean_epoch: self.unclean_epoch.map(LeaderEpoch::new),
+            move_limit: self
+                .move_limit
+                .map(|bytes_per_second| MoveLimit { adding: vec![BrokerId::new(3)], bytes_per_second }),
             registered: self.lives.iter().map(life).collect(),
             settings: settings(self.min_isr),
         }
@@ -306,6 +311,7 @@ impl World {
             min_isr: 2,
             recovering: false,
             unclean_epoch: None,
+            move_limit: None,
             lives: [(1, 11), (2, 12), (3, 13)].into(),
             fenced: BTreeSet::new(),
         };
@@ -425,6 +431,15 @@ impl World {
     pub(crate) fn set_isr(&self, isr: &[u32]) {
         let mut metadata = self.shared.metadata.lock();
         metadata.isr = isr.to_vec();
+        metadata.partition_epoch += 1;
+        drop(metadata);
+        self.shared.tell_everybody();
+    }
+
+    /// Moves the partition to broker 3 under this limit.
+    pub(crate) fn set_move_limit(&self, bytes_per_second: Option<u64>) {
+        let mut metadata = self.shared.metadata.lock();
+        metadata.move_limit = bytes_per_second;
         metadata.partition_epoch += 1;
         drop(metadata);
         self.shared.tell_everybody();

@@ -39,7 +39,8 @@ impl Admin {
     }
 
     /// Moves a partition to `replicas`, the preferred leader first. The move has begun when this returns; it is done when
-    /// [`Admin::describe_topic`] shows nothing that is added or removed.
+    /// [`Admin::describe_topic`] shows nothing that is added or removed. New replicas are sent what they lack at most at the
+    /// rate that their leader is set to.
     ///
     /// # Errors
     ///
@@ -50,7 +51,24 @@ impl Admin {
         partition: u32,
         replicas: impl IntoIterator<Item = u32>,
     ) -> Op<'_, ReassignResponse> {
-        self.place(topic, partition, Some(replicas.into_iter().map(BrokerId::new).collect()))
+        self.place(topic, partition, Some(replicas.into_iter().map(BrokerId::new).collect()), None)
+    }
+
+    /// As [`Admin::reassign`], sending new replicas at most `bytes_per_second`, zero for no limit, whatever their leader is
+    /// set to. For the replicas of a move that is under way it sets another limit.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::reassign`].
+    pub fn reassign_throttled(
+        &self,
+        topic: &str,
+        partition: u32,
+        replicas: impl IntoIterator<Item = u32>,
+        bytes_per_second: u64,
+    ) -> Op<'_, ReassignResponse> {
+        let replicas = replicas.into_iter().map(BrokerId::new).collect();
+        self.place(topic, partition, Some(replicas), Some(bytes_per_second))
     }
 
     /// Stops moving a partition: it stays with the brokers that held it before.
@@ -59,13 +77,20 @@ impl Admin {
     ///
     /// As [`Admin::reassign`], and [`Error::Broker`] with `NO_REASSIGNMENT` when it is not being moved.
     pub fn cancel_reassign(&self, topic: &str, partition: u32) -> Op<'_, ReassignResponse> {
-        self.place(topic, partition, None)
+        self.place(topic, partition, None, None)
     }
 
-    fn place(&self, topic: &str, partition: u32, replicas: Option<Vec<BrokerId>>) -> Op<'_, ReassignResponse> {
+    fn place(
+        &self,
+        topic: &str,
+        partition: u32,
+        replicas: Option<Vec<BrokerId>>,
+        throttle: Option<u64>,
+    ) -> Op<'_, ReassignResponse> {
         let topic = TopicName::new(topic);
         self.op("reassign", move |scope| async move {
-            let request = ReassignRequest { topic: valid(topic)?, partition: PartitionIndex::new(partition), replicas };
+            let partition_index = PartitionIndex::new(partition);
+            let request = ReassignRequest { topic: valid(topic)?, partition: partition_index, replicas, throttle };
             let outcome = self.client.engine().call(&scope, Effect::Change, &request).await;
             outcome.map_err(|error| about_partition(error, &request.topic, partition))
         })

@@ -2,11 +2,12 @@
 //!
 //! R1: while it moves, the replicas are the target ones and then those that will go; the in-sync set is left to the
 //! leader. The transition completes the move by itself. R3: nothing that is given up at once, by a cancel or by another
-//! target, may leave too few replicas in sync and alive.
+//! target, may leave too few replicas in sync and alive. A limit of its own goes with the move: another request for the
+//! same target sets another limit.
 
 use streambus_protocol::ids::{BrokerId, PartitionId};
 
-use super::transition::{Transition, select};
+use super::transition::{Moving, Transition, select};
 use super::{ClusterState, Touched};
 use crate::election::Standing;
 use crate::image::{PartitionImage, TopicImage};
@@ -18,6 +19,7 @@ impl ClusterState {
         &mut self,
         id: PartitionId,
         target: &[BrokerId],
+        throttle: Option<u64>,
         touched: &mut Touched,
     ) -> Result<Outcome, RefusedReason> {
         let (_, partition) = self.moved_partition(id)?;
@@ -26,7 +28,7 @@ impl ClusterState {
         self.check_target(target, &partition.replicas, &original).map_err(invalid)?;
         let adding = select(target, |broker| !original.contains(&broker));
         let removing = select(&original, |broker| !target.contains(&broker));
-        self.move_partition(id, target, adding, removing, touched)
+        self.move_partition(id, target, Moving { adding, removing, throttle }, touched)
     }
 
     pub(super) fn cancel_reassign(&mut self, id: PartitionId, touched: &mut Touched) -> Result<Outcome, RefusedReason> {
@@ -35,19 +37,18 @@ impl ClusterState {
             return Ok(Outcome::Reassigned { adding: Vec::new(), removing: Vec::new() });
         }
         let original = original_replicas(partition);
-        self.move_partition(id, &original, Vec::new(), Vec::new(), touched)
+        self.move_partition(id, &original, Moving::default(), touched)
     }
 
     fn move_partition(
         &mut self,
         id: PartitionId,
         target: &[BrokerId],
-        adding: Vec<BrokerId>,
-        removing: Vec<BrokerId>,
+        moving: Moving,
         touched: &mut Touched,
     ) -> Result<Outcome, RefusedReason> {
         let (topic, partition) = self.moved_partition(id)?;
-        let change = Transition::new(partition, &topic.settings).assigned(target, adding, removing);
+        let change = Transition::new(partition, &topic.settings).assigned(target, moving);
         self.check_what_stays(id, topic, partition, change.replicas())?;
         let next = change.finish(|broker| self.standing(broker))?;
         let now = next.as_ref().unwrap_or(partition);

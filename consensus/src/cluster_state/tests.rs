@@ -349,7 +349,8 @@ fn broker_command() -> impl Strategy<Value = Command> {
             Command::AlterPartitions { broker, broker_epoch, proposals }
         }),
         2 => proptest::collection::vec(election, 0..3).prop_map(|elections| Command::ElectLeaders { elections }),
-        2 => (partition(), replicas).prop_map(|(id, replicas)| Command::Reassign { id, replicas }),
+        2 => (partition(), replicas, any::<Option<u64>>())
+            .prop_map(|(id, replicas, throttle)| Command::Reassign { id, replicas, throttle }),
         1 => partition().prop_map(|id| Command::CancelReassign { id }),
         1 => (1u32..4, any::<bool>())
             .prop_map(|(id, draining)| Command::SetDraining { broker: BrokerId::new(id), draining }),

@@ -28,6 +28,17 @@ pub(super) enum Loss {
     Damaged,
 }
 
+/// A move of a partition.
+#[derive(Default)]
+pub(super) struct Moving {
+    /// Replicas that catch up and will stay.
+    pub(super) adding: Vec<BrokerId>,
+    /// Replicas that go once those are in sync.
+    pub(super) removing: Vec<BrokerId>,
+    /// What those that are added may be sent, in bytes per second.
+    pub(super) throttle: Option<u64>,
+}
+
 /// What is to be changed.
 pub(super) struct Transition<'a> {
     before: &'a PartitionImage,
@@ -85,10 +96,12 @@ impl<'a> Transition<'a> {
     }
 
     /// The partition moves, or moves no more. Replicas that are not named any more go at once.
-    pub(super) fn assigned(mut self, target: &[BrokerId], adding: Vec<BrokerId>, removing: Vec<BrokerId>) -> Self {
-        self.next.replicas = target.iter().chain(&removing).copied().collect();
-        self.next.adding = adding;
-        self.next.removing = removing;
+    pub(super) fn assigned(mut self, target: &[BrokerId], moving: Moving) -> Self {
+        self.next.replicas = target.iter().chain(&moving.removing).copied().collect();
+        // Nobody is sent anything by a move that adds nobody.
+        self.next.throttle = moving.throttle.filter(|_| !moving.adding.is_empty());
+        self.next.adding = moving.adding;
+        self.next.removing = moving.removing;
         self.next.isr = select(&self.next.replicas, |b| self.before.isr.contains(&b));
         self
     }
@@ -144,7 +157,7 @@ impl<'a> Transition<'a> {
         if !all_added || !enough || !can_be_led {
             return false;
         }
-        self.next = PartitionImage { adding: Vec::new(), removing: Vec::new(), ..stayed };
+        self.next = PartitionImage { adding: Vec::new(), removing: Vec::new(), throttle: None, ..stayed };
         true
     }
 
@@ -208,6 +221,7 @@ impl<'a> Transition<'a> {
         assert!(!next.replicas.is_empty() && next.isr.iter().all(is_replica), "in sync are replicas only: {next:?}");
         assert!(next.leader.is_none_or(|leader| next.isr.contains(&leader)), "the leader is in sync: {next:?}");
         assert!(next.elr.iter().all(|b| is_replica(b) && !next.isr.contains(b)), "eligible are the others: {next:?}");
+        assert!(next.throttle.is_none() || !next.adding.is_empty(), "a limit is for those that are added: {next:?}");
         let enough = next.isr.len() >= next.in_sync_min(self.settings);
         assert!(!enough || next.elr.is_empty(), "nobody is eligible while enough are in sync: {next:?}");
         assert!(!unclean || next.isr.len() == 1, "an unclean leader is alone: {next:?}");

@@ -34,6 +34,8 @@ const SET_DRAINING: u8 = 15;
 const REMOVE_BROKER: u8 = 16;
 const JOIN_NODE: u8 = 17;
 const REMOVE_NODE: u8 = 18;
+/// A [`REASSIGN`] with a limit of its own. One without keeps the bytes it has always had.
+const REASSIGN_THROTTLED: u8 = 19;
 
 impl Command {
     /// The command's bytes, as the log and the peers carry them.
@@ -97,10 +99,13 @@ impl Command {
                 out.count(elections.len());
                 elections.iter().for_each(|election| write_election(&mut out, election));
             }
-            Self::Reassign { id, replicas } => {
-                out.u8(REASSIGN);
+            Self::Reassign { id, replicas, throttle } => {
+                out.u8(if throttle.is_some() { REASSIGN_THROTTLED } else { REASSIGN });
                 write_partition_id(&mut out, *id);
                 write_brokers(&mut out, replicas);
+                if let Some(throttle) = throttle {
+                    out.u64(*throttle);
+                }
             }
             Self::CancelReassign { id } => {
                 out.u8(CANCEL_REASSIGN);
@@ -179,7 +184,11 @@ impl Command {
                 proposals: read_proposals(&mut input)?,
             },
             ELECT_LEADERS => Self::ElectLeaders { elections: read_elections(&mut input)? },
-            REASSIGN => Self::Reassign { id: read_partition_id(&mut input)?, replicas: read_brokers(&mut input)? },
+            kind @ (REASSIGN | REASSIGN_THROTTLED) => Self::Reassign {
+                id: read_partition_id(&mut input)?,
+                replicas: read_brokers(&mut input)?,
+                throttle: if kind == REASSIGN_THROTTLED { Some(input.u64()?) } else { None },
+            },
             CANCEL_REASSIGN => Self::CancelReassign { id: read_partition_id(&mut input)? },
             SET_DRAINING => Self::SetDraining { broker: broker(&mut input)?, draining: input.bool()? },
             REMOVE_BROKER => Self::RemoveBroker { broker: broker(&mut input)?, epoch: broker_epoch(&mut input)? },

@@ -94,7 +94,8 @@ fn move_away(
     let successor = load.best_for(image, partition, broker)?;
     *load.replicas.entry(successor).or_default() += 1;
     let takes_over = |replica: &BrokerId| if *replica == broker { successor } else { *replica };
-    Some(Command::Reassign { id, replicas: partition.replicas.iter().map(takes_over).collect() })
+    let replicas = partition.replicas.iter().map(takes_over).collect();
+    Some(Command::Reassign { id, replicas, throttle: None })
 }
 
 /// How many replicas each broker holds, with those that are decided on.

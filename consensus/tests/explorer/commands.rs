@@ -35,7 +35,10 @@ impl World {
                 };
                 Command::ElectLeaders { elections: vec![Election { id, kind }] }
             }
-            29..=31 => Command::Reassign { id: self.pick_partition()?, replicas: self.pick_brokers() },
+            29..=31 => {
+                let throttle = self.random.one_in(3).then_some(1 << 20);
+                Command::Reassign { id: self.pick_partition()?, replicas: self.pick_brokers(), throttle }
+            }
             32 => Command::CancelReassign { id: self.pick_partition()? },
             33 => Command::SetDraining { broker, draining: self.random.one_in(2) },
             34 => return self.create_topic(),

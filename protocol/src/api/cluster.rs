@@ -144,6 +144,9 @@ field_struct! {
         pub partition: PartitionIndex,
         /// Who shall hold it, the preferred leader first; `None` returns to the brokers that held it before.
         pub replicas: Option<Vec<BrokerId>>,
+        /// Bytes per second that the move may send to the new ones, zero for no limit; `None` for what their leader is set
+        /// to (`replication.catch_up_rate`).
+        pub throttle: Option<u64>,
     }
 }
 
@@ -180,6 +183,10 @@ field_struct! {
         pub replicas_left: u32,
         /// Which of those are being moved now.
         pub moving: u32,
+        /// Record bytes that the brokers which take over still lack, as far as leaders say.
+        pub bytes_left: u64,
+        /// Partitions it still holds of which no leader said how much that is.
+        pub unmeasured: u32,
     }
 }
 

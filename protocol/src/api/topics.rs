@@ -142,6 +142,9 @@ field_struct! {
         pub adding: Vec<BrokerId>,
         /// Replicas that a move drops.
         pub removing: Vec<BrokerId>,
+        /// Bytes per second that the move may send to those it adds, zero for no limit; `None` for what the leader is set
+        /// to.
+        pub throttle: Option<u64>,
         /// True after an election that may have lost records, until its leader has recovered.
         pub recovering: bool,
         /// Each replica as the leader sees it; empty when the leader could not be asked.

@@ -355,6 +355,7 @@ pub(crate) fn samples() -> Vec<Sample> {
                 last_known_elr: vec![BrokerId::new(3)],
                 adding: vec![BrokerId::new(4)],
                 removing: vec![BrokerId::new(2)],
+                throttle: Some(1 << 20),
                 recovering: false,
                 replica_states: vec![replica(1), replica(2)],
             }],
@@ -543,9 +544,17 @@ pub(crate) fn samples() -> Vec<Sample> {
     );
     request!(
         "reassign_request",
-        ReassignRequest { topic: name("orders"), partition, replicas: Some(vec![BrokerId::new(1), BrokerId::new(3)]) }
+        ReassignRequest {
+            topic: name("orders"),
+            partition,
+            replicas: Some(vec![BrokerId::new(1), BrokerId::new(3)]),
+            throttle: Some(10 << 20),
+        }
     );
-    request!("reassign_request_cancel", ReassignRequest { topic: name("orders"), partition, replicas: None });
+    request!(
+        "reassign_request_cancel",
+        ReassignRequest { topic: name("orders"), partition, replicas: None, throttle: None }
+    );
     response!(
         "reassign_response",
         ReassignResponse {
@@ -555,7 +564,10 @@ pub(crate) fn samples() -> Vec<Sample> {
         }
     );
     request!("drain_broker_request", DrainBrokerRequest { broker: BrokerId::new(2), draining: true });
-    response!("drain_broker_response", DrainBrokerResponse { leaders_left: 1, replicas_left: 12, moving: 4 });
+    response!(
+        "drain_broker_response",
+        DrainBrokerResponse { leaders_left: 1, replicas_left: 12, moving: 4, bytes_left: 5 << 20, unmeasured: 2 }
+    );
     request!("remove_broker_request", RemoveBrokerRequest { broker: BrokerId::new(2) });
     response!("remove_broker_response", RemoveBrokerResponse {});
     request!(

@@ -145,9 +145,9 @@ fn h4_a_watermark_that_was_told_is_known() {
 #[test]
 fn what_is_held_back_is_not_queued_and_comes_in_its_turn() {
     let (mut follower, mut leader) = opened(3);
-    leader.hold(id(2));
-    leader.hold(id(0));
-    leader.hold(id(2));
+    leader.hold(id(2), HeldBy::All);
+    leader.hold(id(0), HeldBy::All);
+    leader.hold(id(2), HeldBy::All);
     assert!(!leader.mark(id(2)) && !leader.has_queued(), "it has news already");
     assert!(leader.mark(id(1)));
     follower.set(position(2, 5));
@@ -157,4 +157,22 @@ fn what_is_held_back_is_not_queued_and_comes_in_its_turn() {
     let held: Vec<_> = std::iter::from_fn(|| leader.next_held()).collect();
     assert_eq!(held, [position(2, 5)], "once, where it is now, and none that was forgotten");
     assert!(!leader.has_held() && leader.mark(id(2)));
+}
+
+// Catches partitions under limits of their own that wait behind the others, or are sent twice because they changed sides.
+#[test]
+fn what_moves_under_its_own_limit_is_held_apart() {
+    let (_, mut leader) = opened(3);
+    leader.hold(id(0), HeldBy::All);
+    leader.hold(id(1), HeldBy::Move);
+    leader.hold(id(2), HeldBy::Move);
+    assert_eq!(leader.held_by_moves(), [id(1), id(2)]);
+    assert_eq!(leader.take_held_by_move(id(2)).map(|position| id_of(&position)), Some(id(2)));
+    assert_eq!(leader.take_held_by_move(id(2)), None, "it is held no longer");
+    assert!(leader.release(id(1)));
+    assert!(leader.has_held_by_all() && leader.held_by_moves().is_empty());
+    leader.hold(id(1), HeldBy::All);
+    let held: Vec<_> = std::iter::from_fn(|| leader.next_held()).map(|position| id_of(&position)).collect();
+    assert_eq!(held, [id(0), id(1)]);
+    assert!(!leader.has_held());
 }

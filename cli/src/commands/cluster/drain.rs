@@ -12,6 +12,7 @@ use crate::clock::Elapsed;
 use crate::failure::{Exit, Failure};
 use crate::output::{Output, OutputMode, Present};
 use crate::progress::Status;
+use crate::table::bytes_shown;
 use crate::{session, terminal};
 
 /// How often it is asked how far draining is.
@@ -61,12 +62,20 @@ pub struct Drain {
     leaders_left: u32,
     replicas_left: u32,
     moving: u32,
+    bytes_left: u64,
+    unmeasured: u32,
 }
 
 impl Drain {
     fn new(broker: u32, stage: Stage, left: DrainBrokerResponse) -> Self {
-        let DrainBrokerResponse { leaders_left, replicas_left, moving } = left;
-        Self { broker, stage, leaders_left, replicas_left, moving }
+        let DrainBrokerResponse { leaders_left, replicas_left, moving, bytes_left, unmeasured } = left;
+        Self { broker, stage, leaders_left, replicas_left, moving, bytes_left, unmeasured }
+    }
+
+    /// What is still to be copied, as in `1.2 GiB left to copy`.
+    fn left_to_copy(&self) -> String {
+        let at_least = if self.unmeasured > 0 { "at least " } else { "" };
+        format!("{at_least}{} left to copy", bytes_shown(self.bytes_left))
     }
 
     /// How far it is.
@@ -91,7 +100,9 @@ impl Present for Drain {
         match self.stage {
             Stage::Draining => {
                 format!(
-                    "broker {broker} leads {leaders_left} and holds {replicas_left} partition(s), {moving} of them moving\n"
+                    "broker {broker} leads {leaders_left} and holds {replicas_left} partition(s), {moving} of them moving, \
+                     {}\n",
+                    self.left_to_copy()
                 )
             }
             Stage::Stuck => format!(
@@ -118,13 +129,15 @@ pub struct Watch {
 impl Watch {
     /// The first answer, at `now` since the start.
     pub fn new(first: DrainBrokerResponse, now: Duration) -> Self {
-        Self { last: first, changed: now }
+        Self { last: DrainBrokerResponse { bytes_left: 0, unmeasured: 0, ..first }, changed: now }
     }
 
     /// A further answer.
     pub fn see(&mut self, left: DrainBrokerResponse, now: Duration) -> Stage {
-        if left != self.last {
-            (self.last, self.changed) = (left, now);
+        // What is appended meanwhile is no progress.
+        let counts = DrainBrokerResponse { bytes_left: 0, unmeasured: 0, ..left };
+        if counts != self.last {
+            (self.last, self.changed) = (counts, now);
         }
         let still = now.saturating_sub(self.changed) >= STALLED;
         match left {
@@ -203,7 +216,17 @@ mod tests {
     use super::*;
 
     fn left(leaders_left: u32, replicas_left: u32, moving: u32) -> DrainBrokerResponse {
-        DrainBrokerResponse { leaders_left, replicas_left, moving }
+        DrainBrokerResponse { leaders_left, replicas_left, moving, bytes_left: 0, unmeasured: 0 }
+    }
+
+    // Catches a drain that is said to be almost done because a leader did not answer.
+    #[test]
+    fn what_is_left_to_copy_is_said_as_far_as_it_is_known() {
+        let text = |left| Drain::new(2, Stage::Draining, left).text(false);
+        let known = DrainBrokerResponse { bytes_left: 3 << 20, ..left(0, 4, 2) };
+        assert_eq!(text(known), "broker 2 leads 0 and holds 4 partition(s), 2 of them moving, 3.0 MiB left to copy\n");
+        let guess = text(DrainBrokerResponse { unmeasured: 1, ..known });
+        assert!(guess.contains("at least 3.0 MiB left to copy"), "{guess}");
     }
 
     #[test]
@@ -214,7 +237,8 @@ mod tests {
         assert_eq!(watch.see(left(0, 9, 4), s(10)), Stage::Draining);
         assert_eq!(watch.see(left(0, 9, 4), s(60)), Stage::Draining, "a large partition takes its time");
         assert_eq!(watch.see(left(0, 5, 0), s(61)), Stage::Draining, "between two moves");
-        assert_eq!(watch.see(left(0, 5, 0), s(66)), Stage::Stuck);
+        let growing = DrainBrokerResponse { bytes_left: 9_000, ..left(0, 5, 0) };
+        assert_eq!(watch.see(growing, s(66)), Stage::Stuck, "what is appended meanwhile is no progress");
         assert_eq!(watch.see(left(0, 0, 0), s(67)), Stage::Drained);
     }
 }

@@ -44,6 +44,8 @@ struct PartitionItem {
     last_known_elr: Vec<u32>,
     adding: Vec<u32>,
     removing: Vec<u32>,
+    /// What the move may send in a second, if it has a limit of its own; zero for no limit.
+    throttle_bytes_per_second: Option<u64>,
     recovering: bool,
     log_start: u64,
     high_watermark: u64,
@@ -97,6 +99,7 @@ fn partition_item(partition: &PartitionDescription) -> PartitionItem {
         last_known_elr: numbers(&partition.last_known_elr),
         adding: numbers(&partition.adding),
         removing: numbers(&partition.removing),
+        throttle_bytes_per_second: partition.throttle,
         recovering: partition.recovering,
         log_start: partition.log_start.get(),
         high_watermark: partition.high_watermark.get(),
@@ -266,7 +269,12 @@ fn state(partition: &PartitionDescription) -> String {
         return "recovering".to_owned();
     }
     if !partition.adding.is_empty() || !partition.removing.is_empty() {
-        return format!("moving to {}", joined(&after_move(partition)));
+        let limit = match partition.throttle {
+            None => String::new(),
+            Some(0) => " without a limit".to_owned(),
+            Some(limit) => format!(" at {}/s at most", bytes_shown(limit)),
+        };
+        return format!("moving to {}{limit}", joined(&after_move(partition)));
     }
     if layout.isr.len() < layout.replicas.len() { "under-replicated".to_owned() } else { "ok".to_owned() }
 }
@@ -328,6 +336,7 @@ mod tests {
             last_known_elr: Vec::new(),
             adding: Vec::new(),
             removing: Vec::new(),
+            throttle: None,
             recovering: false,
             replica_states: vec![replica(1, 0, true), replica(2, 0, true), replica(3, lag_records, false)],
         }
@@ -364,6 +373,9 @@ mod tests {
         assert_eq!(state(&PartitionDescription { recovering: true, ..partition(&[1], 0) }), "recovering");
         let moving = PartitionDescription { adding: brokers(&[3]), removing: brokers(&[1]), ..partition(&[1, 2], 0) };
         assert_eq!(state(&moving), "moving to 2,3");
+        let throttled = |throttle| state(&PartitionDescription { throttle: Some(throttle), ..moving.clone() });
+        assert_eq!(throttled(10 << 20), "moving to 2,3 at 10.0 MiB/s at most");
+        assert_eq!(throttled(0), "moving to 2,3 without a limit");
         assert_eq!(state(&partition(&[1, 2, 3], 0)), "ok");
         assert_eq!(lags(&PartitionDescription { replica_states: Vec::new(), ..partition(&[1], 0) }), "?");
     }

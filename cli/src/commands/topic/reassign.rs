@@ -34,6 +34,10 @@ pub struct ReassignArgs {
     /// Stop moving it: it stays where it was
     #[arg(long, conflicts_with = "replicas")]
     pub cancel: bool,
+    /// What the move may send to the new brokers in a second, all together, as 10MiB; 0 for no limit. Repeat the command to
+    /// change it on the way [default: as their leader is set to, replication.catch_up_rate]
+    #[arg(long, value_parser = args::bytes, value_name = "BYTES", conflicts_with = "cancel")]
+    pub throttle: Option<u64>,
     /// Wait until the move is done, this long at most; exit code 6 when it is not done by then
     #[arg(long, value_parser = args::duration, value_name = "TIME", conflicts_with = "cancel")]
     pub wait: Option<Duration>,
@@ -99,6 +103,8 @@ pub async fn run(global: &Global, args: &ReassignArgs) -> Result<(), Failure> {
     let admin = client.admin();
     let begun = if args.cancel {
         admin.cancel_reassign(&args.name, args.partition).await
+    } else if let Some(throttle) = args.throttle {
+        admin.reassign_throttled(&args.name, args.partition, args.replicas.iter().copied(), throttle).await
     } else {
         admin.reassign(&args.name, args.partition, args.replicas.iter().copied()).await
     };
@@ -171,5 +177,11 @@ fn progress(partition: &PartitionDescription) -> String {
             format!("broker {} lacks {records} records, {bytes}, and gets {rate}/s", state.broker)
         })
         .collect();
-    if lags.is_empty() { format!("moving to {}", joined(&partition.adding)) } else { lags.join(", ") }
+    let mut text = if lags.is_empty() { format!("moving to {}", joined(&partition.adding)) } else { lags.join(", ") };
+    match partition.throttle {
+        None => {}
+        Some(0) => text.push_str(", without a limit"),
+        Some(limit) => text.push_str(&format!(", {}/s at most", bytes_shown(limit))),
+    }
+    text
 }

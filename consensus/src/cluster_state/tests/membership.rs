@@ -26,7 +26,7 @@ fn broker_is_removed_when_nothing_needs_it() {
     m.fence(2);
     let holds = Err(RefusedReason::BrokerHoldsReplicas { broker: broker(2), replicas: 1 });
     assert_eq!(m.apply(&remove(epoch)), holds);
-    m.apply(&Command::Reassign { id: partition_id(), replicas: vec![broker(1)] }).unwrap();
+    m.apply(&Command::Reassign { id: partition_id(), replicas: vec![broker(1)], throttle: None }).unwrap();
     let stale = m.apply(&remove(BrokerEpoch::new(1)));
     assert!(matches!(stale, Err(RefusedReason::StaleBrokerEpoch { .. })), "{stale:?}");
     assert_eq!(m.apply(&remove(epoch)), Ok(Outcome::BrokerRemoved { changed: true }));

@@ -7,7 +7,11 @@ fn brokers(ids: &[u32]) -> Vec<BrokerId> {
 }
 
 fn reassign(replicas: &[u32]) -> Command {
-    Command::Reassign { id: partition_id(), replicas: brokers(replicas) }
+    Command::Reassign { id: partition_id(), replicas: brokers(replicas), throttle: None }
+}
+
+fn throttled(replicas: &[u32], throttle: u64) -> Command {
+    Command::Reassign { id: partition_id(), replicas: brokers(replicas), throttle: Some(throttle) }
 }
 
 fn cancel() -> Command {
@@ -36,6 +40,34 @@ fn move_to_other_brokers_completes_with_the_last_one_in_sync() {
     assert_eq!((ids(&version.isr), version.leader_epoch.get()), (vec![3, 4], 1), "the old leader is told by its epoch");
     assert_eq!(m.sets(), (Some(3), vec![3, 4], vec![], vec![]));
     assert_eq!((ids(&m.partition(1, 0).replicas), m.partition(1, 0).is_moving()), (vec![3, 4], false));
+}
+
+/// Catches: a limit that outlives its move, is set for a move that adds nobody, or cannot be changed on the way; and one
+/// that takes the leadership along.
+#[test]
+fn a_limit_goes_with_the_move_and_ends_with_it() {
+    let mut m = Machine::with_brokers(4);
+    m.topic(&[1, 2], 2);
+    let limit = |m: &Machine| m.partition(1, 0).throttle;
+    let id = partition_id();
+    let row_bytes = |m: &Machine| m.state.row(RowKey::Partition(id.topic, id.partition)).unwrap().len();
+    assert_eq!(m.apply(&throttled(&[1, 3], 5)), moving(&[3], &[2]));
+    assert_eq!((limit(&m), m.epochs()), (Some(5), (0, 1)));
+    assert_eq!(m.apply(&throttled(&[1, 3], 9)), moving(&[3], &[2]));
+    assert_eq!((limit(&m), m.epochs()), (Some(9), (0, 2)), "leaders learn of it, and go on");
+    let limited = row_bytes(&m);
+    assert_eq!(m.apply(&reassign(&[1, 3])), moving(&[3], &[2]));
+    assert_eq!((limit(&m), row_bytes(&m)), (None, limited - 8), "without a limit, earlier releases read the row");
+    m.apply(&throttled(&[1, 3], 0)).unwrap();
+    let proposal = m.proposal(&[1, 2, 3]);
+    m.propose(proposal).unwrap();
+    assert_eq!((m.partition(1, 0).is_moving(), limit(&m)), (false, None), "it is done");
+    m.apply(&throttled(&[1, 4], 7)).unwrap();
+    assert_eq!(limit(&m), Some(7));
+    m.apply(&cancel()).unwrap();
+    assert_eq!(limit(&m), None, "it was cancelled");
+    assert_eq!(m.apply(&throttled(&[1], 7)), moving(&[], &[]));
+    assert_eq!(limit(&m), None, "nobody is added");
 }
 
 /// R1: removal and order alone. Catches: a step too many, or an epoch that does not grow where replicas go.
@@ -142,6 +174,6 @@ fn targets_are_checked() {
     assert_eq!(problem(&mut m, &many), AssignmentProblem::TooMany);
     assert_eq!(m.apply(&reassign(&[5, 2])), moving(&[5], &[1]), "a replica that is down may stay one");
     let elsewhere = PartitionId { partition: PartitionIndex::new(7), ..partition_id() };
-    let unknown = m.apply(&Command::Reassign { id: elsewhere, replicas: brokers(&[1]) });
+    let unknown = m.apply(&Command::Reassign { id: elsewhere, replicas: brokers(&[1]), throttle: None });
     assert_eq!(unknown, Err(RefusedReason::UnknownPartition(elsewhere)));
 }

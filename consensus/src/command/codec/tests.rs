@@ -102,8 +102,12 @@ fn samples() -> Vec<(Command, String)> {
             format!("020c03000000{id}0700000001{id}070000000201000000{id}0700000003"),
         ),
         (
-            Command::Reassign { id: partition(), replicas: vec![broker, BrokerId::new(2)] },
+            Command::Reassign { id: partition(), replicas: vec![broker, BrokerId::new(2)], throttle: None },
             format!("020d{id}07000000020000000100000002000000"),
+        ),
+        (
+            Command::Reassign { id: partition(), replicas: vec![broker], throttle: Some(1 << 20) },
+            format!("0213{id}0700000001000000010000000000100000000000"),
         ),
         (Command::CancelReassign { id: partition() }, format!("020e{id}07000000")),
         (Command::SetDraining { broker, draining: true }, "020f0100000001".to_owned()),
