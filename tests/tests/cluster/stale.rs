@@ -70,7 +70,7 @@ fn produce(caller: &mut RawCaller, topic: TopicId, leader_epoch: LeaderEpoch) ->
 fn fetch(caller: &mut RawCaller, topic: TopicId, leader_epoch: LeaderEpoch) -> ErrorBody {
     let (partition, offset) = (PARTITION, Offset::ZERO);
     let wanted = FetchPartition { topic, partition, offset, bytes_max: 1_024, leader_epoch };
-    let request = FetchRequest { wait_ms: 0, bytes_min: 0, bytes_max: 1_024, partitions: vec![wanted] };
+    let request = FetchRequest { wait_ms: 0, bytes_min: 0, bytes_max: 1_024, partitions: vec![wanted], rack: None };
     let mut answer = caller.call(&request).expect("an answer").expect("the request itself is sound");
     answer.partitions.remove(0).result.expect_err("nothing is read in another epoch")
 }
