@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod error;
+pub mod live;
 pub mod origin;
 pub mod peers;
 pub mod reference;

@@ -20,7 +20,7 @@ pub fn markdown() -> String {
             let _ = writeln!(text, "- environment `{}`, flag {}", setting.env_name(), flag_text(setting));
             let reload = match setting.reload {
                 Reload::Restart => "at the next start",
-                Reload::Live => "at once, when the configuration is read again",
+                Reload::Live => "at once when the configuration is read again (SIGHUP), or at the next start",
             };
             let _ = writeln!(text, "- takes effect {reload}");
         }
@@ -59,6 +59,10 @@ Every setting has one name. `limits.connections` is
 A stronger source wins: flags, then the environment, then files (`--config FILE`, then `conf.d/*.toml` beside it by
 name, a later file over an earlier one), then the defaults below. `streambus config show --effective` prints what is in
 force and where each value came from; `streambus config lint` checks without starting.
+
+A running broker reads its files again on SIGHUP (`kill -HUP`): it logs what changed, takes over at once what says so below,
+and names what waits for the next start. When there is a mistake it keeps everything as it was and logs all mistakes. Flags
+stay those it was started with, and so does the environment.
 
 Quantities are written with their unit, in quotes in a file: `\"64MiB\"` (B, KiB, MiB, GiB, TiB), `\"30s\"` (ms, s, m, h,
 d), `\"4MiB/s\"`, `\"5%\"`. A number without a unit is refused where one matters, and so are unknown keys and unknown

@@ -32,7 +32,7 @@ pub struct Setting {
 pub enum Reload {
     /// At the next start.
     Restart,
-    /// At once, when the broker is told to read its configuration again.
+    /// At once, when the broker is told to read its configuration again (see [`super::live`]).
     Live,
 }
 

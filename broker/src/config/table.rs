@@ -281,21 +281,21 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "storage.retention_interval",
         kind: Kind::Time { min: SECOND, max: DAY, slot: |c| &mut c.storage.retention_interval },
         flag: None,
-        reload: Reload::Restart,
+        reload: Reload::Live,
         doc: "How often retention is applied: records may outlive their topic's retention by this much.",
     },
     Setting {
         key: "storage.scrub_rate",
         kind: Kind::Rate { min: 0, max: 10 * GIB, slot: |c| &mut c.storage.scrub_rate },
         flag: None,
-        reload: Reload::Restart,
+        reload: Reload::Live,
         doc: "How fast the background check of stored checksums reads; `0B/s` switches it off.",
     },
     Setting {
         key: "storage.compaction_rate",
         kind: Kind::Rate { min: 0, max: 10 * GIB, slot: |c| &mut c.storage.compaction_rate },
         flag: None,
-        reload: Reload::Restart,
+        reload: Reload::Live,
         doc: "How fast compaction stores live batches anew, so that segments of which little lives come back. `0B/s`, the \
               default for now, switches it off: see docs/known-defects.md before you switch it on, 16MiB/s for example.",
     },
@@ -377,7 +377,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         key: "log.level",
         kind: Kind::Text { max: 1024, check: check_level, slot: |c| &mut c.log.level },
         flag: Some("log-level"),
-        reload: Reload::Restart,
+        reload: Reload::Live,
         doc: "Which events are logged: `error`, `warn`, `info`, `debug` or `trace`, or directives by module such as \
               `info,streambus_storage=debug`.",
     },

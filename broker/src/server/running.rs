@@ -14,6 +14,8 @@ use super::join::Place;
 use super::peers::Peers;
 use super::start::Tokens;
 use crate::clock::Deadline;
+use crate::config::BrokerConfig;
+use crate::config::live::{LiveConfig, Reloaded};
 use crate::error::Addresses;
 use crate::lifecycle::{Lifecycle, State};
 use crate::metrics::BrokerMetrics;
@@ -31,6 +33,7 @@ pub struct RunningServer {
 /// Everything that must be stopped, in the order of starting.
 pub(super) struct Running {
     pub(super) addresses: Addresses,
+    pub(super) live: LiveConfig,
     pub(super) lifecycle: Lifecycle,
     pub(super) metrics: Arc<BrokerMetrics>,
     pub(super) admission: Arc<Admission>,
@@ -95,6 +98,13 @@ impl RunningServer {
         self.running.as_ref().map_or(0, |running| running.admission.request_bytes_in_flight())
     }
 
+    /// Takes over those settings of `config` that change in a running broker, and tells which they are and which wait for the
+    /// next start. The level of the log is not among what it acts on: that belongs to the process
+    /// ([`crate::telemetry::TelemetryGuard`]).
+    pub fn reload(&self, config: BrokerConfig) -> Reloaded {
+        self.running.as_ref().map(|running| running.live.reload(config)).unwrap_or_default()
+    }
+
     /// Waits until the broker is ready, or cannot become so any more.
     ///
     /// # Errors
@@ -137,6 +147,7 @@ impl Running {
     async fn stop(self, grace: Duration) -> Result<(), StopError> {
         let Self {
             addresses: _,
+            live: _obeyed_to_the_end,
             lifecycle,
             metrics,
             admission,

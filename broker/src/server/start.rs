@@ -18,6 +18,7 @@ use super::{BrokerEnv, RunningServer, StartError, net_limits, scrape};
 use crate::cluster::contact::Contact;
 use crate::config::BrokerConfig;
 use crate::config::address::HostPort;
+use crate::config::live::LiveConfig;
 use crate::error::Addresses;
 use crate::http::{self, HttpState};
 use crate::lifecycle::{Component, Lifecycle, State};
@@ -250,13 +251,12 @@ impl Parts {
             draining: tokens.draining.clone(),
         });
         let stop = || tokens.stop.clone();
+        let live = LiveConfig::new(config);
         background.spawn(watch_metadata::run(metadata.clone(), lifecycle.clone(), stop()));
         background.spawn(watch_storage::run(store.clone(), lifecycle.clone(), stop()));
-        let (interval, scrub_rate) = (config.storage.retention_interval, config.storage.scrub_rate);
-        background.spawn(retention::run(store.clone(), Arc::clone(&env.clock), interval, stop()));
-        background.spawn(scrub::run(store.clone(), scrub_rate, stop()));
-        let compaction_rate = config.storage.compaction_rate;
-        background.spawn(compaction::run(store.clone(), Arc::clone(&env.clock), compaction_rate, stop()));
+        background.spawn(retention::run(store.clone(), Arc::clone(&env.clock), live.watch(), stop()));
+        background.spawn(scrub::run(store.clone(), live.watch(), stop()));
+        background.spawn(compaction::run(store.clone(), Arc::clone(&env.clock), live.watch(), stop()));
         background.spawn(record_watermarks::run(store.clone(), stop()));
 
         http_state.attach_services(services);
@@ -265,6 +265,7 @@ impl Parts {
         tracing::info!(client = %addresses.client, cluster = ?addresses.cluster, http = %addresses.http, "ready");
         RunningServer::new(super::running::Running {
             addresses,
+            live,
             lifecycle,
             metrics,
             admission,

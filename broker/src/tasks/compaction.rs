@@ -6,16 +6,21 @@ use std::time::Duration;
 use streambus_consensus::blocking;
 use streambus_storage::clock::Clock;
 use streambus_storage::store::Store;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::live::LiveSettings;
+
 const STEP: Duration = Duration::from_secs(1);
 
-/// Copies up to `bytes_per_second` until `stop`; zero switches it off.
-pub(crate) async fn run(store: Store, clock: Arc<dyn Clock>, bytes_per_second: u64, stop: CancellationToken) {
-    if bytes_per_second == 0 {
-        return;
-    }
+/// Copies at the rate of `live` until `stop`; zero switches it off.
+pub(crate) async fn run(
+    store: Store,
+    clock: Arc<dyn Clock>,
+    live: watch::Receiver<LiveSettings>,
+    stop: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(STEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -23,6 +28,10 @@ pub(crate) async fn run(store: Store, clock: Arc<dyn Clock>, bytes_per_second: u
             biased;
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
+        }
+        let bytes_per_second = live.borrow().compaction_rate;
+        if bytes_per_second == 0 {
+            continue;
         }
         let (store, now) = (store.clone(), clock.now());
         match blocking::spawn(move || store.compact_step(now, bytes_per_second)).await {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::server::{self, Sources};
+use super::server::{self, Reloader, Sources};
 use crate::args::Global;
 use crate::failure::{Exit, Failure};
 use crate::terminal;
@@ -36,10 +36,11 @@ pub fn run(global: &Global, args: &DevArgs) -> Result<Exit, Failure> {
             flags.push((name.to_owned(), value.clone()));
         }
     }
-    let config = server::load(&args.sources, flags)?.into_config();
-    let _telemetry = streambus_broker::telemetry::install(&config.log)
+    let config = server::load(&args.sources, flags.clone())?.into_config();
+    let telemetry = streambus_broker::telemetry::install(&config.log)
         .map_err(|error| Failure::failed(format!("setting up logs failed: {error}")))?;
-    server::serve(config, |running, elapsed| {
+    let reloader = Reloader { sources: args.sources.clone(), flags, telemetry };
+    server::serve(config, &reloader, |running, elapsed| {
         terminal::note(&server::ready_text(running, elapsed));
         terminal::note(&format!("data in {}, removed at the end; Ctrl-C ends it", directory.path().display()));
     })

@@ -1,6 +1,10 @@
 //! `streambus server`: loads the configuration, starts the broker, says when it is ready, drains when told to stop.
 
+mod reload;
+mod signals;
+
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +13,6 @@ use streambus_broker::lifecycle::State;
 use streambus_broker::server::{BrokerEnv, RunningServer, Server};
 use streambus_broker::telemetry;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::allocator;
 use crate::args::{BROKER_DEFAULT, Global};
@@ -17,6 +20,9 @@ use crate::clock::Elapsed;
 use crate::commands::version::VERSION;
 use crate::failure::{Exit, Failure};
 use crate::terminal;
+
+pub use reload::Reloader;
+use signals::{Asked, Signals};
 
 /// Where configuration comes from besides flags: files and the environment.
 #[derive(Clone, Debug, Default, Args)]
@@ -145,9 +151,10 @@ pub fn run(global: &Global, args: &ServerArgs) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Ok);
     }
-    let _telemetry = telemetry::install(&effective.config().log)
+    let telemetry = telemetry::install(&effective.config().log)
         .map_err(|error| Failure::failed(format!("setting up logs failed: {error}")))?;
-    serve(effective.into_config(), |server, elapsed| {
+    let reloader = Reloader { sources: args.sources.clone(), flags: args.flags(), telemetry };
+    serve(effective.into_config(), &reloader, |server, elapsed| {
         if !global.quiet {
             terminal::note(&ready_text(server, elapsed));
         }
@@ -155,8 +162,13 @@ pub fn run(global: &Global, args: &ServerArgs) -> Result<Exit, Failure> {
 }
 
 /// Runs a broker; `ready` is called once, when it serves. Ends after SIGINT or SIGTERM and a drain, or when the broker
-/// stops by itself, which is a failure. A second signal ends the process without waiting for the drain.
-pub fn serve(config: BrokerConfig, ready: impl FnOnce(&RunningServer, Duration)) -> Result<Exit, Failure> {
+/// stops by itself, which is a failure. A second signal ends the process without waiting for the drain. SIGHUP reads the
+/// configuration again, unless it says that the terminal is gone.
+pub fn serve(
+    config: BrokerConfig,
+    reloader: &Reloader,
+    ready: impl FnOnce(&RunningServer, Duration),
+) -> Result<Exit, Failure> {
     allocator::limit_arenas();
     let runtime = Builder::new_multi_thread()
         .enable_all()
@@ -165,17 +177,26 @@ pub fn serve(config: BrokerConfig, ready: impl FnOnce(&RunningServer, Duration))
     let grace = config.lifecycle.drain_grace;
     runtime.block_on(async {
         // Before the start, so that a signal during recovery is not lost.
-        let mut signals = StopSignals::listen()?;
+        let mut signals = Signals::listen()?;
         let elapsed = Elapsed::start();
         let server = tokio::select! {
             started = Server::start(config, BrokerEnv::system()) => started.map_err(|error| Failure::failed(error.to_string()))?,
             // Recovery only reads and appends: giving it up leaves nothing that the next start cannot handle.
-            () = signals.next() => return Ok(Exit::Ok),
+            () = signals.stop() => return Ok(Exit::Ok),
         };
-        let stopped = tokio::select! {
-            outcome = run_until_stopped(&server, || ready(&server, elapsed.get())) => Some(outcome),
-            () = signals.next() => None,
-            never = allocator::keep_trimmed() => match never {},
+        let stopped = {
+            let mut run = pin!(run_until_stopped(&server, || ready(&server, elapsed.get())));
+            let mut trim = pin!(allocator::keep_trimmed());
+            loop {
+                tokio::select! {
+                    outcome = &mut run => break Some(outcome),
+                    asked = signals.next() => match asked {
+                        Asked::Stop => break None,
+                        Asked::Reload => reloader.reload(&server),
+                    },
+                    never = &mut trim => match never {},
+                }
+            }
         };
         if let Some(state) = stopped {
             // What can still be closed in order is; the reason is what the user must see.
@@ -187,7 +208,7 @@ pub fn serve(config: BrokerConfig, ready: impl FnOnce(&RunningServer, Duration))
                 Ok(()) => Ok(Exit::Ok),
                 Err(error) => Err(Failure::failed(format!("stopping failed: {error}"))),
             },
-            () = signals.next() => Err(Failure::failed("stopped without a drain, at the second signal")),
+            () = signals.stop() => Err(Failure::failed("stopped without a drain, at the second signal")),
         }
     })
 }
@@ -200,28 +221,6 @@ async fn run_until_stopped(server: &RunningServer, ready: impl FnOnce()) -> Stat
             server.stopped().await
         }
         Err(state) => state,
-    }
-}
-
-/// SIGINT and SIGTERM.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    fn listen() -> Result<Self, Failure> {
-        let failed = |error: std::io::Error| Failure::failed(format!("listening for signals failed: {error}"));
-        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        Ok(Self { terminate, interrupt })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 

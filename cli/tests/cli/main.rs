@@ -5,4 +5,5 @@ mod exit_codes;
 mod following;
 mod help;
 mod process;
+mod reload;
 mod round_trip;

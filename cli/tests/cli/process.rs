@@ -3,6 +3,8 @@
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// How a command ended.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(crate) struct Broker {
     child: Child,
     /// Where clients connect.
     pub(crate) address: String,
+    /// What it says after its start, line by line.
+    said: mpsc::Receiver<String>,
 }
 
 impl Broker {
@@ -52,6 +56,14 @@ impl Broker {
     pub(crate) fn start(directory: &Path) -> Self {
         let directory = directory.to_str().unwrap();
         let args = ["server", "--data-dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        Self::spawn(&args, "is ready after").0
+    }
+
+    /// The same with a configuration file.
+    pub(crate) fn configured(directory: &Path, file: &Path) -> Self {
+        let (directory, file) = (directory.to_str().unwrap(), file.to_str().unwrap());
+        let addresses = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        let args = [&["server", "--data-dir", directory, "--config", file][..], &addresses].concat();
         Self::spawn(&args, "is ready after").0
     }
 
@@ -66,10 +78,11 @@ impl Broker {
     fn spawn(args: &[&str], last: &str) -> (Self, String) {
         let child = command(args).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         // Owned at once, so that a broker that does not become ready is ended too.
-        let mut broker = Self { child, address: String::new() };
+        let (saying, said) = mpsc::channel();
+        let mut broker = Self { child, address: String::new(), said };
         let mut lines = BufReader::new(broker.child.stderr.take().unwrap()).lines();
         let mut seen = Vec::new();
-        let said = loop {
+        let last = loop {
             let Some(Ok(line)) = lines.next() else { panic!("the broker did not become ready:\n{}", seen.join("\n")) };
             if let Some((_, rest)) = line.split_once("is ready after") {
                 let address = rest.split("clients ").nth(1).and_then(|rest| rest.split(',').next());
@@ -81,8 +94,9 @@ impl Broker {
             seen.push(line);
         };
         // Whatever it logs from here on must not fill the pipe and stop it; the reader ends with the broker.
-        std::thread::Builder::new().spawn(move || lines.for_each(drop)).unwrap();
-        (broker, said)
+        let keep = move || lines.map_while(Result::ok).try_for_each(|line| saying.send(line));
+        std::thread::Builder::new().spawn(keep).unwrap();
+        (broker, last)
     }
 
     /// Starts a command against this broker that does not end by itself.
@@ -99,6 +113,22 @@ impl Broker {
         let mut all = vec!["-b", self.address.as_str()];
         all.extend_from_slice(args);
         streambus(&all, input)
+    }
+
+    /// Asks the broker to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+
+    /// What it says from now on, to the line with `last` in it.
+    pub(crate) fn says_until(&self, last: &str) -> Vec<String> {
+        let mut seen: Vec<String> = Vec::new();
+        while !seen.last().is_some_and(|line| line.contains(last)) {
+            let line = self.said.recv_timeout(Duration::from_secs(60));
+            seen.push(line.unwrap_or_else(|_| panic!("no line with {last:?}:\n{}", seen.join("\n"))));
+        }
+        seen
     }
 
     /// Asks the broker to stop and returns its exit code.
