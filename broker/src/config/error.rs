@@ -159,8 +159,8 @@ impl fmt::Display for ConfigError {
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.errors.len() {
-            1 => f.write_str("the configuration has a problem; nothing was started")?,
-            n => write!(f, "the configuration has {n} problems; nothing was started")?,
+            1 => f.write_str("the configuration has a problem; none of it takes effect")?,
+            n => write!(f, "the configuration has {n} problems; none of it takes effect")?,
         }
         self.errors.iter().try_for_each(|error| write!(f, "\n\n{error}"))
     }

@@ -24,7 +24,7 @@ fn refusal(request: LoadRequest) -> String {
 /// The refusal of one file with one problem, without the headline.
 fn file_refusal(text: &str) -> String {
     let all = refusal(LoadRequest { files: vec![file("s.toml", text)], ..LoadRequest::default() });
-    all.strip_prefix("the configuration has a problem; nothing was started\n\n").unwrap_or(&all).to_owned()
+    all.strip_prefix("the configuration has a problem; none of it takes effect\n\n").unwrap_or(&all).to_owned()
 }
 
 fn origin_of(effective: &Effective, key: &str) -> String {
@@ -258,7 +258,7 @@ fn unknown_and_wrong_variables_and_flags_are_refused_by_name() {
             flags: pairs(&[("data-dri", "x"), ("listen", "x")]),
             ..LoadRequest::default()
         }),
-        "the configuration has 4 problems; nothing was started\n\n\
+        "the configuration has 4 problems; none of it takes effect\n\n\
          no setting has this environment variable\n --> env STREAMBUS__LIMITS__CONECTIONS\n  \
          help: did you mean `STREAMBUS__LIMITS__CONNECTIONS`?\n\n\
          no setting `data-dri`\n --> flag --data-dri\n  help: did you mean `data-dir`?\n\n\

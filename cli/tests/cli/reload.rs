@@ -14,13 +14,13 @@ fn a_running_broker_takes_over_what_it_can_and_says_what_waits() {
     std::fs::write(&file, "[storage]\nscrub_rate = \"1MiB/s\"\n").unwrap();
     let broker = Broker::configured(&directory.path().join("data"), &file);
 
-    std::fs::write(&file, "[storage]\nscrub_rate = \"2MiB/s\"\n[limits]\nconnections = 77\n").unwrap();
+    std::fs::write(&file, "[storage]\nscrub_rate = \"2MiB/s\"\n[limits]\nconnections = 12345\n").unwrap();
     broker.hang_up();
     let said = broker.says_until("the configuration was read again");
     let taken = about(&said, "storage.scrub_rate");
     assert!(taken.contains("INFO") && taken.contains("1MiB/s") && taken.contains("2MiB/s"), "{taken}");
     let waits = about(&said, "limits.connections");
-    assert!(waits.contains("WARN") && waits.contains("next start") && waits.contains("77"), "{waits}");
+    assert!(waits.contains("WARN") && waits.contains("next start") && waits.contains("12345"), "{waits}");
 
     std::fs::write(&file, "[storage]\nscrub_rate = 5\nscrub_rat = \"2MiB/s\"\n").unwrap();
     broker.hang_up();

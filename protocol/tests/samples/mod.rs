@@ -1,19 +1,19 @@
 //! One message of every kind, and every kind as a closed list, for the tests that must not forget one.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of this module")]
 
+mod frames;
+mod parts;
+
+use bytes::Bytes;
 use std::collections::BTreeMap;
-
-use bytes::{Bytes, BytesMut};
 use streambus_protocol::api::cluster::{
     BrokerDescription, ClusterDescribeRequest, ClusterDescribeResponse, DrainBrokerRequest, DrainBrokerResponse,
     ElectLeaderRequest, ElectLeaderResponse, LeaderChoice, ReassignRequest, ReassignResponse, RemoveBrokerRequest,
     RemoveBrokerResponse,
 };
-use streambus_protocol::api::fetch::{Batches, FetchOutcome, FetchPartition, FetchRequest, FetchResponse, Fetched};
-use streambus_protocol::api::metadata::{
-    BrokerEndpoint, MetadataRequest, MetadataResponse, PartitionLayout, TopicLayout, TopicMetadata,
-};
+use streambus_protocol::api::fetch::{Batches, FetchPartition, FetchRequest, FetchResponse};
+use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, TopicLayout, TopicMetadata};
 use streambus_protocol::api::offsets::{
     ListOffsetsRequest, ListOffsetsResponse, OffsetFound, OffsetQuery, OffsetsOutcome, OffsetsPartition,
 };
@@ -27,8 +27,8 @@ use streambus_protocol::api::produce::{
 };
 use streambus_protocol::api::repair::{ReplicaRepairRequest, ReplicaRepairResponse};
 use streambus_protocol::api::replica::{
-    LeaderLogState, ReplicaFetchOutcome, ReplicaFetchPartition, ReplicaFetchRequest, ReplicaFetchResponse,
-    ReplicaFetched, ReplicaProgressRequest, ReplicaProgressResponse, ReplicaStateRequest, ReplicaStateResponse,
+    LeaderLogState, ReplicaFetchPartition, ReplicaFetchRequest, ReplicaFetchResponse, ReplicaProgressRequest,
+    ReplicaProgressResponse, ReplicaStateRequest, ReplicaStateResponse,
 };
 use streambus_protocol::api::session::{
     ApiRange, ErrorBody, HandshakeRequest, HandshakeResponse, HealthRequest, HealthResponse, LeaderHint,
@@ -40,216 +40,27 @@ use streambus_protocol::api::subscribe::{
 use streambus_protocol::api::topics::{
     AddPartitionsRequest, AddPartitionsResponse, AlterTopicRequest, AlterTopicResponse, ConfigEntry,
     CreateTopicRequest, CreateTopicResponse, DeleteTopicRequest, DeleteTopicResponse, DescribeTopicRequest,
-    DescribeTopicResponse, ListTopicsRequest, ListTopicsResponse, PartitionDescription, ReplicaDescription,
-    TopicListing, TrimLogRequest, TrimLogResponse,
+    DescribeTopicResponse, ListTopicsRequest, ListTopicsResponse, PartitionDescription, TopicListing, TrimLogRequest,
+    TrimLogResponse,
 };
-use streambus_protocol::api::{
-    ApiKey, Message, decode_body, decode_error, encode_error, encode_push, encode_request, encode_response,
-};
-use streambus_protocol::batch::{BatchBuilder, BatchOptions, ProducerStamp, UnverifiedBatch};
+use streambus_protocol::api::{ApiKey, encode_error, encode_push, encode_request, encode_response};
+use streambus_protocol::batch::UnverifiedBatch;
 use streambus_protocol::compression::Compression;
-use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
+use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch};
 use streambus_protocol::error_code::ErrorCode;
-use streambus_protocol::frame::{Flags, Frame, FrameDecoder};
-use streambus_protocol::ids::{
-    BrokerId, ClusterId, CorrelationId, PartitionId, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId,
-    TopicName,
-};
-use streambus_protocol::offset::Offset;
-use streambus_protocol::record::{Header, Record};
+use streambus_protocol::ids::{BrokerId, CorrelationId, PartitionIndex, ProducerEpoch, ProducerId};
 use streambus_protocol::timestamp::Timestamp;
+
+pub(crate) use frames::{frame, joined, read_any};
+pub(crate) use parts::{
+    batch_bytes, cluster_id, endpoint, layout, name, offset, outcomes, partition_id, records, replica, replicated,
+    stamp, topic_id,
+};
 
 /// The whole bytes of a frame, with a name for messages and golden files.
 pub(crate) struct Sample {
     pub(crate) name: &'static str,
     pub(crate) bytes: Vec<u8>,
-}
-
-/// Reads a frame as the message its header says. Fails as the crate does; `None` for an API that does not exist. What was
-/// read is encoded again, so that a property can compare.
-pub(crate) fn read_any(frame: Frame) -> Option<Result<Vec<u8>, streambus_protocol::codec::DecodeError>> {
-    use streambus_protocol::api::Request;
-
-    fn request<M: Request>(frame: Frame) -> Result<Vec<u8>, streambus_protocol::codec::DecodeError> {
-        let (correlation, timeout_ms) = (frame.header.correlation, frame.header.timeout_ms);
-        decode_body::<M>(frame).map(|message| joined(encode_request(&message, correlation, timeout_ms)))
-    }
-    fn response<M: Message>(frame: Frame) -> Result<Vec<u8>, streambus_protocol::codec::DecodeError> {
-        let correlation = frame.header.correlation;
-        decode_body::<M>(frame).map(|message| joined(encode_response(&message, correlation)))
-    }
-    fn either<M: Request>(frame: Frame) -> Result<Vec<u8>, streambus_protocol::codec::DecodeError> {
-        if frame.header.flags == Flags::REQUEST { request::<M>(frame) } else { response::<M::Response>(frame) }
-    }
-
-    let api = ApiKey::from_wire(frame.header.api)?;
-    let correlation = frame.header.correlation;
-    if frame.header.flags.contains(Flags::ERROR) {
-        return Some(decode_error(&frame).map(|error| joined(encode_error(api.to_wire(), correlation, &error))));
-    }
-    if frame.header.flags == Flags::PUSH {
-        return Some(decode_body::<PushedBatches>(frame).map(|message| joined(encode_push(&message, correlation))));
-    }
-    Some(match api {
-        ApiKey::Handshake => either::<HandshakeRequest>(frame),
-        ApiKey::Metadata => either::<MetadataRequest>(frame),
-        ApiKey::CreateTopic => either::<CreateTopicRequest>(frame),
-        ApiKey::DeleteTopic => either::<DeleteTopicRequest>(frame),
-        ApiKey::ListTopics => either::<ListTopicsRequest>(frame),
-        ApiKey::DescribeTopic => either::<DescribeTopicRequest>(frame),
-        ApiKey::AddPartitions => either::<AddPartitionsRequest>(frame),
-        ApiKey::AlterTopic => either::<AlterTopicRequest>(frame),
-        ApiKey::Produce => either::<ProduceRequest>(frame),
-        ApiKey::Fetch => either::<FetchRequest>(frame),
-        ApiKey::Subscribe => either::<SubscribeRequest>(frame),
-        ApiKey::Credit => either::<CreditRequest>(frame),
-        ApiKey::Unsubscribe => either::<UnsubscribeRequest>(frame),
-        ApiKey::ListOffsets => either::<ListOffsetsRequest>(frame),
-        ApiKey::ClusterDescribe => either::<ClusterDescribeRequest>(frame),
-        ApiKey::Health => either::<HealthRequest>(frame),
-        ApiKey::InitProducer => either::<InitProducerRequest>(frame),
-        ApiKey::TrimLog => either::<TrimLogRequest>(frame),
-        ApiKey::ElectLeader => either::<ElectLeaderRequest>(frame),
-        ApiKey::Reassign => either::<ReassignRequest>(frame),
-        ApiKey::DrainBroker => either::<DrainBrokerRequest>(frame),
-        ApiKey::RemoveBroker => either::<RemoveBrokerRequest>(frame),
-        ApiKey::PeerHandshake => either::<PeerHandshakeRequest>(frame),
-        ApiKey::RaftHello => either::<RaftHelloRequest>(frame),
-        ApiKey::RaftCall => either::<RaftCallRequest>(frame),
-        ApiKey::RaftSnapshot => either::<RaftSnapshotRequest>(frame),
-        ApiKey::RaftForward => either::<RaftForwardRequest>(frame),
-        ApiKey::ReplicaFetch => either::<ReplicaFetchRequest>(frame),
-        ApiKey::ReplicaProgress => either::<ReplicaProgressRequest>(frame),
-        ApiKey::ReplicaState => either::<ReplicaStateRequest>(frame),
-        ApiKey::ReplicaRepair => either::<ReplicaRepairRequest>(frame),
-    })
-}
-
-/// The frame's chunks in one piece.
-pub(crate) fn joined(frame: streambus_protocol::frame::EncodedFrame) -> Vec<u8> {
-    frame.into_chunks().flatten().collect()
-}
-
-/// The one frame in `bytes`.
-pub(crate) fn frame(bytes: &[u8]) -> Frame {
-    let mut buffer = BytesMut::from(bytes);
-    let frame = FrameDecoder::new(usize::MAX).decode(&mut buffer).expect("a valid frame").expect("a whole frame");
-    assert!(buffer.is_empty(), "one frame and nothing more");
-    frame
-}
-
-pub(crate) fn topic_id() -> TopicId {
-    TopicId::from_bytes(*b"topic-identity-1")
-}
-
-pub(crate) fn cluster_id() -> ClusterId {
-    ClusterId::from_bytes(*b"cluster-identity")
-}
-
-pub(crate) fn name(text: &str) -> TopicName {
-    TopicName::new(text).expect("a legal name")
-}
-
-pub(crate) fn offset(value: u64) -> Offset {
-    Offset::new(value).expect("an offset in range")
-}
-
-/// Two records: one with a key and a header, one with neither.
-pub(crate) fn records() -> Vec<Record> {
-    vec![
-        Record {
-            key: Some(Bytes::from_static(b"k1")),
-            value: Some(Bytes::from_static(b"hello")),
-            headers: vec![Header::new(&b"trace"[..], &b"7f"[..])],
-            timestamp: Timestamp::from_millis(1_700_000_000_000),
-        },
-        Record::new(&b"world"[..], Timestamp::from_millis(1_700_000_000_042)),
-    ]
-}
-
-pub(crate) fn batch_bytes(compression: Compression, producer: Option<ProducerStamp>) -> Bytes {
-    let mut builder = BatchBuilder::new(BatchOptions { compression, producer, is_control: false });
-    for record in records() {
-        builder.push(&record).expect("room for a record");
-    }
-    builder.build().expect("a batch").freeze()
-}
-
-pub(crate) fn stamp() -> ProducerStamp {
-    ProducerStamp { id: ProducerId::new(4711), epoch: ProducerEpoch::new(3), base_sequence: Sequence::new(99) }
-}
-
-fn endpoint(id: u32) -> BrokerEndpoint {
-    BrokerEndpoint {
-        id: BrokerId::new(id),
-        host: format!("broker-{id}.example"),
-        port: 9092,
-        rack: (id == 1).then(|| "rack-a".to_owned()),
-    }
-}
-
-fn layout(index: u32) -> PartitionLayout {
-    PartitionLayout {
-        index: PartitionIndex::new(index),
-        leader: (index == 0).then_some(BrokerId::new(1)),
-        leader_epoch: LeaderEpoch::new(5),
-        partition_epoch: PartitionEpoch::new(8),
-        replicas: vec![BrokerId::new(1), BrokerId::new(2)],
-        isr: vec![BrokerId::new(1)],
-    }
-}
-
-fn outcomes() -> Vec<FetchOutcome> {
-    let batch = batch_bytes(Compression::None, None);
-    let fetched =
-        |chunks| Fetched { high_watermark: offset(1000), log_start: offset(10), batches: Batches::from_chunks(chunks) };
-    let hint = Some(LeaderHint { leader: BrokerId::new(2), leader_epoch: LeaderEpoch::new(6) });
-    let outcome =
-        |partition, result| FetchOutcome { topic: topic_id(), partition: PartitionIndex::new(partition), result };
-    vec![
-        outcome(0, Ok(fetched(vec![batch.clone(), batch]))),
-        outcome(1, Ok(fetched(Vec::new()))),
-        outcome(2, Err(ErrorBody::new(ErrorCode::NotLeader, "broker 1 does not lead partition 2").with_leader(hint))),
-    ]
-}
-
-fn replicated() -> Vec<ReplicaFetchOutcome> {
-    let batch = batch_bytes(Compression::None, None);
-    let fetched = |chunks| ReplicaFetched {
-        high_watermark: offset(990),
-        log_start: offset(10),
-        log_end: offset(1004),
-        batches: Batches::from_chunks(chunks),
-    };
-    let outcome = |partition, diverging, result| ReplicaFetchOutcome {
-        topic: topic_id(),
-        partition: PartitionIndex::new(partition),
-        leader_epoch: LeaderEpoch::new(5),
-        diverging,
-        result,
-    };
-    vec![
-        outcome(0, None, Ok(fetched(vec![batch.clone(), batch]))),
-        outcome(1, Some((LeaderEpoch::new(3), offset(700))), Ok(fetched(Vec::new()))),
-        outcome(2, None, Err(ErrorBody::new(ErrorCode::OffsetOutOfRange, "the log starts at 10"))),
-    ]
-}
-
-fn replica(id: u32) -> ReplicaDescription {
-    ReplicaDescription {
-        broker: BrokerId::new(id),
-        log_end: offset(1000),
-        durable_end: offset(990),
-        lag_records: 0,
-        in_sync: true,
-        caught_up_ms_ago: (id == 1).then_some(12),
-        lag_bytes: 4096,
-        bytes_per_second: 1_048_576,
-    }
-}
-
-fn partition_id() -> PartitionId {
-    PartitionId { topic: topic_id(), partition: PartitionIndex::new(7) }
 }
 
 /// One of every message.
