@@ -7,6 +7,7 @@
 //! A broker keeps it in RocksDB (`rocks`). A simulation, in which no thread may run, gives it a [`MemoryDatabase`].
 
 mod memory;
+mod record_log;
 mod rocks;
 
 use std::io;
@@ -64,6 +65,26 @@ pub enum DatabaseError {
         path: PathBuf,
         /// What RocksDB says.
         source: rocksdb::Error,
+    },
+    /// One of its logs is damaged where RocksDB would not notice.
+    #[error(
+        "the metadata database is damaged: {file} from byte {position} on; what it held there may have been promised, so it \
+         must not be used or emptied in place: restore the disk, or remove this node from the cluster and join it again \
+         with an empty directory"
+    )]
+    DamagedLog {
+        /// The log.
+        file: PathBuf,
+        /// The first byte that does not check.
+        position: usize,
+    },
+    /// Its files cannot be read.
+    #[error("the metadata database {path} cannot be read: {source}; check the disk and the directory's permissions")]
+    Unreadable {
+        /// Where it is.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
     },
     /// Any other failure of the file system.
     #[error("the metadata database {path} cannot be opened: {source}")]

@@ -7,7 +7,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, WriteBatch,
 };
 
-use super::{Change, DatabaseError, Family, Pair, Pairs};
+use super::{Change, DatabaseError, Family, Pair, Pairs, record_log};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -40,6 +40,7 @@ pub(super) struct RocksDatabase {
 
 impl RocksDatabase {
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
+        record_log::check_directory(path)?;
         let path = path.to_path_buf();
         let cache = Cache::new_lru_cache(MIB);
         let failed = |source: rocksdb::Error| {
@@ -101,7 +102,8 @@ fn database_options() -> Result<Options, rocksdb::Error> {
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     // A torn last record is normal. Anything else that does not check is damage, and a shorter log is no answer to
-    // damage: an entry or a vote that was promised would be gone without anybody noticing.
+    // damage: an entry or a vote that was promised would be gone without anybody noticing. What RocksDB cannot tell apart
+    // `record_log` does.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_max_total_wal_size(4 * MIB as u64);
     options.set_db_write_buffer_size(4 * MIB);
