@@ -4,12 +4,13 @@
 //! with the journal. [`dump_dir`] prints one line per journal entry. On a directory in use both see it as it was a
 //! moment ago; the last commit may then look cut, which is not counted as damage unless a checkpoint knows it to be durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use streambus_protocol::ids::DirectoryId;
+use streambus_protocol::offset::Offset;
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::real::RealDisk;
@@ -35,7 +36,7 @@ const DAMAGE_LISTED_MAX: usize = 1_000;
 /// What a verification found.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct VerifyReport {
-    /// True when nothing is damaged.
+    /// True when nothing is damaged, or all of it was stored anew.
     pub ok: bool,
     /// The directory's identity, as text; empty when it cannot be read.
     pub directory: String,
@@ -55,6 +56,9 @@ pub struct VerifyReport {
     pub torn_tail_bytes: u64,
     /// Index entries compared with the journal.
     pub extents: u64,
+    /// Damaged batches that another replica's copy replaced: it lies elsewhere in the journal and is what is served. Their
+    /// bytes stay damaged until their segment goes, and they are not listed.
+    pub repaired: u64,
     /// Damaged things, in the order of their files.
     pub damaged: Vec<Damage>,
     /// Damaged things beyond those listed.
@@ -74,6 +78,17 @@ pub struct Damage {
     pub what: String,
     /// The partition it belongs to (topic id, slash, index), or its log's number; absent when not known.
     pub log: Option<String>,
+    /// The batch it is, when its header can be read.
+    #[serde(skip)]
+    batch: Option<BatchPlace>,
+}
+
+/// Which offsets of which log a batch has: the first, and the last inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct BatchPlace {
+    log: LogId,
+    base: Offset,
+    last: Offset,
 }
 
 /// Why a directory could not be looked at. Damage is no error: it is in the report.
@@ -108,7 +123,14 @@ impl VerifyReport {
     }
 
     fn add_file(&mut self, file: &str, what: String) {
-        self.add(Damage { file: file.to_owned(), position: None, length: None, what, log: None });
+        self.add(Damage { file: file.to_owned(), position: None, length: None, what, log: None, batch: None });
+    }
+
+    /// Takes damaged batches off the list that were stored anew. A copy has its batch's borders.
+    fn forgive(&mut self, stored_anew: &BTreeSet<BatchPlace>) {
+        let listed = self.damaged.len();
+        self.damaged.retain(|damage| damage.batch.is_none_or(|place| !stored_anew.contains(&place)));
+        self.repaired += (listed - self.damaged.len()) as u64;
     }
 }
 
@@ -121,7 +143,7 @@ pub fn verify_dir(path: &Path) -> Result<VerifyReport, InspectError> {
     let index_directory = path.join(INDEX_DIRECTORY);
     let index = index_directory.is_dir().then(|| RocksIndex::open_read_only(&index_directory, SIZES));
     let mut report = verify(&disk, index.map(|opened| opened.map(|index| Arc::new(index) as Arc<dyn IndexStore>)))?;
-    report.ok = report.damaged.is_empty();
+    report.ok = report.damaged.is_empty() && report.damaged_unlisted == 0;
     Ok(report)
 }
 

@@ -97,10 +97,12 @@ pub(crate) fn offline(command: &str, data: &Path) -> Result<String, String> {
 ///
 /// # Errors
 ///
-/// The line that could not be understood, or says damage.
+/// The line that could not be understood, or says damage that no later line repairs.
 pub fn replay(text: &str) -> Result<BTreeMap<String, LogDump>, String> {
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     let mut logs: BTreeMap<String, LogDump> = BTreeMap::new();
+    // Damaged batches, by log and offsets, until a repair of them comes.
+    let mut damaged: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     for line in text.lines() {
         if line.starts_with("segment ") || line.starts_with("torn ") {
             continue;
@@ -116,13 +118,22 @@ pub fn replay(text: &str) -> Result<BTreeMap<String, LogDump>, String> {
             logs.insert(partition.to_owned(), LogDump::default());
             continue;
         }
-        if kind == "checkpoint" {
+        if kind == "committed" {
+            continue;
+        }
+        if let ("DAMAGED", Some(offsets)) = (kind, fields.get("offsets")) {
+            damaged.insert((id, offsets), line);
             continue;
         }
         let name = names.get(id).ok_or_else(|| format!("an entry of a log that was not created: {line}"))?;
         let log = logs.entry(name.clone()).or_default();
         match kind {
-            "batch" => {
+            "batch" | "repair" => {
+                if kind == "repair"
+                    && let Some(offsets) = fields.get("offsets")
+                {
+                    damaged.remove(&(id, offsets));
+                }
                 let range =
                     fields.get("offsets").and_then(|range| range.split_once("..")).ok_or_else(not_understood)?;
                 let at = |text: &str| text.parse::<u64>().map_err(|_| not_understood());
@@ -144,7 +155,7 @@ pub fn replay(text: &str) -> Result<BTreeMap<String, LogDump>, String> {
             _ => return Err(not_understood()),
         }
     }
-    Ok(logs)
+    damaged.into_values().next().map_or(Ok(logs), |line| Err(format!("damaged and not repaired: {line}")))
 }
 
 #[cfg(test)]
@@ -161,7 +172,7 @@ lsn=4 segment=2 position=9100 log=0 truncate end=3
 lsn=5 segment=2 position=9200 log=0 batch offsets=3..4 epoch=2 bytes=71 crc32c=0000000c time=1 records=1
 lsn=6 segment=2 position=9300 log=1 created partition=bb/0
 lsn=7 segment=2 position=9400 log=1 deleted
-lsn=8 segment=2 position=9500 log=0 checkpoint bytes=12
+lsn=8 segment=2 position=9500 log=0 committed end=4
 torn segment=2 position=9600 bytes=4096
 ";
 
@@ -180,7 +191,19 @@ torn segment=2 position=9600 bytes=4096
         let trimmed = format!("{DUMP}lsn=9 segment=2 position=9700 log=0 trim start=3\n");
         let logs = replay(&trimmed).expect("a dump");
         assert_eq!((logs["aa/0"].start(), logs["aa/0"].end()), (3, 4));
-        let damaged = format!("{DUMP}DAMAGED segment=2 position=1 length=2 log=0 what=\"x\"\n");
+        for place in ["", " offsets=3..4"] {
+            let damaged = format!("{DUMP}DAMAGED segment=2 position=1 length=2 log=0{place} what=\"x\"\n");
+            assert!(replay(&damaged).is_err());
+        }
+    }
+
+    #[test]
+    fn a_repair_stands_for_the_batch_that_is_damaged() {
+        let batch =
+            "lsn=2 segment=1 position=9000 log=0 batch offsets=0..3 epoch=0 bytes=69 crc32c=0000000a time=1 records=3";
+        let damaged = DUMP.replace(batch, "DAMAGED segment=1 position=9000 length=69 log=0 offsets=0..3 what=\"x\"");
         assert!(replay(&damaged).is_err());
+        let repair = "lsn=9 segment=2 position=9700 log=0 repair offsets=0..3 epoch=0 bytes=69 crc32c=0000000a\n";
+        assert_eq!(replay(&(damaged + repair)), replay(DUMP));
     }
 }

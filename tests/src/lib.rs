@@ -7,6 +7,7 @@
 //!
 //! This crate may know every other crate; no other crate may know it.
 
+pub mod bit_flip;
 pub mod checker;
 pub mod clock;
 pub mod cluster;

@@ -6,13 +6,14 @@ mod judging;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use streambus_client::{Client, Topic};
+use streambus_client::{Client, Error, ErrorCode, Topic};
 use streambus_protocol::api::cluster::ClusterDescribeResponse;
 use streambus_protocol::api::topics::PartitionDescription;
 use tokio::runtime::Runtime;
 
 pub use judging::{Judged, Report};
 
+use crate::clock::Stopwatch;
 use crate::cluster::{Cluster, Options, PATIENCE};
 use crate::load::{Load, LoadOptions, client_config};
 use crate::patience::{wait_for, wait_for_async};
@@ -48,11 +49,7 @@ impl Run {
             let bus = bus.expect("a ready cluster takes connections");
             let topic = Topic::partitions(load.partitions).replicas(replicas);
             let topic = topic.config("min.insync.replicas", min_isr.to_string());
-            bus.admin()
-                .create_topic(&load.topic, topic)
-                .timeout(PATIENCE)
-                .await
-                .expect("a ready cluster takes a topic");
+            create_topic(&bus, &load.topic, &topic).await;
             bus
         });
         let all = cluster.ids().into_iter().chain(cluster.spares());
@@ -211,6 +208,19 @@ impl Run {
             eprintln!("--- broker {id} logged at last:\n{}", self.cluster.log_end(id));
         }
     }
+}
+
+/// Creates a topic. A busy machine may starve a broker after it was ready, until it counts as dead and there are too few
+/// for the replicas: that passes, so it is asked again until patience ends. Any other refusal fails the test.
+pub async fn create_topic(bus: &Client, name: &str, topic: &Topic) {
+    let too_few = |error: &Error| error.code() == Some(ErrorCode::InvalidReplicationFactor);
+    let clock = Stopwatch::start();
+    let created = wait_for_async(PATIENCE, || async {
+        let created = bus.admin().create_topic(name, topic.clone()).timeout(PATIENCE).await;
+        let is_over = clock.elapsed() >= PATIENCE;
+        Some(created).filter(|created| is_over || !created.as_ref().is_err_and(too_few))
+    });
+    created.await.expect("patience ended").unwrap_or_else(|error| panic!("no topic '{name}': {error}"));
 }
 
 async fn described(bus: &Client, topic: &str) -> Option<Vec<PartitionDescription>> {

@@ -66,6 +66,13 @@ impl<'a> Present for Verified<'a> {
                 bytes_shown(r.torn_tail_bytes)
             );
         }
+        if r.repaired > 0 {
+            let _infallible = writeln!(
+                text,
+                "{} damaged batches were copied anew from another replica and are served from that copy",
+                grouped(r.repaired)
+            );
+        }
         for damage in &r.damaged {
             let range = match (damage.position, damage.length) {
                 (Some(position), Some(length)) => format!(" bytes {position}..{}", position.saturating_add(length)),

@@ -55,6 +55,7 @@ pub(super) fn cross_check(
                     extent.base, extent.segment
                 ),
                 log: logs.get(&log).map(|log| log.partition.to_string()),
+                batch: None,
             });
         }
         ControlFlow::Continue(())

@@ -4,6 +4,7 @@
 use std::io;
 
 use streambus_protocol::batch::PlacedBatch;
+use streambus_protocol::offset::Offset;
 
 use super::InspectError;
 use super::segments::{Met, describe, directory_of, list, scan_segment};
@@ -58,11 +59,15 @@ fn line(sink: &mut dyn io::Write, met: &Met) -> io::Result<()> {
         Met::Damage(range) => {
             let log = range.entry.map(|entry| entry.log.to_string()).unwrap_or_else(|| "?".to_owned());
             let damage = describe(range, None);
-            writeln!(
+            write!(
                 sink,
-                "DAMAGED segment={} position={} length={} log={log} what=\"{}\"",
-                range.segment, range.position, range.length, damage.what
-            )
+                "DAMAGED segment={} position={} length={} log={log} ",
+                range.segment, range.position, range.length
+            )?;
+            if let Some(batch) = damage.batch {
+                write!(sink, "offsets={}..{} ", batch.base, end_of(batch.last))?;
+            }
+            writeln!(sink, "what=\"{}\"", damage.what)
         }
     }
 }
@@ -80,7 +85,7 @@ fn entry_line(sink: &mut dyn io::Write, replayed: &ReplayedEntry) -> io::Result<
                 sink,
                 "batch offsets={}..{} epoch={} bytes={} crc32c={:08x} time={}",
                 entry.base,
-                entry.last.next().map_or(entry.last.get(), |next| next.get()),
+                end_of(entry.last),
                 entry.epoch,
                 replayed.payload.len(),
                 crc32c::crc32c(&replayed.payload),
@@ -100,12 +105,13 @@ fn entry_line(sink: &mut dyn io::Write, replayed: &ReplayedEntry) -> io::Result<
         }
         EntryKind::Repair | EntryKind::Rewrite => writeln!(
             sink,
-            "{} offsets={}..{} epoch={} bytes={}",
+            "{} offsets={}..{} epoch={} bytes={} crc32c={:08x}",
             if entry.kind == EntryKind::Repair { "repair" } else { "rewrite" },
             entry.base,
-            entry.last.next().map_or(entry.last.get(), |next| next.get()),
+            end_of(entry.last),
             entry.epoch,
-            replayed.payload.len()
+            replayed.payload.len(),
+            crc32c::crc32c(&replayed.payload)
         ),
         EntryKind::Truncate => writeln!(sink, "truncate end={}", entry.base),
         EntryKind::Trim => writeln!(sink, "trim start={}", entry.base),
@@ -117,4 +123,9 @@ fn entry_line(sink: &mut dyn io::Write, replayed: &ReplayedEntry) -> io::Result<
         EntryKind::LogDeleted => writeln!(sink, "deleted"),
         EntryKind::Checkpoint => writeln!(sink, "committed end={}", entry.base),
     }
+}
+
+/// Where a batch with this last offset ends, exclusive.
+fn end_of(last: Offset) -> u64 {
+    last.next().map_or(last.get(), Offset::get)
 }

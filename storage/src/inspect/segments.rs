@@ -5,7 +5,7 @@ use std::io;
 
 use streambus_protocol::ids::DirectoryId;
 
-use super::{Damage, InspectError, VerifyReport, open_scan};
+use super::{BatchPlace, Damage, InspectError, VerifyReport, open_scan};
 use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::Disk;
 use crate::error::OpenError;
@@ -65,6 +65,7 @@ pub(super) fn walk(
         report.add_file(&segment_file_name(missing), "the segment that recovery starts from is missing".to_owned());
     }
     let checkpoint_logs = walked.live_logs.last().copied();
+    let mut stored_anew = BTreeSet::new();
     for (at, id) in ids.iter().enumerate() {
         if let Some(previous) = at.checked_sub(1).and_then(|before| ids.get(before))
             && previous.next() != *id
@@ -84,8 +85,11 @@ pub(super) fn walk(
             Met::Entry(replayed) => {
                 report.entries += 1;
                 let entry = replayed.entry;
+                if entry.kind == EntryKind::Repair {
+                    stored_anew.insert(BatchPlace { log: entry.log, base: entry.base, last: entry.last });
+                }
+                report.batches += u64::from(holds_batch(entry.kind));
                 match entry.kind {
-                    EntryKind::Batch | EntryKind::Repair | EntryKind::Rewrite => report.batches += 1,
                     EntryKind::LogCreated => {
                         if let Some((partition, _)) = decode_creation(&replayed.payload) {
                             names.insert(entry.log, partition.to_string());
@@ -98,11 +102,13 @@ pub(super) fn walk(
                     EntryKind::LogDeleted => {
                         walked.live_logs.remove(&entry.log);
                     }
+                    EntryKind::Batch | EntryKind::Repair | EntryKind::Rewrite => {}
                     EntryKind::Truncate | EntryKind::Trim | EntryKind::EpochStart | EntryKind::Checkpoint => {}
                 }
             }
         })?;
     }
+    report.forgive(&stored_anew);
     Ok(walked)
 }
 
@@ -200,7 +206,16 @@ pub(super) fn describe(range: &DamagedRange, log: Option<String>) -> Damage {
         length: Some(range.length),
         what,
         log,
+        batch: range.entry.filter(|entry| holds_batch(entry.kind)).map(|entry| BatchPlace {
+            log: entry.log,
+            base: entry.base,
+            last: entry.last,
+        }),
     }
+}
+
+const fn holds_batch(kind: EntryKind) -> bool {
+    matches!(kind, EntryKind::Batch | EntryKind::Repair | EntryKind::Rewrite)
 }
 
 fn name_of(names: &BTreeMap<LogId, String>, log: LogId) -> String {

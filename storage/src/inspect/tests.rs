@@ -34,13 +34,16 @@ fn batch(base: Offset) -> PlacedBatch {
     batch.place(base, LeaderEpoch::new(1))
 }
 
-/// Where the last entry starts in the last segment.
-fn last_batch(disk: &MemoryDisk) -> (String, u64) {
-    let name = disk.list("journal-").expect("list").pop().expect("segments");
-    let bytes = disk.read_file(&name).expect("read");
-    let mut places = (4096..bytes.len() - 64).step_by(8).rev();
-    let at = places.find(|at| &bytes[*at..at + 4] == b"SBEN" && bytes[at + 60] == 1).expect("a batch");
-    (name, at as u64)
+/// Where batches start, the last one first.
+fn batches(disk: &MemoryDisk) -> Vec<(String, u64)> {
+    let names = disk.list("journal-").expect("list").into_iter().rev();
+    let places = names.flat_map(|name| {
+        let bytes = disk.read_file(&name).expect("read");
+        let places = (4096..bytes.len() - 64).rev();
+        let places = places.filter(|at| &bytes[*at..at + 4] == b"SBEN" && bytes[at + 60] == 1);
+        places.map(|at| (name.clone(), at as u64)).collect::<Vec<_>>()
+    });
+    places.collect()
 }
 
 fn verified(disk: &MemoryDisk, index: &Arc<MemoryIndex>) -> (u64, usize) {
@@ -68,7 +71,7 @@ fn the_last_commit_is_judged_as_recovery_judges_it() {
             append();
         }
         assert_eq!(verified(&disk, &index), (0, 0), "as it was written");
-        let (name, position) = last_batch(&disk);
+        let (name, position) = batches(&disk)[0].clone();
         disk.flip_bit(&name, position + 200, 1).expect("flipped");
         let (torn, damaged) = verified(&disk, &index);
         assert_eq!((torn > 0, damaged), if is_below_checkpoint { (false, 1) } else { (true, 0) });
@@ -77,4 +80,40 @@ fn the_last_commit_is_judged_as_recovery_judges_it() {
         let recovered = (report.journal.torn_tail_bytes > 0, report.journal.damaged.len());
         assert_eq!(recovered, (torn > 0, damaged), "recovery says the same");
     }
+}
+
+// Catches an inspection that goes on calling a batch lost that was stored anew, and one that takes a repair of another
+// batch for it.
+#[test]
+fn a_batch_that_was_stored_anew_is_damaged_no_more() {
+    let (disk, index) = (MemoryDisk::new(), Arc::new(MemoryIndex::new()));
+    let (store, _) = open(&disk, &index);
+    let id = PartitionId { topic: TopicId::from_bytes([1; 16]), partition: PartitionIndex::new(0) };
+    let log = store.create_log(id, LogOptions::default()).expect("a log");
+    let step = || while store.step() {};
+    let mut bases = Vec::new();
+    while store.metrics().checkpoints.get() < 3 {
+        bases.push(log.log_end());
+        log.append(batch(log.log_end())).expect("appended");
+        step();
+    }
+    let damage = |nth_last: usize| {
+        let (name, position) = batches(&disk)[nth_last].clone();
+        disk.flip_bit(&name, position + 200, 1).expect("flipped");
+    };
+    damage(0);
+    damage(1);
+    let verify = || verify(&disk, Some(Ok(Arc::clone(&index) as _))).expect("inspected");
+    assert_eq!((verify().damaged.len(), verify().repaired), (2, 0));
+    log.repair(vec![batch(bases[bases.len() - 1]).into_bytes()]).expect("repaired");
+    step();
+    let report = verify();
+    assert_eq!((report.damaged.len(), report.repaired), (1, 1));
+    assert!(report.damaged[0].what.contains(&format!("offsets {}", bases[bases.len() - 2])), "{:?}", report.damaged);
+    let mut text = Vec::new();
+    dump::dump(&disk, &mut text).expect("dumped");
+    let text = String::from_utf8(text).expect("text");
+    let offsets = format!(" offsets={}..{} ", bases[bases.len() - 1], log.log_end());
+    assert!(text.lines().any(|line| line.starts_with("DAMAGED") && line.contains(&offsets)), "{text}");
+    assert!(text.lines().any(|line| line.contains(" repair ") && line.contains(&offsets)), "{text}");
 }

@@ -5,7 +5,9 @@
 //! default; `make soak` sets both. `STREAMBUS_NETWORK=namespaces` cuts links packet by packet, as root; tests of lost packets
 //! do so wherever they can and say when they cannot.
 
+mod bit_flips;
 mod disk_errors;
+mod disk_full;
 mod kill;
 mod membership;
 mod network;

@@ -25,6 +25,18 @@ fn more_replicas_than_brokers_are_refused() {
     run.finish();
 }
 
+/// A run creates its topic also when a broker is not there yet: what is refused for want of brokers is asked again.
+#[test]
+fn a_topic_that_wants_a_broker_that_still_starts_waits_for_it() {
+    let mut cluster = Cluster::prepare(&Options::default());
+    cluster.start_broker(1);
+    cluster.start_broker(2);
+    cluster.wait_ready(1);
+    cluster.wait_ready(2);
+    cluster.start_broker(3);
+    Run::start_on("a broker that still starts", cluster, &LoadOptions::default()).finish();
+}
+
 #[test]
 fn a_second_process_with_the_same_broker_id_never_serves() {
     let run = Run::start("two processes with one broker id", &Options::default(), &LoadOptions::default());
