@@ -7,6 +7,7 @@ mod binary;
 mod crash;
 mod damage;
 mod failover;
+mod lying_disk;
 mod metadata;
 
 use std::path::Path;
