@@ -4,16 +4,20 @@
 # failed one stops the soak, leaves its folder and says how to repeat it.
 #
 # Usage: scripts/soak.sh MINUTES CYCLES FIRST_SEED
-#   PARTS    which of "models kill cluster planted" (all)
+#   PARTS    which of "models kill cluster planted" (all of these), or "spread": the cluster tests until the time is over,
+#            each time the one with the fewest runs in the ledger, with the next seed of its own
 #   ONLY     of the cluster tests, those whose names contain this (all)
 #   ROUNDS   stop after so many seeds also when time is left (0: never)
 #   LEDGER   the file that rows are appended to (docs/soak-ledger.md)
+#   GO_ON    1: a failed run does not stop the soak; its folder and output stay, and the soak fails at its end
 set -euo pipefail
 cd "$(dirname "$0")/.."
 minutes=$1 cycles=$2 seed=$3
 parts=${PARTS:-models kill cluster planted}
 only=${ONLY:-}
 rounds=${ROUNDS:-0}
+go_on=${GO_ON:-0}
+failed=0
 end=$((SECONDS + minutes * 60))
 
 # A run that takes longer than this stands still.
@@ -60,7 +64,7 @@ if wants models; then
     built simulation
 fi
 if wants kill; then built kill_nine; fi
-if wants cluster; then built cluster; fi
+if wants cluster || wants spread; then built cluster; fi
 if wants planted; then
     cargo build --release --locked -p streambus-cli --features planted-bugs --bin streambus-planted
     cp "$target/release/streambus-planted" "$work/"
@@ -86,7 +90,9 @@ run() { # PROGRAM TEST [NAME=VALUE...]: one test; the soak ends when it fails
         echo "FAILED with status $status: $test of $program. Its folder is named above; all output is in $log"
         echo "repeat it: $* STREAMBUS_FAULT_CYCLES=$STREAMBUS_FAULT_CYCLES cargo test --release ${target_of[$program]} -- --exact $test --nocapture"
     } >&2
-    exit 1
+    ((go_on)) || exit 1
+    failed=$((failed + 1))
+    cp "$log.run" "$work/failed-$failed"
 }
 
 models() {
@@ -122,6 +128,29 @@ cluster() {
     done
 }
 
+# What a test calls its runs is known once it has run.
+declare -A name_of=() runs_of=()
+covered() { # TEST: how many of its runs the ledger has
+    local name=${name_of[$1]:-}
+    if [ -n "$name" ]; then grep -cF "| $name |" "$STREAMBUS_LEDGER"; else echo "${runs_of[$1]:-0}"; fi
+}
+
+spread() {
+    local test least fewest count before
+    until over; do
+        least=
+        for test in $(tests_of cluster "$only"); do
+            count=$(covered "$test")
+            if [ -z "$least" ] || ((count < fewest)); then least=$test fewest=$count; fi
+        done
+        before=$(wc -l <"$STREAMBUS_LEDGER")
+        run cluster "$least" STREAMBUS_SEED=$((seed + ${runs_of[$least]:-0}))
+        runs_of[$least]=$((${runs_of[$least]:-0} + 1))
+        [ "$(wc -l <"$STREAMBUS_LEDGER")" -eq "$before" ] ||
+            name_of[$least]=$(tail -n 1 "$STREAMBUS_LEDGER" | cut -d'|' -f4 | sed 's/^ *//; s/ *$//')
+    done
+}
+
 planted() {
     local test found
     for test in $(tests_of planted found); do
@@ -142,6 +171,7 @@ until over || { ((rounds > 0)) && ((round >= rounds)); }; do
             models) models ;;
             kill) kills ;;
             cluster) cluster ;;
+            spread) spread ;;
             planted) planted ;;
             *) echo "no such part: $part" >&2; exit 2 ;;
         esac
@@ -151,4 +181,5 @@ until over || { ((rounds > 0)) && ((round >= rounds)); }; do
     seed=$((seed + 1))
     round=$((round + 1))
 done
+((failed == 0)) || { echo "== $failed runs of the soak of $commit failed: see $work/failed-*" >&2; exit 1; }
 echo "== the soak of $commit ended well; rows are in $STREAMBUS_LEDGER"
