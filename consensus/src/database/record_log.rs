@@ -231,4 +231,14 @@ mod tests {
             Database::open(folder.path()).unwrap();
         }
     }
+
+    /// Catches: a flipped bit that names another file, told as a failure without a remedy.
+    #[test]
+    fn a_database_whose_manifest_is_missing_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        database(folder.path());
+        fs::write(folder.path().join("CURRENT"), "MANIFEST-900000\n").unwrap();
+        let error = Database::open(folder.path()).err().expect("what it names is missing").to_string();
+        assert!(error.contains("damaged") && error.contains("restore"), "{error}");
+    }
 }

@@ -9,6 +9,8 @@ use rocksdb::{
 
 use super::{Change, DatabaseError, Family, Pair, Pairs, record_log};
 
+/// What the system says of a file that is not there.
+const MISSING: &str = "No such file or directory";
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -47,6 +49,8 @@ impl RocksDatabase {
             let path = path.clone();
             match source.kind() {
                 rocksdb::ErrorKind::Corruption => DatabaseError::Damaged { path, source },
+                // It makes a database that is missing as a whole: what it misses, another of its files names.
+                _ if source.as_ref().contains(MISSING) => DatabaseError::Damaged { path, source },
                 _ if source.to_string().contains("lock") => DatabaseError::InUse { path, source },
                 _ => DatabaseError::Failed { path, source },
             }

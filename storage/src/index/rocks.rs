@@ -17,6 +17,9 @@ use crate::index::{Change, IndexStore, KeyValue, Visit};
 /// Files RocksDB may keep open: with 4 MiB tables, more than 10 GiB of batches need.
 const OPEN_FILES_MAX: i32 = 64;
 
+/// What the system says of a file that is not there.
+const MISSING: &str = "No such file or directory";
+
 /// An [`IndexStore`] in a directory of its own.
 #[derive(Debug)]
 pub struct RocksIndex {
@@ -35,7 +38,11 @@ pub struct RocksSizes {
 impl RocksIndex {
     /// Opens or creates the store in `path`.
     pub fn open(path: &Path, sizes: RocksSizes) -> Result<Self, IndexError> {
-        let db = DB::open(&options(sizes), path).map_err(error)?;
+        let db = DB::open(&options(sizes), path).map_err(|problem| match problem.kind() {
+            // It makes what is missing as a whole: what it misses, another of its files names.
+            ErrorKind::IOError if problem.as_ref().contains(MISSING) => IndexError::Damaged(problem.into_string()),
+            _ => error(problem),
+        })?;
         Ok(Self { db })
     }
 
@@ -206,5 +213,15 @@ mod tests {
         assert_eq!(index.get(b"k").expect("get").as_deref(), Some(&b"v"[..]));
         drop(index);
         assert_eq!(listing(), before);
+    }
+
+    // Catches a broker that does not start, instead of rebuilding its index, because a flipped bit names another file.
+    #[test]
+    fn a_file_that_names_a_missing_one_is_damage() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        drop(RocksIndex::open(dir.path(), SIZES).expect("open"));
+        std::fs::write(dir.path().join("CURRENT"), "MANIFEST-900000\n").expect("write");
+        let refused = RocksIndex::open(dir.path(), SIZES).expect_err("what it names is missing");
+        assert!(matches!(refused, IndexError::Damaged(_)), "{refused}");
     }
 }
