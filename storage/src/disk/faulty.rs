@@ -42,6 +42,8 @@ pub enum Fault {
     FailSync(u64),
     /// The nth allocation finds no space, once.
     FailAllocate(u64),
+    /// The nth allocation fails with an I/O error, once.
+    BreakAllocate(u64),
     /// Reads that touch these bytes of this file fail, for ever; so does reading it as a whole.
     Unreadable {
         /// The file.
@@ -536,17 +538,20 @@ impl DiskFile for FaultyFile {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let outcome = self.disk.begin(Some(self.boot))?;
-        let full = {
+        let (is_full, is_broken) = {
             let mut state = self.disk.state.lock();
             state.counters.allocations += 1;
             let nth = state.counters.allocations;
-            state.take(&Fault::FailAllocate(nth))
+            (state.take(&Fault::FailAllocate(nth)), state.take(&Fault::BreakAllocate(nth)))
         };
         if !matches!(outcome, Outcome::Normal) {
             return Err(self.disk.end(&outcome));
         }
-        if full {
+        if is_full {
             return Err(io::ErrorKind::StorageFull.into());
+        }
+        if is_broken {
+            return Err(device_error());
         }
         self.inner.allocate(bytes)
     }

@@ -13,6 +13,7 @@ use super::handle::{CommitStats, JournalObserver, JournalParts};
 use super::position::{CommitSequence, Incarnation, Lsn, SegmentId};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_file_name};
 use super::state::{Intake, NextSegment, Phase, SegmentEntry, Shared};
+use super::supply::CreateError;
 use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::DiskFile;
 use crate::latch::LatchedOperation;
@@ -252,7 +253,7 @@ impl Committer {
     }
 
     /// Makes the next segment's file ready once half of the active one is used. True when it tried.
-    fn prepare(&mut self) -> bool {
+    pub(crate) fn prepare(&mut self) -> bool {
         {
             let mut intake = self.shared.intake.lock();
             if intake.remaining > u64::from(self.shared.config.segment_bytes) / 2
@@ -266,7 +267,9 @@ impl Committer {
                 NextSegment::Unavailable { retry, .. } => *retry = false,
             }
         }
-        prepare_next_segment(&self.shared);
+        if let Err((file, error)) = prepare_next_segment(&self.shared) {
+            self.fail(LatchedOperation::Roll, &file, &error);
+        }
         true
     }
 
@@ -312,8 +315,9 @@ impl std::fmt::Debug for Committer {
     }
 }
 
-/// Makes a spare file unless one is at hand, and notes the outcome for appenders.
-pub(crate) fn prepare_next_segment(shared: &Shared) {
+/// Makes a spare file unless one is at hand, and notes the outcome for appenders. The error is the disk's, with the file: a
+/// full one is no error.
+fn prepare_next_segment(shared: &Shared) -> Result<(), (String, io::Error)> {
     let in_use = shared.segment_bytes();
     let outcome = {
         let mut supply = shared.supply.lock();
@@ -324,11 +328,13 @@ pub(crate) fn prepare_next_segment(shared: &Shared) {
         Ok(()) => NextSegment::Ready,
         // A segment may have been recycled meanwhile.
         Err(_) if shared.supply.lock().count() > 0 => NextSegment::Ready,
-        Err(problem) => {
+        Err(CreateError::NoSpace(problem)) => {
             tracing::warn!(problem, "no space for the next journal segment");
             NextSegment::Unavailable { problem: problem.into(), retry: false }
         }
+        Err(CreateError::Refused { file, source }) => return Err((file, source)),
     };
+    Ok(())
 }
 
 /// Writes a segment's header block durably.

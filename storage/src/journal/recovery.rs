@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use streambus_planted::{Defect, is_planted};
 use streambus_protocol::ids::DirectoryId;
 
-use super::committer::{ActiveSegment, Committer, Step, active_entry, prepare_next_segment, write_header};
+use super::committer::{ActiveSegment, Committer, Step, active_entry, write_header};
 use super::config::JournalConfig;
 use super::entry::{ChecksumSeed, ENTRY_HEADER_BYTES, ReplayDecision, ReplayedEntry};
 use super::error::OpenError;
@@ -30,7 +30,7 @@ use super::segment::{
     segment_of_file_name,
 };
 use super::state::{Intake, NextSegment, SegmentEntry, Shared};
-use super::supply::Supply;
+use super::supply::{CreateError, Supply};
 use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::{Disk, DiskFile, OpenHow};
 use crate::latch::Latch;
@@ -166,16 +166,8 @@ fn prove(parts: JournalParts) -> JournalParts {
         tracing::error!("the recovered journal cannot be written to; it is read-only");
     }
     // Space for accepted entries is reserved ahead; see the intake.
-    let parts = committer.into_parts();
-    let half = u64::from(parts.shared.config.segment_bytes) / 2;
-    let wanted = {
-        let intake = parts.shared.intake.lock();
-        intake.remaining <= half && matches!(intake.next_segment, NextSegment::Wanted)
-    };
-    if wanted {
-        prepare_next_segment(&parts.shared);
-    }
-    parts
+    committer.prepare();
+    committer.into_parts()
 }
 
 /// Creates the first segment, or the one after a tail that cannot be trusted.
@@ -187,9 +179,12 @@ fn first_segment(
 ) -> Result<Arc<dyn DiskFile>, OpenError> {
     let name = segment_file_name(header.segment);
     if supply.count() == 0 {
-        supply
-            .create(in_use_bytes)
-            .map_err(|problem| io_error("creating", &name)(io::Error::new(io::ErrorKind::StorageFull, problem)))?;
+        supply.create(in_use_bytes).map_err(|error| {
+            io_error("creating", &name)(match error {
+                CreateError::NoSpace(problem) => io::Error::new(io::ErrorKind::StorageFull, problem),
+                CreateError::Refused { source, .. } => source,
+            })
+        })?;
     }
     let spare = supply.take().ok_or_else(|| io_error("creating", &name)(io::ErrorKind::StorageFull.into()))?;
     write_header(&spare.file, header).map_err(io_error("writing", &name))?;

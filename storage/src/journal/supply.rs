@@ -17,6 +17,20 @@ pub(crate) struct Spare {
     pub(crate) file: Arc<dyn DiskFile>,
 }
 
+/// Why no spare file was made.
+#[derive(Debug)]
+pub(crate) enum CreateError {
+    /// There is no space for it, or none that may be used: this passes.
+    NoSpace(String),
+    /// The disk refused: it must not be relied upon any more.
+    Refused {
+        /// The file.
+        file: String,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+}
+
 /// The spare files of one journal.
 #[derive(Debug)]
 pub(crate) struct Supply {
@@ -84,17 +98,19 @@ impl Supply {
 
     /// Makes a new spare file with its space reserved. `in_use_bytes` are those of the journal's segments.
     ///
-    /// A failure leaves nothing behind and is no loss of durability: nothing acknowledged depends on the file.
-    pub(crate) fn create(&mut self, in_use_bytes: u64) -> Result<(), String> {
+    /// A failure leaves nothing behind, and nothing acknowledged depends on the file.
+    pub(crate) fn create(&mut self, in_use_bytes: u64) -> Result<(), CreateError> {
         let wanted = self.segment_bytes;
         let total = in_use_bytes + self.bytes() + wanted;
         if let Some(max) = self.total_bytes_max.filter(|max| total > *max) {
-            return Err(format!("segments would take {total} bytes, the limit is {max}"));
+            return Err(CreateError::NoSpace(format!("segments would take {total} bytes, the limit is {max}")));
         }
-        let free = self.disk.free_bytes().map_err(|error| format!("the free space is not known: {error}"))?;
+        let refused = |source| CreateError::Refused { file: ".".to_owned(), source };
+        let free = self.disk.free_bytes().map_err(refused)?;
         if free < wanted.saturating_add(self.reserve_bytes) {
             let reserve = self.reserve_bytes;
-            return Err(format!("{free} bytes are free, {wanted} are needed and {reserve} must stay free"));
+            let problem = format!("{free} bytes are free, {wanted} are needed and {reserve} must stay free");
+            return Err(CreateError::NoSpace(problem));
         }
         let name = self.next_name();
         let made = self.disk.open(&name, OpenHow::CreateNew).and_then(|file| {
@@ -111,7 +127,12 @@ impl Supply {
                 if let Err(leftover) = self.disk.remove(&name) {
                     tracing::warn!(file = name, error = %leftover, "an incomplete spare segment could not be removed");
                 }
-                Err(format!("reserving {wanted} bytes failed: {error}"))
+                Err(match error.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                        CreateError::NoSpace(format!("reserving {wanted} bytes failed: {error}"))
+                    }
+                    _ => CreateError::Refused { file: name, source: error },
+                })
             }
         }
     }

@@ -1,6 +1,8 @@
 //! A full disk: appends are refused, everything else works, and it heals by itself.
 
+use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
+use streambus_storage::disk::faulty::Fault;
 use streambus_storage::error::AppendError;
 use streambus_storage::partition_log::PartitionLog;
 use streambus_storage::store::Store;
@@ -63,6 +65,24 @@ fn a_full_disk_refuses_appends_serves_reads_and_heals() {
         read_all(&log).expect("readable").len() as u64,
         log.log_start().distance_to(log.log_end()).expect("order")
     );
+}
+
+// Catches a disk that refuses and is reported as a full one: nobody would look at it, or move what it leads away.
+#[test]
+fn a_disk_that_refuses_to_reserve_space_is_not_called_full() {
+    let world = World::new(23);
+    let store = world.open();
+    let log = create(&store, 0);
+    world.disk.plan(Fault::BreakAllocate(world.disk.counters().allocations + 1));
+    let refused = (0..1_000).find_map(|_| {
+        let outcome = log.append(batch(log.log_end(), &Spec { record_bytes: 900, ..Spec::default() }));
+        settle(&store);
+        outcome.err().filter(|error| !matches!(error, AppendError::Busy { .. }))
+    });
+    assert!(matches!(refused, Some(AppendError::ReadOnly(_))), "{refused:?}");
+    let status = store.status();
+    assert!(!status.full && status.read_only.is_some_and(|reason| reason.contains("segment roll")));
+    assert!(log.synced_end() > Offset::ZERO && read_all(&log).is_ok());
 }
 
 // Catches a reserve that is configured and not kept.
