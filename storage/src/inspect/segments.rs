@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use streambus_protocol::ids::DirectoryId;
+use streambus_protocol::offset::Offset;
 
 use super::{BatchPlace, Damage, InspectError, VerifyReport, open_scan};
 use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
@@ -15,7 +16,9 @@ use crate::journal::scan::{Expected, Found, Item, SegmentCursor};
 use crate::journal::segment::{
     FORMAT_VERSION, HeaderBlock, SEGMENT_PREFIX, SegmentHeader, segment_file_name, segment_of_file_name,
 };
-use crate::journal::{self, DamageReason, DamagedRange, EntryKind, LogId, Lsn, ReplayedEntry, SegmentId};
+use crate::journal::{
+    self, CommittedEntry, DamageReason, DamagedRange, EntryKind, LogId, Lsn, ReplayedEntry, SegmentId,
+};
 use crate::store::replay::decode_creation;
 
 /// What walking the journal told.
@@ -25,6 +28,27 @@ pub(super) struct Walked {
     pub(super) segments: BTreeSet<SegmentId>,
     /// Logs that exist at the end.
     pub(super) live_logs: BTreeSet<LogId>,
+    /// Where logs start, as far as trims say that are still there: the index may not have forgotten what lies below.
+    pub(super) starts: BTreeMap<LogId, Offset>,
+}
+
+impl Walked {
+    /// Follows where a log starts.
+    fn note_start(&mut self, entry: &CommittedEntry) {
+        match entry.kind {
+            EntryKind::Trim => {
+                let start = self.starts.entry(entry.log).or_insert(entry.base);
+                *start = entry.base.max(*start);
+            }
+            // One that goes on below its start.
+            EntryKind::Truncate => {
+                if let Some(start) = self.starts.get_mut(&entry.log) {
+                    *start = entry.base.min(*start);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// One thing met on the way.
@@ -85,6 +109,7 @@ pub(super) fn walk(
             Met::Entry(replayed) => {
                 report.entries += 1;
                 let entry = replayed.entry;
+                walked.note_start(&entry);
                 if entry.kind == EntryKind::Repair {
                     stored_anew.insert(BatchPlace { log: entry.log, base: entry.base, last: entry.last });
                 }
