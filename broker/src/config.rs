@@ -227,8 +227,10 @@ pub struct StorageConfig {
     pub retention_interval: Duration,
     /// How fast the background check of stored checksums reads, in bytes per second; 0 turns it off.
     pub scrub_rate: u64,
-    /// How fast compaction copies live batches out of segments of which little lives, in bytes per second; 0 turns it off.
+    /// How fast compaction reads and writes, of keys and of segments each, in bytes per second; 0 turns it off.
     pub compaction_rate: u64,
+    /// Bytes that the keys of one partition may take while it is compacted.
+    pub compaction_map_bytes: u64,
 }
 
 impl Default for StorageConfig {
@@ -250,8 +252,8 @@ impl Default for StorageConfig {
             index_write_buffer_bytes: 4 * MIB,
             retention_interval: Duration::from_secs(30),
             scrub_rate: 4 * MIB,
-            // Off until its defects are mended: docs/known-defects.md.
-            compaction_rate: 0,
+            compaction_rate: 16 * MIB,
+            compaction_map_bytes: 8 * MIB,
         }
     }
 }

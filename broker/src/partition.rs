@@ -27,7 +27,7 @@ use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId, TopicName};
 use streambus_protocol::offset::Offset;
 use streambus_protocol::topic_config::Durability;
-use streambus_storage::partition_log::PartitionLog;
+use streambus_storage::partition_log::{Agreed, PartitionLog};
 use tokio::sync::watch;
 
 use crate::partition::lead::Leading;
@@ -283,10 +283,14 @@ impl Partition {
             Part::Leading(leading) => leading.state.in_sync_count(),
             Part::Alone | Part::Following(..) | Part::Idle => 1,
         };
-        // Retention takes nothing that is not committed (rule H5).
+        // Retention takes nothing that is not committed (rule H5). Nor does compaction: a newer record that is undone later
+        // must not have taken the place of an older one.
         match role.is_replicated() {
             true => self.log.set_committed(high_watermark),
-            false => self.log.set_protect(None),
+            false => {
+                self.log.set_protect(None);
+                self.log.set_agreed(Agreed::Synced);
+            }
         }
         self.standing.send_if_modified(|standing| {
             let next = Standing { high_watermark, leads, has_enough_in_sync, committed_on, ..*standing };

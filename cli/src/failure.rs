@@ -161,6 +161,7 @@ pub fn exit_of(code: ErrorCode) -> Exit {
         | C::InvalidPartitions
         | C::InvalidReplicationFactor
         | C::InvalidAssignment
+        | C::InvalidRecord
         | C::InvalidRequest => Exit::Usage,
         C::NotEnoughReplicas | C::NotEnoughReplicasAfterAppend => Exit::Unhealthy,
         C::NotReady | C::NoController | C::LeaderNotAvailable | C::StorageReadOnly | C::StorageFull => Exit::Unhealthy,

@@ -71,6 +71,31 @@ async fn until_end_ends_where_the_log_ended_when_it_began() {
     assert!(empty.next().await.expect("no error").is_none(), "nothing to read is the end, not a wait");
 }
 
+// Catches a consumer that waits, ends early or fails where compaction has left nothing.
+#[tokio::test(start_paused = true)]
+async fn what_was_compacted_is_passed_over() {
+    for keeps in [|offset: u64| offset % 10 == 3, |offset| offset < 2, |offset| offset == 39, |_| false] {
+        let (cluster, client) = filled(1, 40).await;
+        cluster.compact("orders", 0, keeps);
+        for from in [0, 3, 5, 39] {
+            let mut consumer =
+                client.consumer(["orders"]).from(Start::Offset(from)).until_end().start().await.expect("started");
+            let mut offsets = Vec::new();
+            while let Some(record) = consumer.next().await.expect("no error") {
+                assert_eq!(record.value.as_deref(), Some(format!("value {}", record.offset).as_bytes()));
+                offsets.push(record.offset);
+            }
+            assert_eq!(offsets, (from..40).filter(|offset| keeps(*offset)).collect::<Vec<_>>(), "from {from}");
+            assert_eq!((consumer.position(&at(0)), consumer.lag()), (Some(40), 0));
+        }
+        client.producer().send(Record::new("orders", "value 40").partition(0)).await.expect("stored");
+        let mut consumer = client.consumer(["orders"]).from(Start::Offset(20)).start().await.expect("started");
+        let rest = (20..40).filter(|offset| keeps(*offset)).count();
+        let records = take(&mut consumer, rest + 1).await;
+        assert_eq!(records.last().map(|record| record.offset), Some(40));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn starts_and_seeks_are_exact() {
     let (_cluster, client) = filled(1, 20).await;

@@ -119,6 +119,7 @@ impl BatchError {
         match self {
             Self::TooLarge { .. } | Self::Compression(CompressionError::TooLarge { .. }) => ErrorCode::BatchTooLarge,
             Self::Magic(_) | Self::Codec(_) | Self::Control => ErrorCode::UnsupportedBatch,
+            Self::Record { source: RecordError::NoKey, .. } => ErrorCode::InvalidRecord,
             Self::TooShort { .. }
             | Self::Length { .. }
             | Self::Checksum { .. }
@@ -261,12 +262,25 @@ impl RecordBatch {
     /// compressed records to at most `expanded_bytes_max`. Not on the hot path: a batch with a right checksum and wrong
     /// records harms only its readers, who check.
     pub fn check_records(&self, expanded_bytes_max: usize) -> Result<(), BatchError> {
+        self.on_records(expanded_bytes_max, |plain| records::check(plain, &self.header, records::Deltas::Consecutive))
+    }
+
+    /// The same, and that every record has a key: a topic that keeps the last record of each key takes no others.
+    pub fn check_keys(&self, expanded_bytes_max: usize) -> Result<(), BatchError> {
+        self.on_records(expanded_bytes_max, |plain| records::check_keyed(plain, &self.header))
+    }
+
+    fn on_records(
+        &self,
+        expanded_bytes_max: usize,
+        check: impl FnOnce(&[u8]) -> Result<(), BatchError>,
+    ) -> Result<(), BatchError> {
         let stored = self.bytes.get(BATCH_HEADER_BYTES..).unwrap_or_default();
         let expanded = match self.header.codec()? {
             Compression::None if stored.len() <= expanded_bytes_max => None,
             codec => Some(codec.decompress(&Bytes::copy_from_slice(stored), expanded_bytes_max)?),
         };
-        records::check(expanded.as_deref().unwrap_or(stored), &self.header, records::Deltas::Consecutive)
+        check(expanded.as_deref().unwrap_or(stored))
     }
 
     /// Puts the batch at `base`, under the leader of `epoch`, in place.

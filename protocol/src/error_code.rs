@@ -108,6 +108,8 @@ error_codes! {
     StorageDamaged = 33, "STORAGE_DAMAGED";
     /// The write was handed to the disk and its sync failed.
     StorageFailed = 34, "STORAGE_FAILED";
+    /// The topic does not take a record like one of the batch's: it is compacted, and the record has no key.
+    InvalidRecord = 35, "INVALID_RECORD";
     /// A sequence number is missing before this one (KIP-98).
     OutOfOrderSequence = 40, "OUT_OF_ORDER_SEQUENCE";
     /// A newer incarnation of this producer exists.
@@ -196,6 +198,7 @@ impl ErrorCode {
             | Self::CorruptBatch
             | Self::BatchTooLarge
             | Self::UnsupportedBatch
+            | Self::InvalidRecord
             | Self::OffsetOutOfRange
             | Self::OutOfOrderSequence
             | Self::FencedProducer
@@ -242,6 +245,7 @@ impl ErrorCode {
             | Self::CorruptBatch
             | Self::BatchTooLarge
             | Self::UnsupportedBatch
+            | Self::InvalidRecord
             | Self::OffsetOutOfRange
             | Self::OffsetNotAvailable
             | Self::NotLeader
@@ -293,6 +297,7 @@ impl ErrorCode {
             | Self::InvalidReplicationFactor
             | Self::CorruptBatch
             | Self::UnsupportedBatch
+            | Self::InvalidRecord
             | Self::ClusterListenerOnly
             | Self::ClientListenerOnly
             | Self::InvalidAssignment

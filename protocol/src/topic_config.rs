@@ -3,11 +3,14 @@
 mod problem;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::batch::TimestampType;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_BYTES_MAX_DEFAULT};
 pub use problem::ConfigProblem;
 
+/// The default of `delete.retention.ms`: one day.
+const DELETE_RETENTION_MS_DEFAULT: u64 = 24 * 60 * 60 * 1000;
 /// The default of `retention.ms`: seven days.
 const RETENTION_MS_DEFAULT: u64 = 7 * 24 * 60 * 60 * 1000;
 
@@ -36,6 +39,64 @@ pub enum Cleanup {
     /// By age and size.
     #[default]
     Delete,
+    /// Only the last record of each key stays.
+    Compact,
+    /// Both.
+    CompactAndDelete,
+}
+
+impl Cleanup {
+    /// True when records go by age and size.
+    pub const fn deletes(self) -> bool {
+        matches!(self, Self::Delete | Self::CompactAndDelete)
+    }
+
+    /// True when records give way to newer ones of their key.
+    pub const fn compacts(self) -> bool {
+        matches!(self, Self::Compact | Self::CompactAndDelete)
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Compact => "compact",
+            Self::CompactAndDelete => "compact,delete",
+        }
+    }
+}
+
+/// A share of a whole, exact to a millionth, written as a decimal fraction from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ratio(u32);
+
+impl Ratio {
+    const WHOLE: u32 = 1_000_000;
+    /// One half.
+    pub const HALF: Self = Self(Self::WHOLE / 2);
+
+    /// The share in millionths, at most a million.
+    pub const fn millionths(self) -> u32 {
+        self.0
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || fraction.len() > 6 {
+            return None;
+        }
+        let whole = whole.parse::<u32>().ok()?.checked_mul(Self::WHOLE)?;
+        let millionths = whole.checked_add(format!("{fraction:0<6}").parse().ok()?)?;
+        (millionths <= Self::WHOLE).then_some(Self(millionths))
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fraction = format!("{:06}", self.0 % Self::WHOLE);
+        let fraction = fraction.trim_end_matches('0');
+        write!(f, "{}.{}", self.0 / Self::WHOLE, if fraction.is_empty() { "0" } else { fraction })
+    }
 }
 
 /// A topic's configuration in force.
@@ -51,6 +112,12 @@ pub struct TopicConfig {
     pub min_insync_replicas: u16,
     /// `cleanup.policy`.
     pub cleanup: Cleanup,
+    /// `delete.retention.ms`: how long a tombstone stays after compaction has met it, in milliseconds.
+    pub delete_retention_ms: u64,
+    /// `min.compaction.lag.ms`: a record younger than this many milliseconds is not compacted.
+    pub min_compaction_lag_ms: u64,
+    /// `min.cleanable.dirty.ratio`: the share of a log that must never have been compacted before that is worth while.
+    pub min_dirty_ratio: Ratio,
     /// `message.timestamp.type`.
     pub timestamp_type: TimestampType,
     /// `unclean.leader.election.enable`: whether a replica that lacks acknowledged records may lead.
@@ -66,6 +133,9 @@ impl Default for TopicConfig {
             batch_bytes_max: BATCH_BYTES_MAX_DEFAULT as u32,
             min_insync_replicas: 1,
             cleanup: Cleanup::Delete,
+            delete_retention_ms: DELETE_RETENTION_MS_DEFAULT,
+            min_compaction_lag_ms: 0,
+            min_dirty_ratio: Ratio::HALF,
             timestamp_type: TimestampType::CreateTime,
             unclean_leader_election: false,
         }
@@ -76,9 +146,12 @@ impl Default for TopicConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
     CleanupPolicy,
+    DeleteRetentionMs,
     Durability,
     MaxMessageBytes,
     TimestampType,
+    MinCleanableDirtyRatio,
+    MinCompactionLagMs,
     MinInsyncReplicas,
     RetentionBytes,
     RetentionMs,
@@ -87,11 +160,14 @@ enum Key {
 
 impl Key {
     /// Every key, in alphabetic order.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::CleanupPolicy,
+        Self::DeleteRetentionMs,
         Self::Durability,
         Self::MaxMessageBytes,
         Self::TimestampType,
+        Self::MinCleanableDirtyRatio,
+        Self::MinCompactionLagMs,
         Self::MinInsyncReplicas,
         Self::RetentionBytes,
         Self::RetentionMs,
@@ -101,9 +177,12 @@ impl Key {
     const fn as_str(self) -> &'static str {
         match self {
             Self::CleanupPolicy => "cleanup.policy",
+            Self::DeleteRetentionMs => "delete.retention.ms",
             Self::Durability => "durability",
             Self::MaxMessageBytes => "max.message.bytes",
             Self::TimestampType => "message.timestamp.type",
+            Self::MinCleanableDirtyRatio => "min.cleanable.dirty.ratio",
+            Self::MinCompactionLagMs => "min.compaction.lag.ms",
             Self::MinInsyncReplicas => "min.insync.replicas",
             Self::RetentionBytes => "retention.bytes",
             Self::RetentionMs => "retention.ms",
@@ -114,13 +193,24 @@ impl Key {
     /// Reads `value` into `config`, or says what is wrong with it.
     fn set(self, value: &str, config: &mut TopicConfig) -> Result<(), (String, Option<String>)> {
         match self {
-            Self::CleanupPolicy => match value {
-                "delete" => config.cleanup = Cleanup::Delete,
-                "compact" | "compact,delete" | "delete,compact" => {
-                    return Err(("compaction is not supported yet".into(), Some("delete".into())));
-                }
-                other => return Err(problem::not_one_of(other, &["delete"])),
-            },
+            Self::CleanupPolicy => {
+                config.cleanup = match value {
+                    "delete,compact" => Cleanup::CompactAndDelete,
+                    other => one_of(
+                        other,
+                        &[Cleanup::Delete, Cleanup::Compact, Cleanup::CompactAndDelete].map(|c| (c.as_str(), c)),
+                    )?,
+                };
+            }
+            Self::DeleteRetentionMs => config.delete_retention_ms = number(value, 0, i64::MAX.unsigned_abs())?,
+            Self::MinCompactionLagMs => config.min_compaction_lag_ms = number(value, 0, i64::MAX.unsigned_abs())?,
+            Self::MinCleanableDirtyRatio => {
+                let problem = || -> (String, Option<String>) {
+                    let shown = problem::excerpt(value);
+                    (format!("'{shown}' is no fraction from 0 to 1 with at most six decimals"), None)
+                };
+                config.min_dirty_ratio = Ratio::parse(value).ok_or_else(problem)?;
+            }
             Self::Durability => {
                 config.durability = one_of(value, &[("sync", Durability::Sync), ("async", Durability::Async)])?;
             }
@@ -147,9 +237,10 @@ impl Key {
     fn get(self, config: &TopicConfig) -> String {
         let bound = |bound: Option<u64>| bound.map_or("-1".into(), |value| value.to_string());
         match self {
-            Self::CleanupPolicy => match config.cleanup {
-                Cleanup::Delete => "delete".into(),
-            },
+            Self::CleanupPolicy => config.cleanup.as_str().into(),
+            Self::DeleteRetentionMs => config.delete_retention_ms.to_string(),
+            Self::MinCompactionLagMs => config.min_compaction_lag_ms.to_string(),
+            Self::MinCleanableDirtyRatio => config.min_dirty_ratio.to_string(),
             Self::Durability => match config.durability {
                 Durability::Sync => "sync".into(),
                 Durability::Async => "async".into(),
@@ -262,10 +353,13 @@ mod tests {
     #[test]
     fn every_key_is_read_and_shown_as_it_was_set() {
         let set = [
-            ("cleanup.policy", "delete"),
+            ("cleanup.policy", "compact,delete"),
+            ("delete.retention.ms", "9"),
             ("durability", "async"),
             ("max.message.bytes", "2000000"),
             ("message.timestamp.type", "LogAppendTime"),
+            ("min.cleanable.dirty.ratio", "0.125"),
+            ("min.compaction.lag.ms", "8"),
             ("min.insync.replicas", "2"),
             ("retention.bytes", "1000"),
             ("retention.ms", "-1"),
@@ -278,7 +372,10 @@ mod tests {
             durability: Durability::Async,
             batch_bytes_max: 2_000_000,
             min_insync_replicas: 2,
-            cleanup: Cleanup::Delete,
+            cleanup: Cleanup::CompactAndDelete,
+            delete_retention_ms: 9,
+            min_compaction_lag_ms: 8,
+            min_dirty_ratio: Ratio::parse("0.125").expect("a ratio"),
             timestamp_type: TimestampType::LogAppendTime,
             unclean_leader_election: true,
         };
@@ -313,8 +410,22 @@ mod tests {
     }
 
     #[test]
-    fn compaction_is_refused_as_not_supported_yet_and_not_as_unknown() {
-        let found = problems(&[("cleanup.policy", "compact")]);
-        assert_eq!(found, ["cleanup.policy: compaction is not supported yet; did you mean 'delete'?"]);
+    fn policies_and_ratios_are_read_as_kafka_writes_them() {
+        let cleanup = |value| TopicConfig::parse(&map(&[("cleanup.policy", value)])).map(|config| config.cleanup);
+        assert_eq!(cleanup("compact"), Ok(Cleanup::Compact));
+        assert_eq!(cleanup("delete,compact"), Ok(Cleanup::CompactAndDelete));
+        assert!(Cleanup::Compact.compacts() && !Cleanup::Compact.deletes() && Cleanup::CompactAndDelete.deletes());
+        let found = problems(&[("cleanup.policy", "compcat")]);
+        assert_eq!(
+            found,
+            ["cleanup.policy: 'compcat' is none of: delete, compact, compact,delete; did you mean 'compact'?"]
+        );
+        for (text, millionths) in [("0", 0), ("1", 1_000_000), ("0.5", 500_000), ("1.0", 1_000_000), ("0.000001", 1)] {
+            assert_eq!(Ratio::parse(text).map(Ratio::millionths), Some(millionths), "{text}");
+        }
+        for text in ["", "1.1", "-0.5", ".5", "0.", "0.0000001", "5e-1", "NaN"] {
+            assert_eq!(Ratio::parse(text), None, "{text}");
+        }
+        assert_eq!(Ratio::HALF.to_string(), "0.5");
     }
 }

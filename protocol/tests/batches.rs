@@ -235,6 +235,9 @@ fn a_placeholder_is_cut_where_a_replica_goes_on() {
     );
     assert!(cut.is_placeholder() && cut.max_timestamp() == Timestamp::from_millis(8));
     assert_eq!(hole.clone().placeholder_from(offset(5)), hole);
+    let within = hole.clone().placeholder_within(offset(6), offset(8));
+    assert_eq!((within.base_offset(), within.next_offset()), (offset(6), offset(8)));
+    assert_eq!(hole.clone().placeholder_within(offset(90), offset(95)), hole, "it lies elsewhere");
     let batch = place(build(BatchOptions::default(), &records()), offset(40));
     assert_eq!(batch.clone().placeholder_from(offset(41)), batch, "records are never cut off");
 }

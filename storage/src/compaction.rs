@@ -53,7 +53,7 @@ pub struct SegmentUse {
     pub extents: u64,
     /// Stretches of consecutive offsets that these are parts of.
     pub runs: u64,
-    /// Something in it can or must not be copied: it is damaged, or was repaired.
+    /// Something in it can or must not be copied: it is damaged, or the index does not name it.
     pub is_pinned: bool,
     last: Option<(LogId, Offset)>,
 }

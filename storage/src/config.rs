@@ -45,6 +45,11 @@ pub struct StoreConfig {
     pub compaction: Limits,
     /// How long compaction rests once it found nothing to do. Default one minute.
     pub compaction_pause: Duration,
+    /// Bytes that the keys of one log may take while it is compacted. Default 8 MiB, about 260,000 keys; a log with more is
+    /// compacted in several goes.
+    pub clean_map_bytes: usize,
+    /// How long log compaction rests once it found nothing to do. Default 15 seconds.
+    pub clean_pause: Duration,
     /// RocksDB's shared block cache. Default 8 MiB.
     pub index_cache_bytes: usize,
     /// RocksDB's write buffer. Default 4 MiB.
@@ -68,6 +73,8 @@ impl Default for StoreConfig {
             producers_per_log_max: 10_000,
             compaction: Limits::default(),
             compaction_pause: Duration::from_secs(60),
+            clean_map_bytes: 8 << 20,
+            clean_pause: Duration::from_secs(15),
             index_cache_bytes: 8 << 20,
             index_write_buffer_bytes: 4 << 20,
         }
@@ -91,6 +98,8 @@ impl StoreConfig {
             disk_reserve_ratio: 0.0,
             producers_per_log_max: 64,
             compaction_pause: Duration::ZERO,
+            clean_map_bytes: 0,
+            clean_pause: Duration::ZERO,
             ..Self::default()
         }
     }

@@ -19,7 +19,7 @@ pub mod memory;
 pub mod rocks;
 pub mod schema;
 
-pub use schema::{Extent, SegmentShare};
+pub use schema::{Cleaned, Extent, SegmentShare};
 use schema::{Fact, INDEX_FORMAT, Key};
 
 /// One change to the ordered store.
@@ -102,6 +102,17 @@ impl IndexChanges {
     /// Forgets a segment that was recycled.
     pub fn remove_shares(&mut self, segment: SegmentId) {
         let (from, to) = Key::shares_of(segment);
+        self.0.push(Change::DeleteRange { from, to });
+    }
+
+    /// Records how far `log` was compacted.
+    pub fn put_cleaned(&mut self, log: LogId, cleaned: Cleaned) {
+        self.0.push(Change::Put { key: Key::Clean(log).encode(), value: cleaned.encode() });
+    }
+
+    /// Forgets how far `log` was compacted.
+    pub fn remove_cleaned(&mut self, log: LogId) {
+        let (from, to) = Key::clean_of(log);
         self.0.push(Change::DeleteRange { from, to });
     }
 
@@ -214,6 +225,12 @@ impl Index {
     pub fn share(&self, segment: SegmentId, log: LogId) -> Result<Option<SegmentShare>, IndexError> {
         let stored = self.store.get(&Key::Share(segment, log).encode())?;
         stored.map(|value| SegmentShare::decode(&value)).transpose()
+    }
+
+    /// How far `log` was compacted, if it was.
+    pub fn cleaned(&self, log: LogId) -> Result<Option<Cleaned>, IndexError> {
+        let stored = self.store.get(&Key::Clean(log).encode())?;
+        stored.map(|value| Cleaned::decode(&value)).transpose()
     }
 
     /// Makes everything written so far durable.

@@ -15,6 +15,7 @@ pub mod journal;
 pub mod latch;
 
 pub mod checkpoint;
+pub mod cleaner;
 pub mod config;
 pub mod epoch_cache;
 pub mod error;

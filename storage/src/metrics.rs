@@ -96,6 +96,10 @@ pub struct StoreMetrics {
     pub segments_recycled: Counter,
     /// Bytes of batches that compaction stored anew.
     pub compacted_bytes: Counter,
+    /// Bytes of batches that log compaction stored anew.
+    pub cleaned_bytes: Counter,
+    /// Records that log compaction dropped.
+    pub records_cleaned: Counter,
     /// Segments that compaction gave back.
     pub segments_compacted: Counter,
     /// Checkpoints written.

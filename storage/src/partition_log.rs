@@ -15,6 +15,7 @@ use streambus_protocol::offset::Offset;
 use streambus_protocol::topic_config::Durability;
 use tokio::sync::watch;
 
+use crate::cleaner::clip_placeholder;
 use crate::epoch_cache::{EpochEnd, EpochStart};
 use crate::error::{AppendError, ReadError};
 use crate::journal::{EntryKind, LogId, Lsn, NewEntry};
@@ -22,6 +23,7 @@ use crate::producer_state::SequenceVerdict;
 use crate::store::inner::StoreInner;
 use crate::tail_cache::Stay;
 
+pub(crate) mod clean_state;
 mod cut;
 pub mod damage;
 pub mod durable;
@@ -80,6 +82,18 @@ pub enum Read {
     Ready(Vec<Bytes>, Offset),
     /// Not in memory: run this where blocking is allowed.
     Disk(DiskRead),
+}
+
+/// What of a log the cluster has agreed on: no more may be compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Agreed {
+    /// Not known yet: nothing.
+    #[default]
+    Unknown,
+    /// Everything below this offset.
+    Below(Offset),
+    /// Everything on stable storage: no other broker has a say.
+    Synced,
 }
 
 impl PartitionLog {
@@ -234,17 +248,24 @@ impl PartitionLog {
         state.committed().max(state.start)
     }
 
-    /// Says that everything below `committed` is committed, as far as it is in the log; retention goes no further. It is
-    /// on stable storage after the next [`Store::record_committed`](crate::store::Store::record_committed).
+    /// Says that everything below `committed` is committed, as far as it is in the log; retention and compaction by key go no
+    /// further. It is on stable storage after the next
+    /// [`Store::record_committed`](crate::store::Store::record_committed).
     pub fn set_committed(&self, committed: Offset) {
         let mut state = self.core.state.lock();
         state.protect = Some(committed);
+        state.agreed = Agreed::Below(committed);
         state.note_committed(committed);
     }
 
     /// Keeps retention from going above `offset` (what followers or sinks still need); `None` lifts it. Not stored.
     pub fn set_protect(&self, offset: Option<Offset>) {
         self.core.state.lock().protect = offset;
+    }
+
+    /// Says what the cluster has agreed on, for compaction. Not stored.
+    pub fn set_agreed(&self, agreed: Agreed) {
+        self.core.state.lock().agreed = agreed;
     }
 
     /// Bytes this log keeps in memory besides cached batches, estimated.
@@ -294,7 +315,7 @@ impl PartitionLog {
         }
         if let Some((batches, next)) = self.store.cache.lock().read(self.core.id, from, below, limit.bytes_max) {
             self.store.metrics.tail_cache_hits.increment();
-            return Ok(Read::Ready(batches, next));
+            return Ok(Read::Ready(clipped(batches, from), next));
         }
         self.store.metrics.tail_cache_misses.increment();
         Ok(Read::Disk(DiskRead::new(self.clone(), from, limit)))
@@ -317,6 +338,14 @@ impl PartitionLog {
         }
         self.core.publish(state);
     }
+}
+
+/// Batches from `from` on: what the first has before it goes, where that is nothing but offsets.
+fn clipped(mut batches: Vec<Bytes>, from: Offset) -> Vec<Bytes> {
+    if let Some(first) = batches.first_mut() {
+        *first = clip_placeholder(std::mem::take(first), from);
+    }
+    batches
 }
 
 pub(crate) fn check_exists(state: &LogState) -> Result<(), AppendError> {

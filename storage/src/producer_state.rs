@@ -109,6 +109,11 @@ impl ProducerTable {
         all
     }
 
+    /// The base offsets of all batches that are remembered.
+    pub fn named_batches(&self) -> impl Iterator<Item = Offset> {
+        self.entries.values().flat_map(|entry| entry.batches.iter().map(|batch| batch.base_offset))
+    }
+
     /// Producers remembered.
     pub fn len(&self) -> usize {
         self.entries.len()

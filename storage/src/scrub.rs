@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use streambus_protocol::offset::Offset;
+
 use crate::error::{IndexError, ReadError};
 use crate::index::Extent;
 use crate::journal::{self, DamageReason, DamagedRange, EntryKind, LogId, ScannedPart, SegmentId, SegmentInfo};
@@ -118,12 +120,33 @@ impl Store {
 /// includes them, which replay itself cannot tell from batches that were truncated away. A log that cannot be asked now is
 /// asked by its first reader.
 pub(crate) fn mark_recovered_damage(store: &Arc<StoreInner>, damaged: &[DamagedRange]) {
-    for entry in damaged.iter().filter_map(|range| range.entry) {
+    for range in damaged {
+        let Some(entry) = range.entry else {
+            forget_cleaned(store);
+            continue;
+        };
         let core = store.sink.table.read().by_id.get(&entry.log).cloned();
-        let (Some(core), EntryKind::Batch | EntryKind::Repair) = (core, entry.kind) else { continue };
+        let Some(core) = core.filter(|_| entry.kind.holds_batch()) else { continue };
+        let is_compacted = entry.kind == EntryKind::Rewrite && core.state.lock().options.compaction.is_some();
         let log = PartitionLog::new(store.clone(), core);
-        if let Err(error) = log.look_at(entry.base) {
+        let looked = log.look_at(entry.base).and_then(|()| {
+            // What it took the place of may still be there. A copy has the same records; what a log was compacted to has
+            // fewer, and what it dropped must not come back.
+            let next = entry.last.next().filter(|_| is_compacted);
+            next.map_or(Ok(()), |next| log.mark_unless_newer(range, entry.base, next))
+        });
+        if let Err(error) = looked {
             tracing::warn!(log = %log.partition(), base = %entry.base, %error, "a damaged batch could not be looked at");
+        }
+    }
+}
+
+/// Damage has taken what could be any log's, also what one was compacted to: what it took the place of may be back.
+fn forget_cleaned(store: &StoreInner) {
+    for core in store.sink.table.read().by_id.values() {
+        let mut state = core.state.lock();
+        if state.options.compaction.is_some() {
+            state.clean.lower(Offset::ZERO);
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::partition_log::log_core::LogCore;
 use crate::partition_log::state::LogState;
 use crate::partition_log::{LogOptions, PartitionLog};
 
+pub(crate) mod clean;
 pub(crate) mod commit_sink;
 pub(crate) mod compact;
 mod directory;
@@ -35,8 +36,11 @@ mod open;
 mod reclaim;
 pub(crate) mod replay;
 mod settle;
+#[cfg(test)]
+mod stepped_world;
 
 use self::inner::StoreInner;
+pub use clean::CleanOutcome;
 pub use compact::CompactionOutcome;
 pub use directory::INDEX_DIRECTORY;
 pub use reclaim::RetentionOutcome;

@@ -26,12 +26,20 @@ pub struct StoredBatch {
 pub struct LogDump {
     batches: BTreeMap<u64, StoredBatch>,
     start: u64,
+    /// Offsets `base..end` from which compaction by key has taken records: another replica need not have done so yet.
+    compacted: Vec<(u64, u64)>,
 }
 
 impl LogDump {
     /// A log of these batches, for planted histories.
     pub fn of(batches: Vec<StoredBatch>) -> Self {
-        Self { start: 0, batches: batches.into_iter().map(|batch| (batch.base, batch)).collect() }
+        let batches = batches.into_iter().map(|batch| (batch.base, batch)).collect();
+        Self { batches, ..Self::default() }
+    }
+
+    /// True when compaction by key may have taken records of a batch with these offsets.
+    pub fn is_compacted(&self, base: u64, end: u64) -> bool {
+        self.compacted.iter().any(|(from, to)| *from < end && base < *to)
     }
 
     /// The batches in offset order.
@@ -53,8 +61,18 @@ impl LogDump {
         self.batches.insert(batch.base, batch);
     }
 
+    /// A batch stored anew. Compaction for space keeps every byte; compaction by key does not.
+    fn rewrite(&mut self, batch: StoredBatch) {
+        if self.batches.insert(batch.base, batch) == Some(batch) {
+            return;
+        }
+        self.batches.retain(|base, known| *base == batch.base || known.end <= batch.base || batch.end <= *base);
+        self.compacted.push((batch.base, batch.end));
+    }
+
     fn truncate(&mut self, end: u64) {
         self.batches.retain(|_, batch| batch.base < end);
+        self.compacted.retain(|(base, _)| *base < end);
     }
 
     fn trim(&mut self, start: u64) {
@@ -128,7 +146,7 @@ pub fn replay(text: &str) -> Result<BTreeMap<String, LogDump>, String> {
         let name = names.get(id).ok_or_else(|| format!("an entry of a log that was not created: {line}"))?;
         let log = logs.entry(name.clone()).or_default();
         match kind {
-            "batch" | "repair" => {
+            "batch" | "repair" | "rewrite" => {
                 if kind == "repair"
                     && let Some(offsets) = fields.get("offsets")
                 {
@@ -138,13 +156,14 @@ pub fn replay(text: &str) -> Result<BTreeMap<String, LogDump>, String> {
                     fields.get("offsets").and_then(|range| range.split_once("..")).ok_or_else(not_understood)?;
                 let at = |text: &str| text.parse::<u64>().map_err(|_| not_understood());
                 let checksum = fields.get("crc32c").and_then(|text| u32::from_str_radix(text, 16).ok());
-                log.append(StoredBatch {
+                let batch = StoredBatch {
                     base: at(range.0)?,
                     end: at(range.1)?,
                     epoch: number("epoch")?,
                     bytes: number("bytes")?,
                     checksum: checksum.ok_or_else(not_understood)?,
-                });
+                };
+                if kind == "rewrite" { log.rewrite(batch) } else { log.append(batch) }
             }
             "truncate" => log.truncate(number("end")?),
             "trim" => log.trim(number("start")?),
@@ -184,6 +203,22 @@ torn segment=2 position=9600 bytes=4096
         assert_eq!(log.end(), 4);
         let ends: Vec<_> = log.batches().map(|batch| (batch.base, batch.end, batch.epoch, batch.checksum)).collect();
         assert_eq!(ends, [(0, 3, 0, 10), (3, 4, 2, 12)]);
+    }
+
+    // Catches a replica that was compacted and is taken for one that lost batches.
+    #[test]
+    fn batches_stored_anew_take_the_place_of_others() {
+        let more =
+            "lsn=9 segment=2 position=9600 log=0 batch offsets=4..6 epoch=2 bytes=72 crc32c=0000000d time=1 records=2
+lsn=10 segment=2 position=9700 log=0 rewrite offsets=0..3 epoch=0 bytes=69 crc32c=0000000a time=1 records=3
+lsn=11 segment=2 position=9800 log=0 repair offsets=4..6 epoch=2 bytes=72 crc32c=0000000d time=1 records=2
+lsn=12 segment=2 position=9900 log=0 rewrite offsets=3..6 epoch=2 bytes=61 crc32c=0000000e time=1 records=0
+";
+        let logs = replay(&format!("{DUMP}{more}")).expect("a dump");
+        let log = &logs["aa/0"];
+        let ends: Vec<_> = log.batches().map(|batch| (batch.base, batch.end, batch.checksum)).collect();
+        assert_eq!(ends, [(0, 3, 10), (3, 6, 14)]);
+        assert!(!log.is_compacted(0, 3) && log.is_compacted(4, 5));
     }
 
     #[test]

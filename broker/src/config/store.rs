@@ -25,6 +25,8 @@ impl StorageConfig {
             index_write_buffer_bytes: addressable(self.index_write_buffer_bytes),
             compaction: StoreConfig::default().compaction,
             compaction_pause: StoreConfig::default().compaction_pause,
+            clean_map_bytes: addressable(self.compaction_map_bytes),
+            clean_pause: StoreConfig::default().clean_pause,
             // The wire's limit is the store's: topics choose below it.
             batch_bytes_max: StoreConfig::default().batch_bytes_max,
         }

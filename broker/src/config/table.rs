@@ -296,8 +296,16 @@ pub(super) static SETTINGS: &[Setting] = &[
         kind: Kind::Rate { min: 0, max: 10 * GIB, slot: |c| &mut c.storage.compaction_rate },
         flag: None,
         reload: Reload::Live,
-        doc: "How fast compaction stores live batches anew, so that segments of which little lives come back. `0B/s`, the \
-              default for now, switches it off: see docs/known-defects.md before you switch it on, 16MiB/s for example.",
+        doc: "How fast compaction goes: of topics with `cleanup.policy=compact`, and, counted by itself, of segments of \
+              which little lives; `0B/s` switches both off.",
+    },
+    Setting {
+        key: "storage.compaction_map_bytes",
+        kind: Kind::Bytes { min: 64 * KIB, max: TIB, slot: |c| &mut c.storage.compaction_map_bytes },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "Memory for the keys of one partition while it is compacted, 32 bytes each. With more keys than that it is \
+              compacted in several goes.",
     },
     Setting {
         key: "limits.connections",

@@ -223,6 +223,16 @@ fn storage(into: &mut Families, now: &StorageSnapshot) {
         number(now.compacted_bytes),
     );
     into.counter(
+        "streambus_storage_cleaned_bytes_total",
+        "Bytes of batches that log compaction stored anew.",
+        number(now.cleaned_bytes),
+    );
+    into.counter(
+        "streambus_storage_records_cleaned_total",
+        "Records that log compaction dropped for newer ones of their keys, or as tombstones.",
+        number(now.records_cleaned),
+    );
+    into.counter(
         "streambus_storage_segments_compacted_total",
         "Segments that compaction gave back; they count as recycled too.",
         number(now.segments_compacted),

@@ -96,6 +96,10 @@ pub struct StorageSnapshot {
     pub scrubbed_bytes: u64,
     /// Bytes of batches that compaction stored anew.
     pub compacted_bytes: u64,
+    /// Bytes of batches that log compaction stored anew.
+    pub cleaned_bytes: u64,
+    /// Records that log compaction dropped.
+    pub records_cleaned: u64,
     /// Segments that compaction gave back.
     pub segments_compacted: u64,
 }

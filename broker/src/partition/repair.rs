@@ -217,10 +217,11 @@ impl Partition {
 fn in_place(wanted: DamagedOffsets, chunks: &[Bytes]) -> Result<Vec<PlacedBatch>, MendError> {
     let (mut due, mut found) = (wanted.base, Vec::new());
     for batch in chunks.iter().flat_map(|chunk| batches(chunk.clone())) {
-        let batch = batch?;
         if due >= wanted.next {
             break;
         }
+        // What compaction has left nothing of may reach further there than here.
+        let batch = batch?.placeholder_within(wanted.base, wanted.next);
         let (base, next) = (batch.base_offset(), batch.next_offset());
         // The first may begin before what is wanted: batches are whole.
         let fits = if found.is_empty() { base <= due && due < next } else { base == due };

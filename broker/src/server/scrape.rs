@@ -52,6 +52,8 @@ fn storage(store: &Store) -> StorageSnapshot {
         segments_recycled: metrics.segments_recycled.get(),
         scrubbed_bytes: metrics.scrubbed_bytes.get(),
         compacted_bytes: metrics.compacted_bytes.get(),
+        cleaned_bytes: metrics.cleaned_bytes.get(),
+        records_cleaned: metrics.records_cleaned.get(),
         segments_compacted: metrics.segments_compacted.get(),
     }
 }

@@ -12,6 +12,7 @@ use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::batch::{TimestampType, UnverifiedBatch};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{PartitionIndex, TopicId};
+use streambus_protocol::limits::{BATCH_BYTES_MAX, DECOMPRESSED_FACTOR_MAX};
 use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
 use streambus_storage::clock::Clock;
@@ -23,6 +24,9 @@ use crate::partition::Partition;
 use crate::partition::append::{Appended, Placing};
 use crate::service::directory::Directory;
 use crate::service::refusal;
+
+/// What a compressed batch may expand to where its records are looked at.
+const EXPANDED_BYTES_MAX: usize = BATCH_BYTES_MAX * DECOMPRESSED_FACTOR_MAX;
 
 /// Appends record batches.
 #[derive(Debug)]
@@ -106,6 +110,9 @@ impl ProduceService {
                 ErrorCode::UnsupportedBatch,
                 "transactions are not supported yet: produce without one",
             ));
+        }
+        if role.settings.cleanup.compacts() {
+            batch.check_keys(EXPANDED_BYTES_MAX).map_err(|error| refusal::batch(&partition, &error))?;
         }
         let mut append_time = Timestamp::NONE;
         match role.settings.timestamp_type {

@@ -21,6 +21,10 @@ pub(crate) fn batch(partition: &Partition, error: &BatchError) -> ErrorBody {
     let remedy = match code {
         ErrorCode::BatchTooLarge => "send smaller batches, or raise the topic's max.message.bytes",
         ErrorCode::UnsupportedBatch => "use record batch format 2 and one of the five codecs",
+        ErrorCode::InvalidRecord => {
+            "it has no key, and the topic keeps the last record of each key (cleanup.policy=compact): give every record a \
+             key, or set the policy to delete; nothing was appended"
+        }
         _ => "nothing was appended; send the batch again",
     };
     ErrorBody::new(code, format!("'{}' partition {}: {error}: {remedy}", partition.topic(), partition.id().partition))

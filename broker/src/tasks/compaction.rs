@@ -1,4 +1,5 @@
-//! Copies live batches out of segments of which little lives, at a bounded rate, so that their space comes back.
+//! Keeps the last record of each key where a topic asks for it, and copies live batches out of segments of which little
+//! lives, so that their space comes back. Each at a bounded rate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::config::live::LiveSettings;
 
 const STEP: Duration = Duration::from_secs(1);
 
-/// Copies at the rate of `live` until `stop`; zero switches it off.
+/// Reads, for each of both, at the rate of `live` until `stop`; zero switches it off.
 pub(crate) async fn run(
     store: Store,
     clock: Arc<dyn Clock>,
@@ -34,8 +35,13 @@ pub(crate) async fn run(
             continue;
         }
         let (store, now) = (store.clone(), clock.now());
-        match blocking::spawn(move || store.compact_step(now, bytes_per_second)).await {
-            Ok(outcome) => tracing::trace!(?outcome, "compacted"),
+        match blocking::spawn(move || {
+            let cleaned = store.clean_step(now, bytes_per_second);
+            (cleaned, store.compact_step(now, bytes_per_second))
+        })
+        .await
+        {
+            Ok((cleaned, compacted)) => tracing::trace!(?cleaned, ?compacted, "compacted"),
             Err(error) => {
                 tracing::error!(%error, "compaction stopped: it panicked");
                 return;

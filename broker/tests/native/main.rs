@@ -4,6 +4,7 @@
 mod harness;
 
 mod apis;
+mod compaction;
 mod hostile;
 mod limits;
 mod produce_fetch;

@@ -3,6 +3,7 @@
 
 mod acknowledging;
 mod catching_up;
+mod compacting;
 mod converging;
 mod repairing;
 mod world;

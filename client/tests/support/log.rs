@@ -87,6 +87,22 @@ impl Log {
         self.committed = self.end();
     }
 
+    /// Compacts the log: only the records of which `keeps` is true stay, at their offsets.
+    pub fn compact(&mut self, keeps: impl Fn(u64) -> bool) {
+        for batch in std::mem::take(&mut self.batches) {
+            let records = batch.records(1 << 20).expect("expands").map(|stored| stored.expect("sound"));
+            let kept: Vec<_> = records.filter(|stored| keeps(stored.offset.get())).collect();
+            if !kept.is_empty() {
+                self.batches.push(batch.with_records(&kept, None).expect("no larger"));
+                continue;
+            }
+            let before = self.batches.pop_if(|last| last.is_placeholder());
+            let base = before.map_or(batch.base_offset(), |last| last.base_offset());
+            let left = PlacedBatch::placeholder(base, batch.next_offset(), batch.leader_epoch(), batch.max_timestamp());
+            self.batches.push(left.expect("some offsets"));
+        }
+    }
+
     /// Takes a batch that is to be appended into the producer's memory, or finds it there.
     fn remember(&mut self, batch: &PlacedBatch) -> Result<Option<u64>, ErrorCode> {
         let Some(stamp) = batch.producer() else { return Ok(None) };

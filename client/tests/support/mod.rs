@@ -232,6 +232,10 @@ impl Cluster {
     }
 
     /// Puts `count` batches of an older epoch in place of all from `from` on.
+    pub fn compact(&self, topic: &str, partition: usize, keeps: impl Fn(u64) -> bool) {
+        self.with_log(topic, partition, |log| log.compact(keeps));
+    }
+
     pub fn replace(&self, topic: &str, partition: usize, from: u64, epoch: u32, count: usize) {
         self.with_log(topic, partition, |log| log.replace(from, epoch, count));
         self.cut_all();

@@ -57,10 +57,18 @@ impl PlacedBatch {
     /// replica's log may end inside what another has made a placeholder.
     #[must_use]
     pub fn placeholder_from(self, from: Offset) -> Self {
-        if !self.is_placeholder() || from <= self.base_offset() {
+        self.placeholder_within(from, Offset::MAX)
+    }
+
+    /// The part of a placeholder that lies in `from..to`; any other batch, and one that lies outside, as it is. A replica
+    /// may have lost a part of what another has made a placeholder.
+    #[must_use]
+    pub fn placeholder_within(self, from: Offset, to: Offset) -> Self {
+        let (base, next) = (self.base_offset().max(from), self.next_offset().min(to));
+        if !self.is_placeholder() || (base, next) == (self.base_offset(), self.next_offset()) {
             return self;
         }
-        Self::placeholder(from, self.next_offset(), self.leader_epoch(), self.max_timestamp()).unwrap_or(self)
+        Self::placeholder(base, next, self.leader_epoch(), self.max_timestamp()).unwrap_or(self)
     }
 
     /// The batch with `kept` of its records and no others; with none it says only who produced it. `horizon` is when its

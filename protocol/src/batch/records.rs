@@ -33,6 +33,9 @@ pub enum RecordError {
     /// Its offset is not after the one before, or past the batch's last.
     #[error("its offset delta {0} is out of order")]
     OffsetDelta(i32),
+    /// It has no key where every record must have one.
+    #[error("it has no key")]
+    NoKey,
     /// The batch has more records than its header says, or than allowed.
     #[error("the batch has more bytes than records")]
     TooManyRecords,
@@ -108,6 +111,18 @@ pub(super) fn check(plain: &[u8], header: &BatchHeader, deltas: Deltas) -> Resul
     let mut rest = plain;
     while let Some(record) = progress.next(&mut rest) {
         record?;
+    }
+    Ok(())
+}
+
+/// Checks the structure of every record in `plain`, and that it has a key.
+pub(super) fn check_keyed(plain: &[u8], header: &BatchHeader) -> Result<(), BatchError> {
+    let mut progress = Progress::new(header, Deltas::Consecutive);
+    let mut rest = plain;
+    while let Some(record) = progress.next(&mut rest) {
+        if record?.key.is_none() {
+            return Err(BatchError::Record { index: progress.index.saturating_sub(1), source: RecordError::NoKey });
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `M` name | a fact about the index itself, see [`Fact`] |
 //! | `E` log (u64 BE) base offset (u64 BE) | an [`Extent`]: next offset u64, segment u64, position u64, length u32, batch bytes u32, max timestamp i64 (all LE) |
+//! | `C` log (u64 BE) | how far the log was compacted: the end of it u64, and up to where nothing was left alone u64 (LE); absent when it never was |
 //! | `S` segment (u64 BE) log (u64 BE) | a [`SegmentShare`]: next offset u64 (LE) |
 //!
 //! Keys are big-endian so that byte order is numeric order: the extents of one log are one key range, and so are the
@@ -22,6 +23,7 @@ pub const INDEX_FORMAT: u32 = 1;
 const TAG_FACT: u8 = b'M';
 const TAG_EXTENT: u8 = b'E';
 const TAG_SHARE: u8 = b'S';
+const TAG_CLEAN: u8 = b'C';
 const KEY_BYTES: usize = 17;
 
 /// What the index says about itself.
@@ -44,6 +46,8 @@ pub enum Key {
     Extent(LogId, Offset),
     /// What a log has in a segment.
     Share(SegmentId, LogId),
+    /// How far a log was compacted.
+    Clean(LogId),
 }
 
 impl Key {
@@ -60,6 +64,7 @@ impl Key {
             }
             Self::Extent(log, base) => pair(TAG_EXTENT, log.get(), base.get()),
             Self::Share(segment, log) => pair(TAG_SHARE, segment.get(), log.get()),
+            Self::Clean(log) => [&[TAG_CLEAN][..], &log.get().to_be_bytes()].concat(),
         }
     }
 
@@ -70,6 +75,10 @@ impl Key {
             (&TAG_FACT, b"format") => Ok(Self::Fact(Fact::Format)),
             (&TAG_FACT, b"directory") => Ok(Self::Fact(Fact::Directory)),
             (&TAG_FACT, b"checkpoint") => Ok(Self::Fact(Fact::Checkpoint)),
+            (&TAG_CLEAN, rest) => {
+                let log = rest.try_into().map_err(|_| damaged())?;
+                Ok(Self::Clean(LogId::new(u64::from_be_bytes(log))))
+            }
             (&tag, rest) if rest.len() == KEY_BYTES - 1 => {
                 let mut rest = Fields::new(rest);
                 let (first, second) = (rest.u64_be().ok_or_else(damaged)?, rest.u64_be().ok_or_else(damaged)?);
@@ -107,6 +116,11 @@ impl Key {
         (vec![TAG_SHARE], vec![TAG_SHARE + 1])
     }
 
+    /// The key of how far `log` was compacted, as a range.
+    pub fn clean_of(log: LogId) -> (Vec<u8>, Vec<u8>) {
+        (Self::Clean(log).encode(), Self::Clean(LogId::new(log.get().saturating_add(1))).encode())
+    }
+
     /// Every key there can be.
     pub fn everything() -> (Vec<u8>, Vec<u8>) {
         (Vec::new(), vec![u8::MAX])
@@ -134,6 +148,15 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// The part of this extent that holds `base..next`, which lie in it. It names the span of the whole: readers take only
+    /// the batches of their offsets. Its bytes are its share of the offsets: nobody knows better without reading.
+    pub fn part(&self, base: Offset, next: Offset) -> Self {
+        debug_assert!(self.base <= base && base < next && next <= self.next, "a part lies in the whole");
+        let count = |from: Offset, to: Offset| u128::from(from.distance_to(to).unwrap_or(0));
+        let share = u128::from(self.batch_bytes) * count(base, next) / count(self.base, self.next).max(1);
+        Self { base, next, batch_bytes: u32::try_from(share).unwrap_or(self.batch_bytes), ..*self }
+    }
+
     /// The value's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(40);
@@ -189,6 +212,36 @@ impl SegmentShare {
     }
 }
 
+/// How far a log was compacted, by key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Everything below was compacted, or left alone.
+    pub end: Offset,
+    /// At or below the end: below it nothing was left alone.
+    pub sound: Offset,
+}
+
+impl Cleaned {
+    /// What stays true of it for a log that has changed from `to` on.
+    #[must_use]
+    pub fn lowered(self, to: Offset) -> Self {
+        Self { end: self.end.min(to), sound: self.sound.min(to) }
+    }
+
+    /// The value's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        [self.end, self.sound].map(|offset| offset.get().to_le_bytes()).concat()
+    }
+
+    /// Reads the value.
+    pub fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
+        let mut fields = Fields::new(bytes);
+        let cleaned = fields.offset().zip(fields.offset()).map(|(end, sound)| Self { end, sound });
+        let sane = cleaned.filter(|cleaned| fields.is_empty() && cleaned.sound <= cleaned.end);
+        sane.ok_or_else(|| IndexError::Damaged("how far a log was compacted does not decode".to_owned()))
+    }
+}
+
 fn pair(tag: u8, first: u64, second: u64) -> Vec<u8> {
     let mut key = Vec::with_capacity(KEY_BYTES);
     key.push(tag);
@@ -207,6 +260,8 @@ mod tests {
         let keys = [key(1, 0), key(1, 255), key(1, 256), key(2, 0), key(256, 1)];
         let encoded: Vec<_> = keys.iter().map(|k| k.encode()).collect();
         assert!(encoded.windows(2).all(|w| w[0] < w[1]), "little-endian keys would not sort");
+        let clean = Key::Clean(LogId::new(7));
+        assert_eq!(Key::decode(&clean.encode()).expect("own key"), clean);
         for (key, bytes) in keys.iter().zip(&encoded) {
             assert_eq!(Key::decode(bytes).expect("own key"), *key);
         }

@@ -66,7 +66,6 @@ fn what_was_trimmed_is_not_missed() {
     log.trim(log.log_end()).expect("trimmed");
     while store.step() {}
     assert!(store.apply_retention(Timestamp::from_millis(1)).segments_recycled > 0);
-    assert_eq!(store.metrics().checkpoints.get(), 4, "no checkpoint knows of the trim");
     drop((log, store));
     index.crash();
     let report = verify(&disk, Some(Ok(Arc::clone(&index) as _))).expect("inspected");

@@ -85,9 +85,11 @@ impl PartitionLog {
             return Ok((end, Durable::at_once()));
         }
         // A batch that straddles the start is kept from the start on.
-        let new_end = if is_idle_epoch { end } else { self.batch_boundary(to)? };
-        let across = self.core.state.lock().rewriting_across(new_end);
-        let new_end = across.unwrap_or(new_end).max(start);
+        // Asked before the boundary is looked up: what is committed meanwhile is then in one of the two.
+        let rewriting = self.core.state.lock().rewriting_batches();
+        let boundary = if is_idle_epoch { end } else { self.batch_boundary(to)? };
+        let across = rewriting.into_iter().find(|batch| batch.start < boundary && boundary < batch.end);
+        let new_end = across.map_or(boundary, |batch| batch.start).max(start);
         let gone = self.index_bytes(new_end, end, |extent| extent.base >= new_end)?;
         let durable = self.change(EntryKind::Truncate, new_end, LeaderEpoch::ZERO, |state, lsn| {
             state.accept_truncate(lsn, new_end, gone);
@@ -168,7 +170,12 @@ impl PartitionLog {
 
     /// The base of the batch that holds `to`.
     fn batch_boundary(&self, to: Offset) -> Result<Offset, StoreError> {
-        if let Some(base) = self.store.cache.lock().base_of(self.core.id, to) {
+        // What log compaction has stored anew may have other boundaries than what is cached.
+        let is_as_cached = {
+            let state = self.core.state.lock();
+            state.rewrites == 0 || to >= state.synced_end
+        };
+        if is_as_cached && let Some(base) = self.store.cache.lock().base_of(self.core.id, to) {
             return Ok(base);
         }
         Ok(match self.locate(to)? {

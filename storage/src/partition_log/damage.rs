@@ -55,7 +55,8 @@ impl DamageMap {
         });
         let at = self.ranges.partition_point(|known| known.base < base);
         self.ranges.insert(at, DamagedOffsets { base, next });
-        if self.ranges.len() > RANGES_MAX {
+        // Cutting a repaired stretch out may have added one.
+        while self.ranges.len() > RANGES_MAX {
             self.merge_closest();
         }
         true

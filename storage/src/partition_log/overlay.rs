@@ -15,6 +15,9 @@ use crate::journal::entry::ENTRY_ALIGN_BYTES;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OverlayExtents {
     extents: Vec<Extent>,
+    /// The end of the extent that was added last, while nothing of it was forgotten: only that one may grow. Behind what is
+    /// left of another lies what was forgotten, and growing over it would bring that back.
+    open_end: Option<Offset>,
 }
 
 impl OverlayExtents {
@@ -23,6 +26,7 @@ impl OverlayExtents {
         for extent in extents {
             repaired.insert(extent, 0);
         }
+        repaired.open_end = None;
         repaired
     }
 
@@ -39,10 +43,6 @@ impl OverlayExtents {
     /// The first extent that ends above `offset`.
     pub(crate) fn first_from(&self, offset: Offset) -> Option<Extent> {
         self.extents.get(self.extents.partition_point(|extent| extent.next <= offset)).copied()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.extents.is_empty()
     }
 
     /// True when an extent shares offsets with `base..next`.
@@ -70,9 +70,11 @@ impl OverlayExtents {
     pub(crate) fn insert(&mut self, extent: Extent, extent_bytes_max: u32) {
         self.forget(extent.base, extent.next);
         let at = self.extents.partition_point(|known| known.base < extent.base);
+        let open_end = self.open_end.replace(extent.next);
         if let Some(left) = at.checked_sub(1).and_then(|left| self.extents.get_mut(left))
             && left.segment == extent.segment
             && left.next == extent.base
+            && open_end == Some(extent.base)
             && (left.position + u64::from(left.length)).next_multiple_of(ENTRY_ALIGN_BYTES as u64) == extent.position
             && let Ok(length) = u32::try_from(extent.position + u64::from(extent.length) - left.position)
             && length <= extent_bytes_max
@@ -98,11 +100,12 @@ impl OverlayExtents {
                 kept.push(extent);
                 continue;
             }
+            self.open_end = self.open_end.filter(|open_end| *open_end != extent.next);
             if extent.base < base {
-                kept.push(Extent { next: base, ..extent });
+                kept.push(extent.part(extent.base, base));
             }
             if next < extent.next {
-                kept.push(Extent { base: next, ..extent });
+                kept.push(extent.part(next, extent.next));
             }
         }
         self.extents = kept;
@@ -116,5 +119,48 @@ impl OverlayExtents {
     /// Forgets what lies at or above `end`.
     pub(crate) fn truncate(&mut self, end: Offset) {
         self.forget(end, Offset::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streambus_protocol::timestamp::Timestamp;
+
+    use super::*;
+    use crate::journal::SegmentId;
+
+    fn offset(value: u64) -> Offset {
+        Offset::new(value).expect("small")
+    }
+
+    fn extent(base: u64, next: u64, position: u64) -> Extent {
+        Extent {
+            base: offset(base),
+            next: offset(next),
+            segment: SegmentId::new(1),
+            position,
+            length: 80,
+            batch_bytes: 70,
+            max_timestamp: Timestamp::from_millis(1),
+        }
+    }
+
+    // Catches an extent that grows behind what was forgotten of it: readers would take that for what stands there now.
+    #[test]
+    fn only_an_extent_that_is_whole_grows() {
+        let mut overlay = OverlayExtents::default();
+        for (base, next, position) in [(0, 2, 0), (2, 4, 80), (4, 6, 160)] {
+            overlay.insert(extent(base, next, position), 4096);
+        }
+        let whole = Extent { next: offset(6), length: 240, batch_bytes: 210, ..extent(0, 6, 0) };
+        assert_eq!(overlay.as_slice(), [whole]);
+        overlay.insert(extent(2, 5, 240), 4096);
+        let expected = [whole.part(offset(0), offset(2)), extent(2, 5, 240), whole.part(offset(5), offset(6))];
+        assert_eq!(overlay.as_slice(), expected);
+        overlay.insert(extent(5, 6, 320), 4096);
+        assert_eq!(overlay.as_slice().len(), 2, "the one before is whole, and grows");
+        overlay.truncate(offset(4));
+        overlay.insert(extent(4, 6, 400), 4096);
+        assert_eq!(overlay.as_slice().len(), 3);
     }
 }

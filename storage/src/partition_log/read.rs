@@ -15,10 +15,10 @@ use streambus_protocol::offset::Offset;
 
 use super::damage::DamagedOffsets;
 use super::salvage::salvage_entries;
-use super::{PartitionLog, ReadLimit};
+use super::{PartitionLog, ReadLimit, clipped};
 use crate::error::ReadError;
 use crate::index::Extent;
-use crate::journal::{self, ReplayedEntry};
+use crate::journal::{self, DamagedRange, ReplayedEntry};
 
 /// A read that must run where blocking is allowed.
 #[derive(Clone, Debug)]
@@ -69,7 +69,9 @@ impl DiskRead {
             }
             // Whatever was found counts only when no truncation came between; a trim since then explains an error.
             match self.view() {
-                Ok(now) if now.generation == view.generation => return found,
+                Ok(now) if now.generation == view.generation => {
+                    return found.map(|(batches, next)| (clipped(batches, self.from), next));
+                }
                 Ok(_) => {}
                 Err(gone) => return Err(gone),
             }
@@ -155,6 +157,14 @@ impl PartitionLog {
                 }
             },
         }
+    }
+
+    /// Where the extent, or the damage, that holds `offset` ends.
+    pub(crate) fn extent_end(&self, offset: Offset) -> Result<Offset, ReadError> {
+        Ok(match self.locate(offset)? {
+            Place::Extent(extent) => extent.next,
+            Place::Damaged(range) => range.next,
+        })
     }
 
     /// The place of `offset`, or the hole around it.
@@ -244,7 +254,8 @@ impl PartitionLog {
         if extent.next <= start {
             return Err(ReadError::OutOfRange { start, end: self.log_end() });
         }
-        if !self.is_current(extent, extent.base.max(start))? {
+        let (is_here, _) = self.is_current(extent, extent.base.max(start), extent.next)?;
+        if !is_here {
             return Ok(Vec::new());
         }
         tracing::error!(log = %self.core.partition, %error, "the index names journal bytes that are not there");
@@ -262,39 +273,48 @@ impl PartitionLog {
         self.mark_hole(extent, DamagedOffsets { base: from, next })
     }
 
-    /// True while `extent` is where the log has `offset`, damaged or not, and no other took its place.
-    pub(super) fn is_current(&self, extent: &Extent, offset: Offset) -> Result<bool, ReadError> {
+    /// True while `extent` is where the log has `offset`, damaged or not, and no other took its place; and the offset up to
+    /// which that answer holds, at most `until`.
+    fn is_current(&self, extent: &Extent, offset: Offset, until: Offset) -> Result<(bool, Offset), ReadError> {
         let is_same = |now: &Extent| (now.segment, now.position) == (extent.segment, extent.position);
-        {
+        let until = {
             let state = self.core.state.lock();
-            if state.repaired.find(offset).as_ref().is_some_and(is_same) {
-                return Ok(true);
+            // What was repaired wins over what was rewritten, and both over what lies in order.
+            let mut until = until;
+            for overlay in [&state.repaired, &state.rewritten] {
+                match overlay.first_from(offset) {
+                    Some(now) if now.base <= offset => return Ok((is_same(&now), until.min(now.next))),
+                    Some(above) => until = until.min(above.base),
+                    None => {}
+                }
             }
-            if let Some(now) = state.rewritten.find(offset).or_else(|| state.extents.find(offset)) {
-                return Ok(is_same(&now));
+            if let Some(now) = state.extents.find(offset) {
+                return Ok((is_same(&now), until.min(now.next)));
             }
+            until
+        };
+        let index = &self.store.index;
+        if let Some(now) = index.floor(self.core.id, offset)?.filter(|now| now.next > offset) {
+            return Ok((is_same(&now), until.min(now.next)));
         }
-        Ok(self.store.index.floor(self.core.id, offset)?.is_some_and(|now| is_same(&now)))
+        let mut next = until;
+        index.extents(self.core.id, offset, |above| {
+            next = next.min(above.base);
+            std::ops::ControlFlow::Break(())
+        })?;
+        Ok((false, next))
     }
 
     /// Remembers a hole in `extent` as damage, but for what was stored anew elsewhere.
     fn mark_hole(&self, extent: &Extent, hole: DamagedOffsets) -> Result<(), ReadError> {
-        if !self.is_current(extent, hole.base)? {
-            // Compaction has given it up meanwhile.
-            return Ok(());
-        }
-        let holes = {
-            let state = self.core.state.lock();
-            match state.repaired.find(hole.base) {
-                // It is the second copy that is damaged.
-                Some(copy) if (copy.segment, copy.position) == (extent.segment, extent.position) => {
-                    vec![(hole.base, hole.next)]
-                }
-                _ => state.repaired.rest_of(hole.base, hole.next),
+        let mut cursor = hole.base;
+        while cursor < hole.next {
+            let (is_here, next) = self.is_current(extent, cursor, hole.next)?;
+            assert!(cursor < next, "every answer is about at least one offset");
+            if is_here {
+                self.mark_damaged(DamagedOffsets { base: cursor, next }, "a stored batch does not prove")?;
             }
-        };
-        for (base, next) in holes {
-            self.mark_damaged(DamagedOffsets { base, next }, "a stored batch does not prove")?;
+            cursor = next;
         }
         Ok(())
     }
@@ -328,6 +348,18 @@ impl PartitionLog {
         match looked {
             Err(ReadError::OutOfRange { .. } | ReadError::Deleted) => Ok(()),
             looked => looked,
+        }
+    }
+
+    /// Remembers `base..next` as damage when the log has it in an older place than `lost`, which does not prove.
+    pub(crate) fn mark_unless_newer(&self, lost: &DamagedRange, base: Offset, next: Offset) -> Result<(), ReadError> {
+        let base = base.max(self.log_start());
+        match self.locate(base) {
+            Ok(Place::Extent(extent)) if (extent.segment, extent.position) < (lost.segment, lost.position) => {
+                self.mark_damaged(DamagedOffsets { base, next }, "a compacted batch does not prove")
+            }
+            Ok(Place::Extent(_) | Place::Damaged(_)) | Err(ReadError::OutOfRange { .. } | ReadError::Deleted) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

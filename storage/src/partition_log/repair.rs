@@ -40,11 +40,12 @@ impl PartitionLog {
         }
         let mut durable = Durable::at_once();
         for batch in wanted {
-            let size = batch.size_bytes() as u64;
+            let (size, next) = (batch.size_bytes() as u64, batch.next_offset());
+            let base = batch.base_offset();
             let entry = NewEntry {
                 log: self.core.id,
                 kind: EntryKind::Repair,
-                base: batch.base_offset(),
+                base,
                 last: batch.last_offset(),
                 epoch: batch.leader_epoch(),
                 max_timestamp: batch.max_timestamp(),
@@ -54,7 +55,7 @@ impl PartitionLog {
             self.store.metrics.batches_repaired.increment();
             self.store.metrics.bytes_repaired.add(size);
             let mut state = self.core.state.lock();
-            state.accept_repair(lsn);
+            state.accept_repair(lsn, base, next);
             durable = self.promise(&mut state, lsn);
             self.settle(&mut state);
         }
@@ -64,13 +65,18 @@ impl PartitionLog {
     /// True when `batch` replaces damage; false when there is nothing to do.
     fn wants_repair(&self, batch: &PlacedBatch) -> Result<bool, RepairError> {
         let (base, next) = {
-            let state = self.core.state.lock();
+            let mut state = self.core.state.lock();
             check_exists(&state)?;
             let (base, next) = (batch.base_offset().max(state.start), batch.next_offset());
             if next > state.synced_end {
                 return Err(ReadError::OutOfRange { start: state.start, end: state.synced_end }.into());
             }
-            if next <= state.start || state.repaired.rest_of(base, next).is_empty() {
+            if next <= state.start {
+                return Ok(false);
+            }
+            if state.repaired.rest_of(base, next).is_empty() {
+                // Very many damaged ranges were merged over it: whoever goes by them would ask for it again and again.
+                state.damage.remove(base, next);
                 return Ok(false);
             }
             if state.repaired.as_slice().len() >= REPAIRED_MAX {

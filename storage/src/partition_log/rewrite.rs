@@ -2,8 +2,8 @@
 //!
 //! First the stretch is read without any lock, every batch proven; then, under the log's order lock and only if nothing
 //! has cut the log meanwhile, its batches go to the journal side by side. Until they are on stable storage readers are
-//! sent to the old place. What is damaged, or was repaired, is not touched: damage must never be copied as good, and a
-//! repair is known to the checkpoint, which must not name a segment that is gone.
+//! sent to the old place. What is damaged is not touched: damage must never be copied as good. What was repaired is copied
+//! like anything else, and no longer counts as repaired then.
 
 use bytes::Bytes;
 use streambus_protocol::batch::PlacedBatch;
@@ -19,10 +19,12 @@ use crate::journal::{self, EntryKind, NewEntry};
 pub(crate) enum Stretch {
     /// All of it, in order and without a gap.
     Whole(WholeStretch),
-    /// A part is damaged or was repaired.
+    /// A part is damaged.
     Damaged,
-    /// The log has given it up, or is cut this moment.
+    /// The log has given it up.
     Gone,
+    /// The log is cut this moment, or the stretch is being stored anew already: ask again.
+    Moving,
 }
 
 /// The batches of a stretch, and what must not have changed when they are stored anew.
@@ -30,8 +32,8 @@ pub(crate) enum Stretch {
 pub(crate) struct WholeStretch {
     /// In order, each proven, the first holding the stretch's base.
     pub(crate) batches: Vec<Bytes>,
-    base: Offset,
-    next: Offset,
+    pub(crate) base: Offset,
+    pub(crate) next: Offset,
     generation: u32,
     rewrites: u64,
 }
@@ -64,6 +66,7 @@ impl PartitionLog {
                 Standing::Untouched => (state.generation, state.rewrites),
                 Standing::Damaged => return Ok(Stretch::Damaged),
                 Standing::Gone => return Ok(Stretch::Gone),
+                Standing::Moving => return Ok(Stretch::Moving),
             }
         };
         let (mut batches, mut cursor, mut first) = (Vec::new(), base, base);
@@ -149,14 +152,17 @@ enum Standing {
     Untouched,
     Damaged,
     Gone,
+    Moving,
 }
 
 fn standing(state: &LogState, base: Offset, next: Offset) -> Standing {
     // A cut that is not durable yet, and copies that are not, are waited for.
     let is_moving = state.settled_end() == Offset::MAX || state.is_rewriting_within(base, next);
-    if state.deleted || is_moving || next <= state.durable_start || next > state.synced_end {
+    if state.deleted || next <= state.durable_start || next > state.synced_end {
         Standing::Gone
-    } else if state.repaired.overlaps(base, next) || state.damage.overlaps(base, next) {
+    } else if is_moving {
+        Standing::Moving
+    } else if state.damage.overlaps(base, next) {
         Standing::Damaged
     } else {
         Standing::Untouched

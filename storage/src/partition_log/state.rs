@@ -13,6 +13,7 @@
 //! `early`. So every entry is accepted first and committed second, in the journal's order.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use streambus_planted::{Defect, is_planted};
@@ -27,6 +28,8 @@ use crate::epoch_cache::EpochCache;
 use crate::error::DurabilityLost;
 use crate::index::Extent;
 use crate::journal::{CommittedEntry, EntryKind, LogId, Lsn};
+use crate::partition_log::Agreed;
+use crate::partition_log::clean_state::CleanState;
 use crate::partition_log::damage::DamageMap;
 use crate::partition_log::durable::Waiters;
 use crate::partition_log::extents::MemoryExtents;
@@ -70,9 +73,14 @@ pub(crate) struct LogState {
     /// Batches that compaction stored anew and the index does not name yet; looked up after damage, before extents.
     pub(crate) rewritten: OverlayExtents,
     /// Rewritten batches accepted and not yet committed.
-    rewriting: VecDeque<Rewriting>,
+    rewriting: VecDeque<Anew>,
+    /// Repairs accepted and not yet committed.
+    repairing: VecDeque<Anew>,
     /// How many batches were stored anew: whoever reads to do so looks whether somebody else has.
     pub(crate) rewrites: u64,
+    pub(crate) clean: CleanState,
+    /// What may be compacted.
+    pub(crate) agreed: Agreed,
     /// Truncations accepted and not yet committed: batches committed before them count only below the new end.
     cuts: VecDeque<(Lsn, Offset)>,
     /// Batches accepted, not yet committed and not given up.
@@ -92,9 +100,9 @@ struct InFlight {
     bytes: u64,
 }
 
-/// A rewritten batch on its way to the disk.
+/// A batch on its way to the disk that takes the place of others.
 #[derive(Clone, Copy, Debug)]
-struct Rewriting {
+struct Anew {
     lsn: Lsn,
     base: Offset,
     next: Offset,
@@ -131,7 +139,10 @@ impl LogState {
             repaired: OverlayExtents::default(),
             rewritten: OverlayExtents::default(),
             rewriting: VecDeque::new(),
+            repairing: VecDeque::new(),
             rewrites: 0,
+            clean: CleanState::default(),
+            agreed: Agreed::Unknown,
             cuts: VecDeque::new(),
             in_flight: VecDeque::new(),
             generation: 0,
@@ -309,15 +320,21 @@ impl LogState {
     }
 
     /// A batch stored anew has its place in the journal.
-    pub(crate) fn accept_repair(&mut self, lsn: Lsn) {
+    pub(crate) fn accept_repair(&mut self, lsn: Lsn, base: Offset, next: Offset) {
         self.advance(lsn);
+        self.repairing.push_back(Anew { lsn, base, next });
+    }
+
+    /// The offsets of repairs on their way to the disk, which a snapshot does not know of.
+    pub(crate) fn repairing(&self) -> Vec<Range<Offset>> {
+        self.repairing.iter().map(|batch| batch.base..batch.next).collect()
     }
 
     /// A batch that compaction stores anew has its place in the journal.
     pub(crate) fn accept_rewrite(&mut self, lsn: Lsn, base: Offset, next: Offset) {
         assert!(base < next && next <= self.synced_end, "only what is durable is stored anew");
         self.advance(lsn);
-        self.rewriting.push_back(Rewriting { lsn, base, next });
+        self.rewriting.push_back(Anew { lsn, base, next });
         self.rewrites += 1;
     }
 
@@ -336,10 +353,10 @@ impl LogState {
         self.rewriting.iter().any(|batch| batch.base < next && base < batch.next)
     }
 
-    /// The base of the batch on its way to the disk that will hold both sides of `offset`: a cut there would leave a
-    /// different log than replay, which cannot look into it.
-    pub(crate) fn rewriting_across(&self, offset: Offset) -> Option<Offset> {
-        self.rewriting.iter().filter(|batch| batch.base < offset && offset < batch.next).map(|batch| batch.base).min()
+    /// The offsets of the rewritten batches on their way to the disk. A cut within one of them would leave a different log
+    /// than replay, which cannot look into it.
+    pub(crate) fn rewriting_batches(&self) -> Vec<Range<Offset>> {
+        self.rewriting.iter().map(|batch| batch.base..batch.next).collect()
     }
 
     /// Where the index ends for whoever gives space away: a truncation that is not durable yet may be undone by a crash,
@@ -388,11 +405,13 @@ impl LogState {
         if self.in_flight.is_empty() {
             self.in_flight = VecDeque::new();
         }
-        while self.rewriting.front().is_some_and(|batch| batch.lsn <= entry.lsn) {
-            self.rewriting.pop_front();
-        }
-        if self.rewriting.is_empty() {
-            self.rewriting = VecDeque::new();
+        for anew in [&mut self.rewriting, &mut self.repairing] {
+            while anew.front().is_some_and(|batch| batch.lsn <= entry.lsn) {
+                anew.pop_front();
+            }
+            if anew.is_empty() {
+                *anew = VecDeque::new();
+            }
         }
         self.waiters.committed(entry.lsn);
         assert!(self.synced_end <= self.end, "nothing is durable behind the log end");
@@ -413,11 +432,6 @@ impl LogState {
             Some(next) if next > self.start => self.extents.push(entry, next, limits.extent_bytes_max),
             _ => false,
         }
-    }
-
-    /// Remembers where a rewritten batch lies that the state has included already: the index may not name it yet.
-    pub(crate) fn rebuild_rewrite(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
-        self.commit_rewrite(entry, limits)
     }
 
     /// Replay met the truncation to `end` that the state has included already.
@@ -447,7 +461,7 @@ impl LogState {
             + size_of_val(self.damage.ranges())
             + size_of_val(self.repaired.as_slice())
             + size_of_val(self.rewritten.as_slice())
-            + self.rewriting.capacity() * size_of::<Rewriting>()
+            + (self.rewriting.capacity() + self.repairing.capacity()) * size_of::<Anew>()
     }
 
     fn cut(&mut self, end: Offset, index_bytes: u64) {
@@ -461,6 +475,7 @@ impl LogState {
         self.damage.truncate(end);
         self.repaired.truncate(end);
         self.rewritten.truncate(end);
+        self.clean.lower(end);
         self.give_up_in_flight(|batch| batch.next > end);
         self.generation = self.generation.wrapping_add(1);
     }
@@ -499,10 +514,21 @@ impl LogState {
         let Some(extent) = self.stored_anew(entry) else { return };
         self.repaired.insert(extent, limits.extent_bytes_max);
         self.damage.remove(extent.base, extent.next);
+        self.clean.lower(extent.base);
         self.epochs.learn(entry.epoch, entry.base.max(self.start));
     }
 
     fn commit_rewrite(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
+        if let Some(extent) = self.stored_anew(entry) {
+            // It was proven when it was copied, whatever has become of the places that it was copied from.
+            self.repaired.forget(extent.base, extent.next);
+            self.damage.remove(extent.base, extent.next);
+        }
+        self.rebuild_rewrite(entry, limits)
+    }
+
+    /// Remembers where a rewritten batch lies; true when that is a new extent.
+    pub(crate) fn rebuild_rewrite(&mut self, entry: &CommittedEntry, limits: LogLimits) -> bool {
         let Some(extent) = self.stored_anew(entry) else { return false };
         let held = self.rewritten.as_slice().len();
         self.rewritten.insert(extent, limits.extent_bytes_max);

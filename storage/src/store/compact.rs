@@ -297,8 +297,7 @@ impl StoreInner {
             if let Some(held) = uses.get_mut(&extent.segment) {
                 held.add(log, extent, dies_by(extent, bounds.retention_ms, soon));
                 let state = bounds.core.state.lock();
-                held.is_pinned |= state.damage.overlaps(extent.base, extent.next)
-                    || state.repaired.overlaps(extent.base, extent.next);
+                held.is_pinned |= state.damage.overlaps(extent.base, extent.next);
             }
         })?;
         Ok(uses)
@@ -315,7 +314,7 @@ impl StoreInner {
             .map(|core| {
                 let state = core.state.lock();
                 let (start, end, retention_ms) =
-                    (state.durable_start, state.settled_end(), state.options.retention.time_ms);
+                    (state.durable_start, state.settled_end(), state.options.retention_in_force().time_ms);
                 (core.id, LogBounds { core: core.clone(), start, end, retention_ms })
             })
             .collect();
@@ -371,7 +370,7 @@ enum Gathered {
 fn gather(log: &PartitionLog, first: Unit, rest: &[Unit], bytes_max: u64) -> Result<Gathered, IndexError> {
     let mut whole = match log.read_stretch(first.base, first.next) {
         Ok(Stretch::Whole(stretch)) => stretch,
-        Ok(Stretch::Gone) => return Ok(Gathered::Nothing(None)),
+        Ok(Stretch::Gone | Stretch::Moving) => return Ok(Gathered::Nothing(None)),
         Ok(Stretch::Damaged) => return Ok(Gathered::Nothing(Some("a part of it is damaged".to_owned()))),
         Err(ReadError::Index(error)) => return Err(error),
         Err(error) => return Ok(Gathered::Nothing(Some(error.to_string()))),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use streambus_protocol::ids::DirectoryId;
 
+use super::clean::Cleaning;
 use super::commit_sink::CommitSink;
 use super::compact::Compaction;
 use super::lock::DirectoryLock;
@@ -47,6 +48,7 @@ pub(crate) struct StoreInner {
     pub(crate) maintenance: Mutex<Maintenance>,
     pub(crate) scrub: Mutex<ScrubCursor>,
     pub(crate) compaction: Mutex<Compaction>,
+    pub(crate) cleaning: Mutex<Cleaning>,
     /// Damage whose log is not known: every log's tail may be affected.
     pub(crate) unattributed: Mutex<Vec<DamagedRange>>,
     /// Background tasks that have panicked.

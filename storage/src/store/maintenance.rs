@@ -7,6 +7,7 @@
 //! so nothing cuts or trims it; its readers go on, because an extent is in the index before it leaves memory.
 
 use std::io;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -20,7 +21,9 @@ use crate::error::IndexError;
 use crate::index::{Extent, Index, IndexChanges, SegmentShare};
 use crate::journal::{LogId, Lsn, SegmentId};
 use crate::latch::LatchedOperation;
+use crate::partition_log::damage::DamageMap;
 use crate::partition_log::log_core::LogCore;
+use crate::partition_log::overlay::OverlayExtents;
 
 /// Extents written to the index under one hold of a log's order lock: bounds how long an append may wait.
 const EXTENTS_PER_WRITE: usize = 256;
@@ -36,8 +39,26 @@ pub(crate) struct Maintenance {
     pub(crate) sequence: u64,
     /// A checkpoint is wanted even without a full segment: the index was rebuilt.
     pub(crate) forced: bool,
-    /// A captured checkpoint, to be written once everything below the number is durable.
-    pub(crate) pending: Option<(Checkpoint, Lsn)>,
+    /// A captured checkpoint.
+    pub(crate) pending: Option<Captured>,
+}
+
+/// A checkpoint to be written once everything it includes is durable.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    checkpoint: Checkpoint,
+    /// Everything it includes has a number below.
+    end: Lsn,
+    /// Repairs that were on their way to the disk: replay skips them, so they are added before it is written.
+    repairing: Vec<Repairing>,
+}
+
+/// Stretches of a log under repair.
+#[derive(Debug)]
+struct Repairing {
+    core: Arc<LogCore>,
+    generation: u32,
+    offsets: Vec<Range<Offset>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -104,10 +125,7 @@ impl StoreInner {
             let sequence = maintenance.sequence + 1;
             self.index.flush_for(sequence)?;
             maintenance.sequence = sequence;
-            let captured = self.capture(sequence, active);
-            // Everything that was captured has a number below the next one.
-            let end = self.journal.next_lsn();
-            maintenance.pending = Some((captured, end));
+            maintenance.pending = Some(self.capture(sequence, active));
             self.write_pending(maintenance)?;
         }
         Ok(())
@@ -115,16 +133,22 @@ impl StoreInner {
 
     /// Writes the captured checkpoint if all it includes is durable, else asks to be woken then.
     fn write_pending(&self, maintenance: &mut Maintenance) -> Result<(), MaintenanceError> {
-        let Some((checkpoint, end)) = maintenance.pending.take() else { return Ok(()) };
-        if self.sink.durable_end() < end {
-            maintenance.pending = Some((checkpoint, end));
+        let Some(mut captured) = maintenance.pending.take() else { return Ok(()) };
+        if self.sink.durable_end() < captured.end {
+            let end = captured.end;
+            maintenance.pending = Some(captured);
             self.sink.await_durable(end);
             return Ok(());
         }
-        if let Err(error) = self.change_names("checkpoint", |disk| checkpoint.store(disk)) {
-            maintenance.pending = Some((checkpoint, end));
-            return Err(error.into());
+        captured.add_repaired();
+        let stored = tell_lowered(&self.sink, &self.index).map_err(MaintenanceError::from).and_then(|()| {
+            self.change_names("checkpoint", |disk| captured.checkpoint.store(disk)).map_err(MaintenanceError::from)
+        });
+        if let Err(error) = stored {
+            maintenance.pending = Some(captured);
+            return Err(error);
         }
+        let checkpoint = captured.checkpoint;
         self.metrics.checkpoints.increment();
         if let Some(sealed) = maintenance.replay_from.distance_to(checkpoint.replay_segment) {
             self.metrics.segments_sealed.add(sealed);
@@ -135,22 +159,27 @@ impl StoreInner {
         Ok(())
     }
 
-    fn capture(&self, sequence: u64, active: SegmentId) -> Checkpoint {
+    fn capture(&self, sequence: u64, active: SegmentId) -> Captured {
         let (cores, next_log) = {
             let table = self.sink.table.read();
             (table.by_id.values().cloned().collect::<Vec<_>>(), table.next)
         };
         let base_lsn =
             self.journal.segments().into_iter().find(|info| info.id == active).and_then(|info| info.base_lsn);
+        let mut repairing = Vec::new();
         let mut logs: Vec<_> = cores
             .iter()
             .filter_map(|core| {
                 let state = core.state.lock();
+                let offsets = state.repairing();
+                if !offsets.is_empty() {
+                    repairing.push(Repairing { core: core.clone(), generation: state.generation, offsets });
+                }
                 (!state.deleted).then(|| state.snapshot(core.id, core.partition))
             })
             .collect();
         logs.sort_unstable_by_key(|log| log.log);
-        Checkpoint {
+        let checkpoint = Checkpoint {
             sequence,
             directory: self.directory,
             replay_segment: active,
@@ -158,7 +187,9 @@ impl StoreInner {
             next_log,
             logs,
             unattributed: self.unattributed_damage(),
-        }
+        };
+        // Read last: everything that was captured has a number below it.
+        Captured { checkpoint, end: self.journal.next_lsn(), repairing }
     }
 
     /// Removes logs whose deletion is durable.
@@ -171,6 +202,7 @@ impl StoreInner {
             }
             let mut changes = IndexChanges::default();
             changes.remove_extents(*log, Offset::ZERO, None);
+            changes.remove_cleaned(*log);
             if let Err(error) = self.index.write(&changes) {
                 doomed.iter().skip(done).for_each(|log| self.sink.doom(*log));
                 return Err(error);
@@ -199,6 +231,56 @@ impl StoreInner {
         }
         Ok(())
     }
+}
+
+impl Captured {
+    /// Adds the repairs that have become durable since: replay would skip them.
+    fn add_repaired(&mut self) {
+        for Repairing { core, generation, offsets } in std::mem::take(&mut self.repairing) {
+            let Some(snapshot) = self.checkpoint.logs.iter_mut().find(|log| log.log == core.id) else { continue };
+            let state = core.state.lock();
+            // A log that was cut since may hold other batches there; its damage is found, or repaired, again.
+            if state.generation != generation {
+                continue;
+            }
+            let mut damaged = DamageMap::from_ranges(std::mem::take(&mut snapshot.damaged));
+            let mut repaired = OverlayExtents::from_stored(std::mem::take(&mut snapshot.repaired));
+            for range in offsets {
+                for extent in state.repaired.as_slice() {
+                    let (base, next) = (extent.base.max(range.start), extent.next.min(range.end));
+                    if base < next {
+                        damaged.remove(base, next);
+                        repaired.insert(extent.part(base, next), 0);
+                    }
+                }
+            }
+            snapshot.damaged = damaged.ranges().to_vec();
+            snapshot.repaired = repaired.as_slice().to_vec();
+        }
+    }
+}
+
+/// Tells the index, durably, of logs that are compacted less far than it says: a checkpoint knows the change that made
+/// it so, and replay from there does not meet it again.
+fn tell_lowered(sink: &CommitSink, index: &Index) -> Result<(), IndexError> {
+    let cores: Vec<Arc<LogCore>> = sink.table.read().by_id.values().cloned().collect();
+    let (mut told, mut changes) = (Vec::new(), IndexChanges::default());
+    for core in cores {
+        let Some(from) = core.state.lock().clean.untold() else { continue };
+        if let Some(stored) = index.cleaned(core.id)? {
+            let known = core.state.lock().clean.known();
+            changes.put_cleaned(core.id, known.unwrap_or_else(|| stored.lowered(from)));
+        }
+        told.push((core, from));
+    }
+    if !changes.is_empty() {
+        index.write(&changes)?;
+        index.flush()?;
+    }
+    for (core, from) in told {
+        core.state.lock().clean.told(from);
+    }
+    Ok(())
 }
 
 /// Makes room when `extents_max` are held in memory: first those that no longer grow, then, when very many logs hold
@@ -272,3 +354,6 @@ fn clean_above(index: &Index, log: LogId, first: &Extent, changes: &mut IndexCha
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,6 +142,7 @@ fn try_open(
         maintenance: Mutex::new(maintenance),
         scrub: Mutex::default(),
         compaction: Mutex::default(),
+        cleaning: Mutex::default(),
         unattributed: Mutex::new(unattributed),
         panicked: Mutex::default(),
         reserve_bytes,

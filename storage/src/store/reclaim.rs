@@ -144,7 +144,8 @@ impl PartitionLog {
         let (mut plan, index_end, in_memory) = {
             let state = self.core().state.lock();
             let limit = state.protect.unwrap_or(Offset::MAX).min(state.synced_end);
-            let plan = RetentionPlan::new(state.options.retention, now, state.start, limit, state.size_bytes);
+            let plan =
+                RetentionPlan::new(state.options.retention_in_force(), now, state.start, limit, state.size_bytes);
             if plan.is_idle() {
                 return Ok(false);
             }

@@ -204,7 +204,10 @@ impl<'a> Replay<'a> {
                 }
                 state.accept_epoch(entry.lsn, EpochStart { epoch: entry.epoch, start: entry.base });
             }
-            EntryKind::Repair => state.accept_repair(entry.lsn),
+            EntryKind::Repair => {
+                let next = entry.last.next().unwrap_or(Offset::MAX);
+                state.accept_repair(entry.lsn, entry.base, next);
+            }
             EntryKind::Rewrite => {
                 state.replay_rewrite(entry.lsn);
                 // It may be smaller than what the index still names.

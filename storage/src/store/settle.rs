@@ -1,8 +1,7 @@
 //! Rewritten extents take the place of the ones they replace in the index.
 //!
 //! Before that they are looked up ahead of the index, so nothing hurries; but only what the index has given up can free
-//! a segment. A rewritten run that covers an index entry in part (its other part was torn by a crash) waits: until
-//! somebody rewrites the rest, the old entry and what it names are kept.
+//! a segment, and a checkpoint waits for it: replay from there does not bring them back.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -32,78 +31,80 @@ pub(crate) fn settle_rewritten(sink: &CommitSink, index: &Index) -> Result<(), I
 
 /// Settles one portion from `from` on; returns where the next one begins.
 fn settle_some(sink: &CommitSink, index: &Index, core: &LogCore, from: Offset) -> Result<Option<Offset>, IndexError> {
-    if core.state.lock().rewritten.is_empty() {
-        return Ok(None);
-    }
+    // Held before the look: a copy that is committed and not yet accepted counts, or a checkpoint would leave it behind.
     let _order = core.order.lock();
-    let (start, index_end, anew) = {
+    let (start, end, anew) = {
         let state = core.state.lock();
-        let (start, index_end) = (state.durable_start, state.index_end());
+        let index_end = state.index_end();
         let anew = state.rewritten.as_slice().iter().filter(|extent| extent.base >= from && extent.next <= index_end);
-        (start, index_end, anew.take(EXTENTS_PER_WRITE).copied().collect::<Vec<_>>())
+        let anew = anew.take(EXTENTS_PER_WRITE).copied().collect::<Vec<_>>();
+        // A truncation that is not durable yet may be undone: what the index has above it stays until then.
+        (state.durable_start, state.settled_end(), anew)
     };
-    let Some(last) = anew.last() else { return Ok(None) };
-    let mut changes = IndexChanges::default();
-    let mut settled: Vec<Extent> = Vec::new();
-    let (mut added_bytes, mut removed_bytes) = (0, 0);
-    // A gapless run is one replacement: an index entry may lie under several of its extents.
+    let Some(from_next) = anew.last().map(|last| last.next) else { return Ok(None) };
+    // A gapless run is one replacement: an index entry may lie under several of its extents. Each is written before the
+    // next is looked at, because both may take their part of one entry.
     for run in anew.chunk_by(|left, right| left.next == right.base) {
-        let (Some(first), Some(end)) = (run.first(), run.last().map(|extent| extent.next)) else { continue };
-        let Some(replaced) = replaced(index, core, start, first.base..end, index_end)? else { continue };
-        changes.remove_extents(core.id, replaced.base, Some(end));
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        let mut changes = IndexChanges::default();
+        let removed_bytes = replace(index, core, start..end, first.base..last.next, &mut changes)?;
+        let mut added_bytes = 0;
         for extent in run {
             changes.put_extent(core.id, extent);
             let share = index.share(extent.segment, core.id)?.map_or(extent.next, |share| share.next.max(extent.next));
             changes.put_share(extent.segment, core.id, &SegmentShare { next: share });
             added_bytes += u64::from(extent.batch_bytes);
         }
-        removed_bytes += replaced.bytes;
-        settled.extend_from_slice(run);
+        index.write(&changes)?;
+        let mut state = core.state.lock();
+        state.rewritten.forget(first.base, last.next);
+        state.size_bytes = (state.size_bytes + added_bytes).saturating_sub(removed_bytes);
+        sink.extents_moved(run.len());
     }
-    index.write(&changes)?;
-    let mut state = core.state.lock();
-    for extent in &settled {
-        state.rewritten.forget(extent.base, extent.next);
-    }
-    state.size_bytes = (state.size_bytes + added_bytes).saturating_sub(removed_bytes);
-    sink.extents_moved(settled.len());
-    Ok(Some(last.next))
+    Ok(Some(from_next))
 }
 
-/// Index entries that a run takes the place of.
-struct Replaced {
-    /// The first one's key.
-    base: Offset,
-    /// Their batch bytes.
-    bytes: u64,
-}
-
-/// The index entries under `run`; `None` when one reaches beyond it, but for what lies below the log's durable `start`.
-fn replaced(
+/// Takes the index entries under `run` away; returns their batch bytes. Where an entry reaches beyond the run, the part of
+/// it outside is put back, as far as it lies in `live`, the offsets that the log has in the index.
+fn replace(
     index: &Index,
     core: &LogCore,
-    start: Offset,
+    live: Range<Offset>,
     run: Range<Offset>,
-    index_end: Offset,
-) -> Result<Option<Replaced>, IndexError> {
-    let mut base = run.start;
+    changes: &mut IndexChanges,
+) -> Result<u64, IndexError> {
+    let mut under: Vec<Extent> = Vec::new();
     if let Some(before) = run.start.get().checked_sub(1).and_then(Offset::new)
         && let Some(below) = index.floor(core.id, before)?
         && below.next > run.start
     {
-        if run.start > start {
-            return Ok(None);
-        }
-        base = below.base;
+        under.push(below);
     }
-    let (mut bytes, mut crosses) = (0, false);
-    index.extents(core.id, base, |extent| {
+    index.extents(core.id, run.start, |extent| {
         if extent.base >= run.end {
             return ControlFlow::Break(());
         }
-        bytes += u64::from(extent.batch_bytes);
-        crosses |= extent.next.min(index_end) > run.end;
+        under.push(extent);
         ControlFlow::Continue(())
     })?;
-    Ok((!crosses).then_some(Replaced { base, bytes }))
+    let first = under.first().map_or(run.start, |extent| extent.base.min(run.start));
+    changes.remove_extents(core.id, first, Some(run.end));
+    let mut bytes: u64 = 0;
+    for extent in under {
+        bytes += u64::from(extent.batch_bytes);
+        // What lies below the start stays with what is kept in front of it: its offsets are nobody's any more.
+        let outside =
+            [(extent.base, run.start.min(extent.next)), (run.end.max(extent.base), extent.next.min(live.end))];
+        for (base, next) in outside {
+            if base < next && next > live.start {
+                let part = extent.part(base, next);
+                bytes = bytes.saturating_sub(u64::from(part.batch_bytes));
+                changes.put_extent(core.id, &part);
+            }
+        }
+    }
+    Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,6 +140,37 @@ fn damage_stays_where_it_is_and_known() {
     }
 }
 
+// Catches a recovery that leaves it to readers to find that a copy is damaged.
+#[test]
+fn recovery_notices_a_damaged_copy() {
+    let world = World::new(35);
+    let store = world.open();
+    let (_, long, kept) = mixed(&store, 600);
+    compact(&store);
+    store.close().expect("closed");
+    drop(store);
+    // One of the copies, and what a segment's earlier life may have of it.
+    let is_copy = |entry: &[u8]| &entry[..4] == b"SBEN" && entry[60] == 9;
+    let base_of = |entry: &[u8]| u64::from_le_bytes(*entry[24..].first_chunk().expect("eight bytes"));
+    let mut lost = None;
+    for name in world.memory.list("journal-").expect("listed").into_iter().rev() {
+        let bytes = world.memory.read_file(&name).expect("readable");
+        for at in (4096..bytes.len() - 200).step_by(8).rev().filter(|at| is_copy(&bytes[*at..*at + 64])) {
+            if *lost.get_or_insert(base_of(&bytes[at..])) == base_of(&bytes[at..]) {
+                world.memory.flip_bit(&name, at as u64 + 130, 1).expect("flipped");
+            }
+        }
+    }
+    let base = lost.expect("something was copied");
+    // So that all of the journal is replayed.
+    world.index.wipe();
+    let (store, report) = world.try_open().expect("opens");
+    assert!(!report.journal.damaged.is_empty());
+    let long = store.log(long.partition()).expect("the log");
+    let damaged: Vec<_> = long.damaged().iter().map(|range| (range.base, range.next)).collect();
+    assert_eq!(damaged, [(offset(base), offset(base + 1))], "of {} batches", kept.len());
+}
+
 // Catches a compaction that needs the very space it is to win, or that takes the last of it.
 #[test]
 fn a_full_disk_heals_by_compaction() {

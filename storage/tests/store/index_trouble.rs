@@ -110,8 +110,11 @@ fn a_panic_of_maintenance_stops_writing_and_is_said() {
 fn a_panic_of_retention_is_said_and_the_next_pass_tries_again() {
     let (world, index) = spilling(3);
     let store = world.open_with(index.clone()).expect("opens").0;
-    let options =
-        LogOptions { retention: Retention { time_ms: None, bytes: Some(5_000) }, durability: Durability::Sync };
+    let options = LogOptions {
+        retention: Retention { time_ms: None, bytes: Some(5_000) },
+        durability: Durability::Sync,
+        ..LogOptions::default()
+    };
     let log = store.create_log(partition(0), options).expect("created");
     fill(&store, &log, 40, 2_000);
     index.hook(|_| panic!("a defect that this test planted"));
@@ -171,8 +174,11 @@ fn oversized(seed: u64) -> (World, Arc<HookedIndex>, Store, PartitionLog) {
     world.config.extents_in_memory_max = 1_000;
     let index = HookedIndex::new(world.index.clone());
     let store = world.open_with(index.clone()).expect("opens").0;
-    let options =
-        LogOptions { retention: Retention { time_ms: None, bytes: Some(30_000) }, durability: Durability::Sync };
+    let options = LogOptions {
+        retention: Retention { time_ms: None, bytes: Some(30_000) },
+        durability: Durability::Sync,
+        ..LogOptions::default()
+    };
     let log = store.create_log(partition(0), options).expect("created");
     fill(&store, &log, 60, 2_000);
     (world, index, store, log)

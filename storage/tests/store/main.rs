@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, unreachable_pub, reason = "a test binary has no public interface")]
 
+mod cleaning;
 mod committed;
 mod compaction;
 mod damage;

@@ -3,6 +3,9 @@
 //! The journal has one order for all logs. So after a crash the store must equal the model after some prefix of the
 //! accepted operations, and that prefix must include every operation whose promise was kept. Nothing weaker is checked:
 //! a lost, doubled, reordered or resurrected batch in any log fails.
+//!
+//! One log is compacted by key. Of that, every record must be one that was written, the newest of every key must be there,
+//! and no offset may be missing. As in a cluster, nothing is cut that was agreed on.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +15,18 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use streambus_protocol::batch::PlacedBatch;
 use streambus_storage::error::{AppendError, StoreError};
-use streambus_storage::partition_log::{Durable, PartitionLog};
+use streambus_storage::partition_log::options::Compaction;
+use streambus_storage::partition_log::{Agreed, Durable, LogOptions, PartitionLog};
 use streambus_storage::producer_state::SequenceVerdict;
 use streambus_storage::store::Store;
 
 use crate::world::{Spec, World, batch, create, offset, partition, read_all, settle, stamp};
+
+/// The log that is compacted by key.
+const COMPACTED: u32 = 2;
+
+/// What compaction may do there at any time.
+const EAGER: Compaction = Compaction { delete_retention_ms: 1_000, min_lag_ms: 0, min_dirty_millionths: 0 };
 
 /// One log of the model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,6 +137,12 @@ pub struct Pair {
     pub crashes: u64,
     /// Bytes that compaction copied.
     pub copied_bytes: u64,
+    /// Records that compaction by key dropped.
+    pub records_removed: u64,
+    /// What was agreed on of the log that is compacted by key.
+    agreed: u64,
+    /// The same of its life before, which a crash may bring back.
+    agreed_before: u64,
 }
 
 impl Pair {
@@ -143,6 +159,9 @@ impl Pair {
             salt: 0,
             crashes: 0,
             copied_bytes: 0,
+            records_removed: 0,
+            agreed: 0,
+            agreed_before: 0,
         }
     }
 
@@ -202,7 +221,8 @@ impl Pair {
                 }
             }
             62..68 => {
-                let to = self.random.random_range(known.start..=known.end);
+                let lowest = if p == COMPACTED { known.start.max(self.agreed.min(known.end)) } else { known.start };
+                let to = self.random.random_range(lowest..=known.end);
                 if let Ok((new_end, durable)) = self.allowed(log.truncate(offset(to))) {
                     let holding = known.batches.iter().find(|(base, next, _)| *base <= to && to < *next);
                     let expected = holding.map_or(to, |(base, _, _)| (*base).max(known.start));
@@ -247,7 +267,8 @@ impl Pair {
             }
             80..82 => self.store().step_idle(),
             82..84 => self.compare(&model),
-            84..88 => {
+            84..86 => self.clean(),
+            86..89 => {
                 let now = streambus_protocol::timestamp::Timestamp::from_millis(0);
                 let budget_bytes = self.random.random_range(1..20_000);
                 let outcome = self.store().compact_step(now, budget_bytes);
@@ -264,10 +285,25 @@ impl Pair {
     }
 
     fn create(&mut self, p: u32) {
-        let created = self.store().create_log(partition(p), Default::default());
+        let compaction = (p == COMPACTED).then_some(EAGER);
+        let options = LogOptions { compaction, ..LogOptions::default() };
+        let created = self.store().create_log(partition(p), options);
         if self.allowed(created).is_ok() {
             self.accept(Accepted::Create(p), None);
+            if p == COMPACTED {
+                self.agreed_before = self.agreed_before.max(self.agreed);
+                self.agreed = 0;
+            }
         }
+    }
+
+    fn clean(&mut self) {
+        let Some(log) = self.store().log(partition(COMPACTED)) else { return };
+        self.agreed = self.agreed.max(log.synced_end().get());
+        log.set_agreed(Agreed::Below(offset(self.agreed)));
+        let budget_bytes = self.random.random_range(1..40_000);
+        let outcome = self.store().clean_step(streambus_protocol::timestamp::Timestamp::from_millis(0), budget_bytes);
+        self.records_removed += outcome.records_removed;
     }
 
     fn append(&mut self, p: u32, log: &PartitionLog, known: &ModelLog) {
@@ -283,6 +319,7 @@ impl Pair {
             epoch: known.epochs.last().map_or(0, |last| last.0) + u32::from(self.random.random_bool(0.05)),
             producer,
             salt: self.salt,
+            keys: if p == COMPACTED { (0..count).map(|_| self.random.random_range(0..9)).collect() } else { vec![] },
             ..Spec::default()
         };
         let batch = batch(log.log_end(), &spec);
@@ -322,6 +359,7 @@ impl Pair {
 
     fn reopen_after_crash(&mut self) {
         self.crashes += 1;
+        self.agreed = self.agreed.max(self.agreed_before);
         // RocksDB keeps a prefix of what was not flushed: nothing or all of it here.
         if self.random.random_bool(0.5) {
             self.world.index.crash();
@@ -393,13 +431,53 @@ impl Pair {
     }
 }
 
+/// The first thing in which a compacted log's records differ from those of the model.
+fn difference_by_key(log: &PartitionLog, known: &ModelLog) -> Option<String> {
+    let records = |batches: &mut dyn Iterator<Item = Bytes>| {
+        let mut cursor = None;
+        let mut found = BTreeMap::new();
+        for bytes in batches {
+            let batch = PlacedBatch::verify_stored(bytes).expect("a valid batch");
+            if cursor.is_some_and(|cursor| batch.base_offset() != cursor) {
+                return Err(format!("a gap before {}", batch.base_offset()));
+            }
+            cursor = Some(batch.next_offset());
+            for stored in batch.records(1 << 20).expect("expands") {
+                let stored = stored.expect("a valid record");
+                if stored.offset.get() >= known.start {
+                    found.insert(stored.offset.get(), (stored.record.key, stored.record.value));
+                }
+            }
+        }
+        Ok(found)
+    };
+    let written = records(&mut known.batches.iter().map(|(_, _, bytes)| bytes.clone())).expect("as appended");
+    let found = match read_all(log) {
+        Ok(batches) => match records(&mut batches.into_iter()) {
+            Ok(found) => found,
+            Err(gap) => return Some(gap),
+        },
+        Err(error) => return Some(format!("unreadable: {error}")),
+    };
+    if let Some((at, _)) = found.iter().find(|(at, record)| written.get(at) != Some(record)) {
+        return Some(format!("the record at {at} was never written"));
+    }
+    let newest: BTreeMap<_, _> = written.iter().map(|(at, (key, _))| (key.clone(), *at)).collect();
+    newest.into_iter().find(|(_, at)| !found.contains_key(at)).map(|(key, at)| format!("{key:?} lost {at}"))
+}
+
 fn difference_of(log: &PartitionLog, known: &ModelLog) -> Option<String> {
     let differs = |what: &str, found: String, expected: String| {
         (found != expected).then(|| format!("{what}: found {found}, expected {expected}"))
     };
     let bounds = format!("{}..{}", log.log_start(), log.log_end());
+    let is_compacted = log.options().compaction.is_some();
     differs("bounds", bounds, format!("{}..{}", known.start, known.end))
+        .or_else(|| is_compacted.then(|| difference_by_key(log, known)).flatten())
         .or_else(|| {
+            if is_compacted {
+                return None;
+            }
             let expected: Vec<_> = known.batches.iter().map(|(_, _, bytes)| bytes).collect();
             match read_all(log) {
                 Ok(bytes) if bytes.iter().collect::<Vec<_>>() == expected => None,

@@ -214,6 +214,41 @@ fn a_second_copy_can_decay_be_repaired_cut_and_trimmed() {
     assert_eq!(read_all(&log_of(&store, 0)).expect("readable"), expected[50..]);
 }
 
+// Catches damaged ranges that were merged over a repaired one, so that whoever goes by them asks for it without end.
+#[test]
+fn very_many_ranges_are_repaired_in_the_end() {
+    let mut world = World::new(7);
+    world.config.tail_cache_bytes = 0;
+    let store = world.open();
+    let log = create(&store, 0);
+    let mut content = Vec::new();
+    for salt in 0..2_700 {
+        let batch = batch(log.log_end(), &Spec { record_bytes: 100, salt, ..Spec::default() });
+        log.append(batch.clone()).expect("accepted");
+        content.push(batch.into_bytes());
+        if salt % 20 == 19 {
+            settle(&store);
+        }
+    }
+    settle(&store);
+    let lose = |base: u64| {
+        decay(&world, &log, base);
+        read(&log, offset(base), ReadLimit { bytes_max: 1, below: Offset::MAX }).expect_err("damaged");
+    };
+    (0..3).for_each(lose);
+    log.repair(vec![content[1].clone()]).expect("repaired");
+    settle(&store);
+    // The two around it are the closest when there are too many.
+    (1..260).for_each(|i| lose(i * 10));
+    assert!(log.damaged().iter().any(|range| range.base == offset(0) && range.next >= offset(3)));
+    for batches in missing(&log, &content).chunks(20) {
+        log.repair(batches.to_vec()).expect("repaired");
+        settle(&store);
+    }
+    assert_eq!(log.damaged(), []);
+    assert_eq!(read_all(&log).expect("readable"), content);
+}
+
 // Catches a segment that is recycled although the only thing alive in it is a repair.
 #[test]
 fn a_segment_lives_as_long_as_a_repair_in_it() {

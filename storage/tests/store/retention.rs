@@ -7,7 +7,7 @@ use streambus_storage::partition_log::LogOptions;
 use crate::world::{Spec, World, append, create, fill, offset, partition, read_all, settle};
 
 fn keep(time_ms: Option<u64>, bytes: Option<u64>) -> LogOptions {
-    LogOptions { retention: Retention { time_ms, bytes }, durability: Durability::Sync }
+    LogOptions { retention: Retention { time_ms, bytes }, durability: Durability::Sync, ..LogOptions::default() }
 }
 
 // Catches a log that grows for ever, and segments that are never reused.

@@ -100,11 +100,13 @@ pub struct Spec {
     pub producer: Option<ProducerStamp>,
     /// Makes batches tell apart.
     pub salt: u64,
+    /// The keys of the first records; the others have none.
+    pub keys: Vec<u8>,
 }
 
 impl Default for Spec {
     fn default() -> Self {
-        Self { records: 1, record_bytes: 100, epoch: 0, time_ms: 1_000, producer: None, salt: 0 }
+        Self { records: 1, record_bytes: 100, epoch: 0, time_ms: 1_000, producer: None, salt: 0, keys: Vec::new() }
     }
 }
 
@@ -114,7 +116,8 @@ pub fn batch(base: Offset, spec: &Spec) -> PlacedBatch {
         let mut value = vec![u8::try_from(i % 251).expect("small"); spec.record_bytes];
         value.splice(..0, spec.salt.to_le_bytes());
         let time = Timestamp::from_millis(spec.time_ms + i64::try_from(i).expect("small"));
-        builder.push(&Record::new(value, time)).expect("the record fits");
+        let key = spec.keys.get(i).map(|key| Bytes::from(vec![*key]));
+        builder.push(&Record { key, ..Record::new(value, time) }).expect("the record fits");
     }
     let bytes = builder.build().expect("the batch is not empty");
     let batch = UnverifiedBatch::new(bytes).verify(1 << 20).expect("the batch was just built");
