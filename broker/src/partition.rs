@@ -33,7 +33,7 @@ use tokio::sync::watch;
 use crate::partition::lead::Leading;
 use crate::partition::repair::Prospect;
 use crate::partition::role::{LeaderToken, Leadership, Role};
-use crate::partition::standing::Standing;
+use crate::partition::standing::{Committed, Standing};
 use crate::replication::follower_state::{FollowerState, may_lose_committed};
 use crate::replication::leader_state::LeaderState;
 
@@ -87,7 +87,7 @@ impl Partition {
             high_watermark: log.committed(),
             leads: None,
             has_enough_in_sync: false,
-            committed_on: 0,
+            committed: Committed::default(),
             version: 0,
         };
         let idle = Role { leadership: Leadership::Nobody, ..role.clone() };
@@ -202,8 +202,9 @@ impl Partition {
                 let epoch_start = began.map_or(end, |epoch| epoch.start);
                 let view = role.leader_view();
                 let Owner { broker, lag_limit } = self.owner;
-                let mut state = LeaderState::new(broker, view, epoch_start, high_watermark.min(end), lag_limit, now);
-                state.advance(self.leader_log(), now);
+                let (log, known) = (self.leader_log(), high_watermark.min(end));
+                let mut state = LeaderState::new(broker, view, epoch_start, (known, log), lag_limit, now);
+                state.advance(log, now);
                 Part::Leading(Leading::new(state))
             }
             (Leadership::There(leader), former) => {
@@ -279,9 +280,9 @@ impl Partition {
             Part::Leading(leading) => leading.state.has_enough_in_sync(),
             Part::Alone | Part::Following(..) | Part::Idle => role.has_enough_in_sync(),
         };
-        let committed_on = match part {
-            Part::Leading(leading) => leading.state.in_sync_count(),
-            Part::Alone | Part::Following(..) | Part::Idle => 1,
+        let committed = match part {
+            Part::Leading(leading) => Committed::of(&leading.state),
+            Part::Alone | Part::Following(..) | Part::Idle => Committed::default(),
         };
         // Retention takes nothing that is not committed (rule H5). Nor does compaction: a newer record that is undone later
         // must not have taken the place of an older one.
@@ -293,7 +294,7 @@ impl Partition {
             }
         }
         self.standing.send_if_modified(|standing| {
-            let next = Standing { high_watermark, leads, has_enough_in_sync, committed_on, ..*standing };
+            let next = Standing { high_watermark, leads, has_enough_in_sync, committed, ..*standing };
             std::mem::replace(standing, next) != next
         });
     }

@@ -477,17 +477,17 @@ proptest! {
     #[test]
     fn replication(
         (broker, broker_epoch, numbers) in (broker(), broker_epoch(), any::<(u32, u32, u32, u32)>()),
-        changed in some((id(), (epoch(), epoch()), (offset(), offset(), offset(), offset()), any::<u32>())),
+        changed in some((id(), (epoch(), epoch()), (offset(), offset(), offset(), offset(), offset()), any::<u32>())),
         (forgotten, ends) in (some(id()), some((id(), epoch(), offset()))),
         outcomes in some(replicated()),
         states in some((id(), outcome((offset(), offset(), offset(), any::<u64>(), some((offset(), offset())), some(replica()))))),
     ) {
         let (session, sequence, wait_ms, bytes_max) = numbers;
         let changed = changed.into_iter().map(|(id, (leader_epoch, last_fetched_epoch), ends, bytes_max)| {
-            let (fetch_offset, durable_end, log_start, known_high_watermark) = ends;
+            let (fetch_offset, durable_end, accepted_end, log_start, known_high_watermark) = ends;
             ReplicaFetchPartition {
-                topic: id.topic, partition: id.partition, leader_epoch, fetch_offset, durable_end, last_fetched_epoch,
-                log_start, known_high_watermark, bytes_max,
+                topic: id.topic, partition: id.partition, leader_epoch, fetch_offset, durable_end, accepted_end,
+                last_fetched_epoch, log_start, known_high_watermark, bytes_max,
             }
         });
         request(&ReplicaStateRequest { partitions: forgotten.clone() });

@@ -65,6 +65,19 @@ pub struct Appended {
     pub promise: Durability,
 }
 
+/// The ends of a log in one moment: `durable <= accepted`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnds {
+    /// Everything below is on stable storage.
+    pub durable: Offset,
+    /// The offset the next batch gets.
+    pub accepted: Offset,
+    /// Which of the two an acknowledgement may count on: `durable` when `sync`, `accepted` when `async`.
+    pub durability: Durability,
+    /// Where the oldest range begins that this disk has lost, if there is one.
+    pub damage: Option<Offset>,
+}
+
 /// How much to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadLimit {
@@ -205,10 +218,15 @@ impl PartitionLog {
         self.core.state.lock().acked_end()
     }
 
-    /// [`Self::durable_end`], and where the oldest range begins that this disk has lost, if there is one.
-    pub fn durable_end_and_damage(&self) -> (Offset, Option<Offset>) {
+    /// The ends of this moment.
+    pub fn ends(&self) -> LogEnds {
         let state = self.core.state.lock();
-        (state.acked_end(), state.damage.ranges().first().map(|range| range.base))
+        LogEnds {
+            durable: state.durable_end(),
+            accepted: state.end,
+            durability: state.options.durability,
+            damage: state.damage.ranges().first().map(|range| range.base),
+        }
     }
 
     /// Everything below is on stable storage, whatever the log's durability.

@@ -73,13 +73,12 @@ impl Appended {
                 partition.holders(next)
             }
             CommitWait::Watermark(partition, epoch) => {
-                let committed_on = standing::committed(Arc::clone(&partition), next, epoch).await?;
+                let committed = standing::committed(Arc::clone(&partition), next, epoch).await?;
                 // A leader that has not heard its followers yet knows what being committed means all the same.
                 let now = partition.holders(next);
-                // Not while a topic that did not wait for disks has caught up with them.
-                let is_proven = partition.log.synced_end() >= next;
-                let durable = if is_proven { now.durable.max(committed_on) } else { now.durable };
-                Holders { replicas: now.replicas.max(committed_on), durable }
+                let is_on_disks = committed.durable_watermark >= next;
+                let durable = if is_on_disks { now.durable.max(committed.disks) } else { now.durable };
+                Holders { replicas: now.replicas.max(committed.replicas), durable }
             }
         };
         let count = |replicas| u8::try_from(replicas).unwrap_or(u8::MAX);

@@ -15,6 +15,7 @@ use streambus_protocol::offset::Offset;
 use streambus_storage::error::{AppendError, StoreError};
 use streambus_storage::partition_log::Durable;
 
+use crate::partition::repair::CountedEnds;
 use crate::partition::{Part, Partition};
 use crate::replication::follower_state::{Alarm, Answer, Asked, FollowerState, Step};
 
@@ -68,13 +69,14 @@ impl Partition {
         }
         // In the order of the number line.
         let log_start = self.log.log_start();
-        let durable_end = self.counted_end();
+        let CountedEnds { durable_end, accepted_end } = self.counted_ends();
         Some(ReplicaFetchPartition {
             topic: self.id.topic,
             partition: self.id.partition,
             leader_epoch: state.leader_epoch(),
             fetch_offset: self.log.log_end(),
             durable_end,
+            accepted_end,
             last_fetched_epoch: self.log.latest_epoch().map_or(LeaderEpoch::UNKNOWN, |latest| latest.epoch),
             log_start,
             // Until the leader has said that the logs match, it is to answer also when it has no news.
@@ -93,7 +95,7 @@ impl Partition {
     /// The leadership in which this broker follows `leader`, and the end of what it has on stable storage.
     pub fn follower_progress(&self, leader: BrokerId) -> Option<(LeaderEpoch, Offset)> {
         let part = self.part.lock();
-        following(&part, leader).map(|state| (state.leader_epoch(), self.counted_end()))
+        following(&part, leader).map(|state| (state.leader_epoch(), self.counted_ends().durable_end))
     }
 
     /// Takes the answer of `leader` to `asked`, with `chunks` of whole batches.

@@ -10,15 +10,16 @@ use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId};
 use streambus_protocol::offset::Offset;
-use streambus_protocol::topic_config::Durability;
 use streambus_storage::epoch_cache::EpochEnd;
-use streambus_storage::partition_log::PartitionLog;
+use streambus_storage::partition_log::{LogEnds, PartitionLog};
 
+use crate::partition::standing::Committed;
 use crate::partition::{Part, Partition};
 use crate::replication::follower_progress::FollowerReport;
 use crate::replication::follower_state::{FollowerLog, LeaderEnds, Prefix, compare};
 use crate::replication::in_sync::{ChangeAnswer, IsrChange};
-use crate::replication::leader_state::{Holders, LeaderLog, LeaderState, ReplicaStanding};
+use crate::replication::leader_state::{Holders, LeaderState, ReplicaStanding};
+use crate::replication::watermark::LeaderLog;
 
 /// Where a leader tells a follower's open fetch that it may be answered. Called under the partition's lock: it only takes
 /// a note.
@@ -102,6 +103,7 @@ impl Partition {
                 broker_epoch,
                 log_end: position.fetch_offset,
                 durable_end: position.durable_end,
+                accepted_end: position.accepted_end,
                 log_start: position.log_start,
             };
             let log = self.leader_log();
@@ -112,7 +114,7 @@ impl Partition {
                 ));
             }
             self.advance(leading, log, now, Some(follower));
-            look.wants_change = leading.state.has_joiner();
+            look.wants_change = leading.state.has_joiner(log);
             look.is_waited_for = leading.state.is_waited_for(follower, now);
             look.ends.high_watermark = leading.state.high_watermark().min(look.ends.log_end);
         }
@@ -150,7 +152,7 @@ impl Partition {
             return false;
         }
         self.advance(leading, log, now, None);
-        leading.state.has_joiner()
+        leading.state.has_joiner(log)
     }
 
     /// True when this broker leads in `epoch` and commits wait for `follower`.
@@ -184,16 +186,14 @@ impl Partition {
         self.publish(&part, &role, high_watermark);
     }
 
-    /// How many replicas have everything below `offset` now, and how many on stable storage, proven: a change to `async`
-    /// moves durable ends ahead of the disks.
+    /// How many replicas have everything below `offset` now, and how many on stable storage, as they have said.
     pub fn holders(&self, offset: Offset) -> Holders {
-        let synced = usize::from(self.log.synced_end() >= offset);
+        let log = self.leader_log();
         match &*self.part.lock() {
-            Part::Leading(leading) if self.log.options().durability == Durability::Sync => {
-                leading.state.holders(offset, self.leader_log())
+            Part::Leading(leading) => leading.state.holders(offset, log),
+            Part::Alone | Part::Following(..) | Part::Idle => {
+                Holders { replicas: 1, durable: usize::from(log.durable_end >= offset) }
             }
-            Part::Leading(leading) => Holders { durable: synced, ..leading.state.holders(offset, self.leader_log()) },
-            Part::Alone | Part::Following(..) | Part::Idle => Holders { replicas: 1, durable: synced },
         }
     }
 
@@ -234,9 +234,8 @@ impl Partition {
     }
 
     pub(super) fn leader_log(&self) -> LeaderLog {
-        // In the order of the number line: the end is at least the durable end read before it.
-        let durable_end = self.log.durable_end();
-        LeaderLog { durable_end, end: self.log.log_end() }
+        let LogEnds { durable, accepted, durability, .. } = self.log.ends();
+        LeaderLog { durable_end: durable, end: accepted, durability }
     }
 
     fn leading<'a>(&self, part: &'a mut Part, epoch: LeaderEpoch) -> Result<&'a mut Leading, ErrorBody> {
@@ -272,16 +271,20 @@ impl Partition {
         Ok(FollowerLook { leader_epoch, ends, prefix, wants_change: false, is_waited_for: false, appended_bytes })
     }
 
-    /// Moves the watermark and tells every follower but `asking`, whose answer has it anyway.
+    /// Moves the watermarks and tells every follower but `asking`, whose answer has it anyway.
     fn advance(&self, leading: &mut Leading, log: LeaderLog, now: Duration, asking: Option<BrokerId>) {
-        if let Some(high_watermark) = leading.state.advance(log, now) {
+        let before = leading.state.high_watermark();
+        if leading.state.advance(log, now) {
+            let high_watermark = leading.state.high_watermark();
             self.log.set_committed(high_watermark);
-            let committed_on = leading.state.in_sync_count();
+            let committed = Committed::of(&leading.state);
             self.standing.send_modify(|standing| {
                 standing.high_watermark = high_watermark;
-                standing.committed_on = committed_on;
+                standing.committed = committed;
             });
-            leading.tell(asking, |news| news.has_watermark(self.id));
+            if high_watermark > before {
+                leading.tell(asking, |news| news.has_watermark(self.id));
+            }
         }
     }
 }

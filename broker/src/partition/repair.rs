@@ -15,7 +15,7 @@ use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId};
 use streambus_protocol::offset::Offset;
 use streambus_storage::error::RepairError;
-use streambus_storage::partition_log::{DamagedOffsets, Durable};
+use streambus_storage::partition_log::{DamagedOffsets, Durable, LogEnds};
 
 use crate::partition::{Part, Partition};
 use crate::replication::follower_state::Alarm;
@@ -30,6 +30,15 @@ pub enum Prospect {
     Delayed,
     /// Every other replica has lost or given up the same: waiting for it would only make the partition unavailable.
     Hopeless,
+}
+
+/// Up to where a follower counts: no further than lies before damage that keeps it from being complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CountedEnds {
+    /// For a topic whose durability is `sync`: what is on stable storage.
+    pub(super) durable_end: Offset,
+    /// For one with `async`: what is accepted.
+    pub(super) accepted_end: Offset,
 }
 
 /// Damage of one replica that others may have whole.
@@ -122,17 +131,21 @@ impl Partition {
         std::mem::replace(&mut *self.prospect.lock(), prospect) != prospect
     }
 
-    /// What this follower may count for: what it has on stable storage, and no more than lies before damage that keeps it
-    /// from being complete.
-    pub(super) fn counted_end(&self) -> Offset {
-        let (durable_end, damage) = self.log.durable_end_and_damage();
-        let Some(damage) = damage else { return durable_end };
+    /// What this follower may count for, which no setting of its own decides.
+    pub(super) fn counted_ends(&self) -> CountedEnds {
+        let LogEnds { durable, accepted, damage, .. } = self.log.ends();
+        let whole = CountedEnds { durable_end: durable, accepted_end: accepted };
+        let Some(damage) = damage else { return whole };
         let counts_whole = match *self.prospect.lock() {
             Prospect::Open => self.role.load().in_sync.contains(&self.owner.broker),
             Prospect::Delayed => false,
             Prospect::Hopeless => true,
         };
-        if counts_whole { durable_end } else { durable_end.min(damage) }
+        if counts_whole {
+            whole
+        } else {
+            CountedEnds { durable_end: durable.min(damage), accepted_end: accepted.min(damage) }
+        }
     }
 
     /// The watermark up to which this log is known to be that of the leader of `epoch`; none when it is not known, or

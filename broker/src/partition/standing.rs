@@ -7,8 +7,10 @@ use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::offset::Offset;
+use streambus_protocol::topic_config::Durability;
 
 use crate::partition::Partition;
+use crate::replication::leader_state::LeaderState;
 
 /// What a partition has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,20 +21,45 @@ pub struct Standing {
     pub leads: Option<LeaderEpoch>,
     /// Whether as many replicas are in sync as the topic demands.
     pub has_enough_in_sync: bool,
-    /// Replicas that are known to have on disk what lies below the high watermark: while this broker leads, those in sync.
-    pub committed_on: usize,
+    /// What being committed says about replicas and disks.
+    pub committed: Committed,
     /// Grows when the role changes.
     pub version: u64,
 }
 
-/// Completes once everything below `next`, which was appended in the leadership of `epoch` or before it, is committed, and
-/// says on how many disks it then is at least, as far as followers have confirmed it to a leader: none, when the partition
-/// has no followers. Safe to drop at any time.
+/// What is known, without asking anybody, of everything below the watermarks: followers have said it to a leader, this one or
+/// one before it. Nothing of a partition that has no followers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Everything below is on `disks` disks. The high watermark, unless the topic was `async` lately.
+    pub durable_watermark: Offset,
+    /// So many replicas have what lies below the high watermark: while this broker leads, those in sync.
+    pub replicas: usize,
+    /// So many of them have on disk what lies below the durable watermark.
+    pub disks: usize,
+}
+
+impl Committed {
+    pub(super) fn of(state: &LeaderState) -> Self {
+        Self {
+            durable_watermark: state.durable_watermark(),
+            replicas: state.in_sync_count(),
+            disks: state.durable_count(),
+        }
+    }
+}
+
+/// Completes once everything below `next`, which was appended in the leadership of `epoch` or before it, is committed, on
+/// disks while the topic is `sync`, and says what is known of it then. Safe to drop at any time.
 ///
 /// # Errors
 /// The append's outcome is then unknown: `NOT_ENOUGH_REPLICAS_AFTER_APPEND` when replicas left the in-sync set,
 /// `LEADERSHIP_LOST` when this broker no longer leads in that epoch.
-pub(crate) async fn committed(partition: Arc<Partition>, next: Offset, epoch: LeaderEpoch) -> Result<usize, ErrorBody> {
+pub(crate) async fn committed(
+    partition: Arc<Partition>,
+    next: Offset,
+    epoch: LeaderEpoch,
+) -> Result<Committed, ErrorBody> {
     let mut moves = partition.watch_standing();
     let mut own_disk = partition.log().watch_durable_end();
     loop {
@@ -49,15 +76,16 @@ pub(crate) async fn committed(partition: Arc<Partition>, next: Offset, epoch: Le
             )
             .with_leader(partition.role().leader_hint()));
         }
-        // The watermark and the disks behind it are from one moment: later ones may not count a replica that left.
-        if standing.high_watermark >= next {
-            return Ok(standing.committed_on);
+        // The watermarks and the replicas behind them are from one moment: later ones may not count a replica that left.
+        let watermark = match partition.log().options().durability {
+            Durability::Sync => standing.committed.durable_watermark,
+            Durability::Async => standing.high_watermark,
+        };
+        if watermark >= next {
+            return Ok(standing.committed);
         }
-        if partition.high_watermark() >= next {
-            if partition.role().is_replicated() {
-                continue;
-            }
-            return Ok(0);
+        if !partition.role().is_replicated() && partition.high_watermark() >= next {
+            return Ok(Committed::default());
         }
         if !standing.has_enough_in_sync {
             return Err(ErrorBody::new(

@@ -1,11 +1,14 @@
 //! One partition as its leader sees it: followers, the in-sync set, the high watermark. Pure: values in, values out.
 //!
 //! ```text
-//! log start <= high watermark <= durable end of every replica that must have what is committed <= log end
-//!                      ^
-//!                      epoch start: until the watermark is here, a new leader's watermark may lag the true one (H3)
+//! log start <= durable watermark <= high watermark <= counted end of every replica that must have what is committed <= log end
+//!                                         ^
+//!                                         epoch start: until the watermark is here, a new leader's may lag the true one (H3)
 //! ```
-//! Offsets that count are durable ends only. The rule numbers are those of the replication specification: H1-H3 for the
+//! What counts are durable ends, and accepted ends only while the topic is `async`. The leader's own setting decides for
+//! all replicas, because they say both ends: one that has not heard of a change changes nothing. The durable watermark is
+//! what the other one would be had the topic always been `sync`; without a change of the setting the two are one. The rule
+//! numbers are those of the replication specification: H1-H3 for the
 //! watermark, I1-I4 for the in-sync set.
 
 use std::collections::BTreeMap;
@@ -14,10 +17,11 @@ use std::time::Duration;
 use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch};
 use streambus_protocol::ids::BrokerId;
 use streambus_protocol::offset::Offset;
+use streambus_protocol::topic_config::Durability;
 
 use crate::replication::follower_progress::{FollowerProgress, FollowerReport};
 use crate::replication::in_sync::{ChangeAnswer, InSyncSet, IsrChange, PartitionVersion, ProposedMember};
-use crate::replication::watermark::InSync;
+use crate::replication::watermark::{InSync, LeaderLog};
 
 /// A partition in one version of the metadata, as its leader needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,15 +45,6 @@ pub struct Registered {
     pub may_join: bool,
 }
 
-/// The leader's own log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaderLog {
-    /// The end of what is on stable storage.
-    pub durable_end: Offset,
-    /// The end of what is accepted.
-    pub end: Offset,
-}
-
 /// What the leader knows of one replica, for whoever asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaStanding {
@@ -57,7 +52,7 @@ pub struct ReplicaStanding {
     pub broker: BrokerId,
     /// The end of its log.
     pub log_end: Offset,
-    /// The end of what it has on stable storage.
+    /// The end of what it has on stable storage; of what it has accepted, while the topic is `async`.
     pub durable_end: Offset,
     /// Whether the metadata counts it as in sync.
     pub in_sync: bool,
@@ -77,6 +72,7 @@ pub struct LeaderState {
     followers: BTreeMap<BrokerId, FollowerProgress>,
     registered: BTreeMap<BrokerId, Registered>,
     high_watermark: Offset,
+    durable_watermark: Offset,
     lag_limit: Duration,
     #[cfg(test)]
     planted: Option<crate::replication::planted::PlantedBug>,
@@ -84,15 +80,20 @@ pub struct LeaderState {
 
 impl LeaderState {
     /// A leadership that begins at `now`. `epoch_start` is the end that the log had when it began, which is durable
-    /// with the epoch (rule E2); `high_watermark` is what this broker knew as a follower, perhaps too little (rule H3).
+    /// with the epoch (rule E2); `high_watermark` is what this broker knew as a follower, perhaps too little (rule H3). All
+    /// below it is on the disks of those in sync if `log` counts by disks, as far as it is on this one.
     pub fn new(
         me: BrokerId,
         view: LeaderView,
         epoch_start: Offset,
-        high_watermark: Offset,
+        (high_watermark, log): (Offset, LeaderLog),
         lag_limit: Duration,
         now: Duration,
     ) -> Self {
+        let durable_watermark = match log.durability {
+            Durability::Sync => high_watermark.min(log.durable_end),
+            Durability::Async => Offset::ZERO,
+        };
         let others = view.replicas.iter().filter(|broker| **broker != me);
         let followers = others.map(|broker| (*broker, FollowerProgress::new(now))).collect();
         Self {
@@ -103,6 +104,7 @@ impl LeaderState {
             followers,
             registered: view.registered,
             high_watermark,
+            durable_watermark,
             lag_limit,
             #[cfg(test)]
             planted: None,
@@ -117,6 +119,11 @@ impl LeaderState {
     /// The end of what is committed.
     pub fn high_watermark(&self) -> Offset {
         self.high_watermark
+    }
+
+    /// The end of what is committed and on the disks that [`LeaderState::durable_count`] counts.
+    pub fn durable_watermark(&self) -> Offset {
+        self.durable_watermark
     }
 
     /// Where this leadership's own records begin.
@@ -159,40 +166,50 @@ impl LeaderState {
     pub fn on_fetch(&mut self, broker: BrokerId, report: FollowerReport, log: LeaderLog, now: Duration) -> bool {
         debug_assert!(report.log_end <= log.end, "a log that matches is no longer than the leader's");
         let Some(follower) = self.followers.get_mut(&broker) else { return false };
-        follower.on_fetch(report, log.end, now);
+        follower.on_fetch(report, log, now);
         true
     }
 
     /// A follower said how far its disk is. Returns false when that says nothing: it is no follower, or has not fetched
     /// in this leadership.
     pub fn on_durable_end(&mut self, broker: BrokerId, durable_end: Offset, log: LeaderLog, now: Duration) -> bool {
-        self.followers.get_mut(&broker).is_some_and(|follower| follower.on_durable_end(durable_end, log.end, now))
+        self.followers.get_mut(&broker).is_some_and(|follower| follower.on_durable_end(durable_end, log, now))
     }
 
-    /// Moves the high watermark as far as rule H1 allows. Returns it when it moved.
+    /// Moves the watermarks as far as rule H1 allows. Returns true when one moved.
     ///
     /// It waits for the leader, the maximal in-sync set, and every follower that is about to join, which would never get
     /// there otherwise; and it stands still while fewer replicas are in sync than the topic demands (KAFKA-15583).
-    pub fn advance(&mut self, log: LeaderLog, now: Duration) -> Option<Offset> {
+    pub fn advance(&mut self, log: LeaderLog, now: Duration) -> bool {
         debug_assert!(log.durable_end <= log.end);
         if !self.has_enough_in_sync() && !self.is_planted_watermark_below_min_isr() {
-            return None;
+            return false;
         }
         let counted = self.followers.iter().filter(|(broker, follower)| self.must_have(**broker, follower, now));
-        let smallest = counted.map(|(_, follower)| follower.durable_end()).min();
-        let next = InSync { leader_durable_end: log.durable_end, smallest_follower_durable_end: smallest }
-            .high_watermark(self.high_watermark);
-        assert!(next >= self.high_watermark, "within a leadership the watermark never goes back");
-        let has_moved = next > self.high_watermark;
-        self.high_watermark = next;
-        has_moved.then_some(next)
+        let counted: Vec<_> = counted.map(|(_, follower)| follower).collect();
+        let smallest = |end: &dyn Fn(&FollowerProgress) -> Offset| counted.iter().map(|follower| end(follower)).min();
+        let ends = InSync {
+            leader_end: log.counted_end(),
+            smallest_follower_end: smallest(&|follower| follower.counted_end(log.durability)),
+        };
+        let durable_ends = InSync {
+            leader_end: log.durable_end,
+            smallest_follower_end: smallest(&|follower| follower.counted_end(Durability::Sync)),
+        };
+        let high_watermark = ends.watermark(self.high_watermark);
+        // Whatever followers say: what is committed on disks is committed.
+        let durable_watermark = durable_ends.watermark(self.durable_watermark).min(high_watermark);
+        assert!(high_watermark >= self.high_watermark, "within a leadership the watermark never goes back");
+        let has_moved = (high_watermark, durable_watermark) != (self.high_watermark, self.durable_watermark);
+        (self.high_watermark, self.durable_watermark) = (high_watermark, durable_watermark);
+        has_moved
     }
 
     /// Takes time into account, and says which change of the in-sync set to send now, if any: an open one that is to be
     /// sent again, else one growth or shrink that rules I1 and I2 ask for.
     pub fn next_change(&mut self, log: LeaderLog, now: Duration) -> Option<IsrChange> {
         for follower in self.followers.values_mut() {
-            follower.catch_up(log.end, now);
+            follower.catch_up(log, now);
         }
         if !self.in_sync.is_changing()
             && let Some(isr) = self.wanted(log, now)
@@ -211,10 +228,23 @@ impl LeaderState {
         followers + usize::from(self.in_sync.is_committed(self.me))
     }
 
+    /// How many of those in sync have on disk what lies below the durable watermark. One that has not been heard in this
+    /// leadership has; one that joined while the topic was `async` says so itself.
+    pub fn durable_count(&self) -> usize {
+        let has = |follower: &FollowerProgress| {
+            follower.report().is_none() || follower.counted_end(Durability::Sync) >= self.durable_watermark
+        };
+        let followers = self.followers.iter().filter(|(broker, f)| self.in_sync.is_committed(**broker) && has(f));
+        followers.count() + usize::from(self.in_sync.is_committed(self.me))
+    }
+
     /// True when a follower may join the in-sync set and nothing is on its way.
-    pub fn has_joiner(&self) -> bool {
+    pub fn has_joiner(&self, log: LeaderLog) -> bool {
         let is_outside = |broker: BrokerId| !self.in_sync.is_committed(broker);
-        !self.in_sync.is_changing() && self.followers.iter().any(|(id, f)| is_outside(*id) && self.may_join(*id, f))
+        let may_join = |(broker, follower): (&BrokerId, &FollowerProgress)| {
+            is_outside(*broker) && self.may_join(*broker, follower, log.durability)
+        };
+        !self.in_sync.is_changing() && self.followers.iter().any(may_join)
     }
 
     /// Takes the answer to the change of `asked`.
@@ -229,7 +259,7 @@ impl LeaderState {
         };
         Holders {
             replicas: count(&|report| report.log_end >= offset) + usize::from(log.end >= offset),
-            durable: count(&|report| report.log_end.min(report.durable_end) >= offset)
+            durable: count(&|report| report.counted_end(Durability::Sync) >= offset)
                 + usize::from(log.durable_end >= offset),
         }
     }
@@ -238,10 +268,10 @@ impl LeaderState {
     /// and must.
     pub fn unconfirmed(&self, offset: Offset, log: LeaderLog, now: Duration) -> Vec<BrokerId> {
         let lacks = |(broker, follower): &(&BrokerId, &FollowerProgress)| {
-            follower.durable_end() < offset && self.must_have(**broker, follower, now)
+            follower.counted_end(log.durability) < offset && self.must_have(**broker, follower, now)
         };
         let followers = self.followers.iter().filter(lacks).map(|(broker, _)| *broker);
-        let mut lacking: Vec<BrokerId> = followers.chain((log.durable_end < offset).then_some(self.me)).collect();
+        let mut lacking: Vec<BrokerId> = followers.chain((log.counted_end() < offset).then_some(self.me)).collect();
         lacking.sort_unstable();
         lacking
     }
@@ -257,7 +287,7 @@ impl LeaderState {
         let leader = ReplicaStanding {
             broker: self.me,
             log_end: log.end,
-            durable_end: log.durable_end,
+            durable_end: log.counted_end(),
             in_sync: self.in_sync.is_committed(self.me),
             caught_up_ago: Some(Duration::ZERO),
             records_per_second: 0,
@@ -265,10 +295,10 @@ impl LeaderState {
         let followers = self.followers.iter().map(|(broker, follower)| ReplicaStanding {
             broker: *broker,
             log_end: follower.report().map_or(Offset::ZERO, |report| report.log_end),
-            durable_end: follower.durable_end(),
+            durable_end: follower.counted_end(log.durability),
             in_sync: self.in_sync.is_committed(*broker),
             caught_up_ago: match follower.report() {
-                Some(_) if follower.durable_end() >= log.end => Some(Duration::ZERO),
+                Some(_) if follower.counted_end(log.durability) >= log.end => Some(Duration::ZERO),
                 _ => follower.has_caught_up().then(|| now.saturating_sub(follower.caught_up_at())),
             },
             records_per_second: follower.records_per_second(now),
@@ -299,8 +329,8 @@ impl LeaderState {
         let mut differs = false;
         for (broker, follower) in &self.followers {
             let is_member = committed.contains(broker);
-            let stays = is_member && !follower.is_lagging(log.end, self.lag_limit, now);
-            let joins = !is_member && self.may_join(*broker, follower);
+            let stays = is_member && !follower.is_lagging(log, self.lag_limit, now);
+            let joins = !is_member && self.may_join(*broker, follower, log.durability);
             differs |= is_member != (stays || joins);
             if stays {
                 // One that is not registered at all cannot be named: the controller has fenced it and will say so.
@@ -322,11 +352,10 @@ impl LeaderState {
     ///
     /// What the leadership began with includes everything committed, also while the watermark lags (rule H3). To wait for
     /// the watermark itself to get there would be a deadlock: below `min.insync.replicas` only growth can move it.
-    fn may_join(&self, broker: BrokerId, follower: &FollowerProgress) -> bool {
-        let has_epoch_start = follower.durable_end() >= self.epoch_start || self.is_planted_growth_without_leso();
-        self.eligible_life(broker, follower).is_some()
-            && follower.durable_end() >= self.high_watermark
-            && has_epoch_start
+    fn may_join(&self, broker: BrokerId, follower: &FollowerProgress, durability: Durability) -> bool {
+        let end = follower.counted_end(durability);
+        let has_epoch_start = end >= self.epoch_start || self.is_planted_growth_without_leso();
+        self.eligible_life(broker, follower).is_some() && end >= self.high_watermark && has_epoch_start
     }
 
     /// The life in which the follower fetched, when that is the registered one and may join (KIP-841, KIP-903).

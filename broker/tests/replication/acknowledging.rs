@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use streambus_protocol::api::produce::Acks;
+use streambus_protocol::batch::ProducerStamp;
+use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::ids::{ProducerEpoch, ProducerId, Sequence};
+use streambus_protocol::topic_config::Durability;
 use streambus_storage::store::Drive;
 
-use crate::world::World;
+use crate::world::{World, batch};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -31,6 +35,60 @@ async fn acks_all_waits_for_the_slowest_disk_of_the_in_sync_set() {
     world.step(3);
     world.settle(committed).await.expect("it is committed");
     assert_eq!(leader.high_watermark(), next);
+}
+
+// Catches an acknowledgement of a topic that is `sync` by now which counts what a follower has in memory only, because that
+// one has not heard of the change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_still_takes_the_topic_for_async_counts_by_its_disk() {
+    let world = World::with_drives(LONG, &[Drive::Threads, Drive::Threads, Drive::Stepped]).await;
+    world.set_durability(3, Durability::Async);
+    let leader = world.partition(1);
+    let appended = world.append(1, "one", Acks::All).expect("it is appended");
+    let next = appended.next;
+    let mut committed = Box::pin(appended.committed());
+    world
+        .until("broker 3 should have the record, and broker 2 and the leader on disk", || {
+            let standings = leader.standings(Duration::ZERO);
+            standings.iter().all(|replica| replica.log_end == next)
+                && standings.iter().filter(|replica| replica.durable_end == next).count() >= 2
+        })
+        .await;
+    assert!(committed.as_mut().now_or_never().is_none(), "broker 3 has it in memory only");
+    world.set_durability(3, Durability::Sync);
+    world.set_isr(&[1, 2, 3]);
+    world.step(3);
+    let receipt = world.settle(committed).await.expect("it is committed");
+    assert_eq!((receipt.replicas, receipt.durable), (3, 3));
+}
+
+// Catches a repeat, of what was committed while the topic was `async`, that is acknowledged as if disks had been waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_committed_without_disks_is_acknowledged_again_only_with_them() {
+    let world = World::with_drives(LONG, &[Drive::Threads, Drive::Threads, Drive::Stepped]).await;
+    (1..=3).for_each(|id| world.set_durability(id, Durability::Async));
+    let leader = world.partition(1);
+    let producer =
+        ProducerStamp { id: ProducerId::new(7), epoch: ProducerEpoch::new(0), base_sequence: Sequence::new(0) };
+    let append =
+        || leader.append(batch("one", Some(producer)), LeaderEpoch::UNKNOWN, Acks::All).expect("it has a place");
+    let original = append();
+    let next = original.next;
+    let receipt = world.settle(original.committed()).await.expect("no disk is waited for");
+    assert_eq!((receipt.replicas, receipt.durable), (3, 0));
+    (1..=3).for_each(|id| world.set_durability(id, Durability::Sync));
+    world.set_isr(&[1, 2, 3]);
+    let mut again = Box::pin(append().committed());
+    world
+        .until("broker 2 and the leader should have it on disk", || {
+            leader.standings(Duration::ZERO).iter().filter(|replica| replica.durable_end == next).count() == 2
+        })
+        .await;
+    assert_eq!(leader.high_watermark(), next, "consumers have it");
+    assert!(again.as_mut().now_or_never().is_none(), "broker 3 has it in memory only");
+    world.step(3);
+    let receipt = world.settle(again).await.expect("it is on three disks");
+    assert_eq!((receipt.replicas, receipt.durable), (3, 3));
 }
 
 // Section 5 and trap 18. Catches an append that could never be committed, and a wait that would never end.

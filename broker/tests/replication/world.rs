@@ -36,7 +36,7 @@ use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, To
 use streambus_protocol::offset::Offset;
 use streambus_protocol::record::Record;
 use streambus_protocol::timestamp::Timestamp;
-use streambus_protocol::topic_config::TopicConfig;
+use streambus_protocol::topic_config::{Durability, TopicConfig};
 use streambus_storage::clock::{Clock, SystemClock};
 use streambus_storage::config::StoreConfig;
 use streambus_storage::disk::Disk;
@@ -483,6 +483,12 @@ impl World {
     /// Waits for `future`.
     pub(crate) async fn settle<F: Future>(&self, future: F) -> F::Output {
         tokio::time::timeout(PATIENCE, future).await.expect("it takes far less")
+    }
+
+    /// Lets a broker's log obey another setting; nobody else hears of it.
+    pub(crate) fn set_durability(&self, id: u32, durability: Durability) {
+        let options = LogOptions::from(&TopicConfig { durability, ..settings(2) });
+        self.nodes.get(&id).expect("it runs").store.set_options(ID, options).expect("the log is there");
     }
 
     /// Does the disk work of a store that waits for it.

@@ -50,8 +50,11 @@ field_struct! {
         pub leader_epoch: LeaderEpoch,
         /// What to read next: the follower's log end.
         pub fetch_offset: Offset,
-        /// What counts: everything below is on the follower's stable storage.
+        /// Everything below is on the follower's stable storage: what counts for a topic whose durability is `sync`. The
+        /// leader decides which of the two ends counts; the follower may know the topic's settings later than it.
         pub durable_end: Offset,
+        /// What counts for a topic whose durability is `async`: everything below is accepted.
+        pub accepted_end: Offset,
         /// The epoch of the follower's last batch, [`LeaderEpoch::UNKNOWN`] for an empty log.
         pub last_fetched_epoch: LeaderEpoch,
         /// The first offset the follower still has.

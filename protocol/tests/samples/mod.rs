@@ -430,6 +430,7 @@ pub(crate) fn samples() -> Vec<Sample> {
                 leader_epoch: LeaderEpoch::new(5),
                 fetch_offset: offset(1000),
                 durable_end: offset(990),
+                accepted_end: offset(1000),
                 last_fetched_epoch: LeaderEpoch::new(4),
                 log_start: offset(10),
                 known_high_watermark: offset(980),

@@ -205,10 +205,14 @@ impl LogState {
     /// What an acknowledgement may count on: the synced end, or the log end where the topic asks for no more.
     pub(crate) fn acked_end(&self) -> Offset {
         match self.options.durability {
-            Durability::Sync if is_planted(Defect::AckBeforeSync) => self.end,
-            Durability::Sync => self.synced_end,
+            Durability::Sync => self.durable_end(),
             Durability::Async => self.end,
         }
+    }
+
+    /// The end of what is taken for being on stable storage.
+    pub(crate) fn durable_end(&self) -> Offset {
+        if is_planted(Defect::AckBeforeSync) { self.end } else { self.synced_end }
     }
 
     /// Everything below is known to be committed, and in the log.

@@ -87,6 +87,7 @@ fn replica_fetch(
         leader_epoch,
         fetch_offset: Offset::ZERO,
         durable_end: Offset::ZERO,
+        accepted_end: Offset::ZERO,
         last_fetched_epoch: LeaderEpoch::UNKNOWN,
         log_start: Offset::ZERO,
         known_high_watermark: Offset::ZERO,

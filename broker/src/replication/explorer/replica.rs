@@ -8,6 +8,7 @@ use streambus_consensus::image::{ClusterImage, PartitionImage};
 use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch};
 use streambus_protocol::ids::BrokerId;
 use streambus_protocol::offset::Offset;
+use streambus_protocol::topic_config::Durability;
 
 use super::model_log::{Entry, ModelLog, index, offset};
 use super::random::Random;
@@ -17,8 +18,9 @@ use crate::replication::follower_state::{
     Answer, Asked, FollowerState, LeaderEnds, Prefix, Step, compare, may_lose_committed,
 };
 use crate::replication::in_sync::PartitionVersion;
-use crate::replication::leader_state::{LeaderLog, LeaderState, LeaderView, Registered};
+use crate::replication::leader_state::{LeaderState, LeaderView, Registered};
 use crate::replication::planted::PlantedBug;
+use crate::replication::watermark::LeaderLog;
 
 pub(super) const LAG_LIMIT: Duration = Duration::from_secs(10);
 /// Records in one answer.
@@ -139,7 +141,7 @@ impl Replica {
     }
 
     pub(super) fn leader_log(&self) -> LeaderLog {
-        LeaderLog { durable_end: self.durable_end(), end: offset(self.log.len()) }
+        LeaderLog { durable_end: self.durable_end(), end: offset(self.log.len()), durability: Durability::Sync }
     }
 
     /// Takes its part in the partition, as `image` says.
@@ -166,7 +168,8 @@ impl Replica {
                     self.log.sync(usize::MAX);
                     let end = offset(self.log.len());
                     let known = offset(self.high_watermark).min(end);
-                    let mut state = LeaderState::new(self.id, view, end, known, LAG_LIMIT, now);
+                    let log = self.leader_log();
+                    let mut state = LeaderState::new(self.id, view, end, (known, log), LAG_LIMIT, now);
                     state.plant(self.planted);
                     self.part = Part::Leading(Box::new(Leading { state, heard: BTreeMap::new() }));
                 }
@@ -219,6 +222,7 @@ impl Replica {
             broker_epoch: fetch.broker_epoch,
             log_end: fetch.log_end,
             durable_end: fetch.durable_end,
+            accepted_end: fetch.log_end,
             log_start: Offset::ZERO,
         };
         let leader_epoch = leading.state.leader_epoch();

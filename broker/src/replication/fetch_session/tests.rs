@@ -17,6 +17,7 @@ fn position(partition: u32, fetch_offset: u64) -> ReplicaFetchPartition {
         leader_epoch: LeaderEpoch::new(1),
         fetch_offset: at(fetch_offset),
         durable_end: at(0),
+        accepted_end: at(0),
         last_fetched_epoch: LeaderEpoch::UNKNOWN,
         log_start: at(0),
         known_high_watermark: at(0),

@@ -19,7 +19,7 @@ fn s(seconds: u64) -> Duration {
 }
 
 fn log(durable_end: u64, end: u64) -> LeaderLog {
-    LeaderLog { durable_end: at(durable_end), end: at(end) }
+    LeaderLog { durable_end: at(durable_end), end: at(end), durability: Durability::Sync }
 }
 
 fn registered(life: u64, may_join: bool) -> Registered {
@@ -42,7 +42,7 @@ fn view(partition_epoch: u32, isr: &[u32], replicas_min: usize) -> LeaderView {
 
 /// Broker 1 leads three replicas from offset 10 on and knows of a watermark at 6.
 fn leader(isr: &[u32], replicas_min: usize) -> LeaderState {
-    LeaderState::new(ME, view(0, isr, replicas_min), at(10), at(6), LIMIT, s(0))
+    LeaderState::new(ME, view(0, isr, replicas_min), at(10), (at(6), log(10, 10)), LIMIT, s(0))
 }
 
 fn report(id: u32, log_end: u64, durable_end: u64) -> FollowerReport {
@@ -50,12 +50,22 @@ fn report(id: u32, log_end: u64, durable_end: u64) -> FollowerReport {
         broker_epoch: BrokerEpoch::new(10 + u64::from(id)),
         log_end: at(log_end),
         durable_end: at(durable_end),
+        accepted_end: at(log_end),
         log_start: Offset::ZERO,
     }
 }
 
 fn fetch(state: &mut LeaderState, id: u32, log_end: u64, durable_end: u64, log: LeaderLog) {
     assert!(state.on_fetch(b(id), report(id, log_end, durable_end), log, s(1)));
+}
+
+/// Advances the watermarks; the high one, when it moved.
+fn advance(state: &mut LeaderState, log: LeaderLog, now: Duration) -> Option<Offset> {
+    let before = state.high_watermark();
+    let has_moved = state.advance(log, now);
+    let moved = (state.high_watermark() != before).then(|| state.high_watermark());
+    assert!(has_moved || moved.is_none(), "it says that it moved");
+    moved
 }
 
 fn isr_of(change: &IsrChange) -> Vec<u32> {
@@ -67,12 +77,36 @@ fn isr_of(change: &IsrChange) -> Vec<u32> {
 fn h1_only_durable_ends_count_and_the_slowest_in_sync_replica_decides() {
     let mut state = leader(&[1, 2, 3], 2);
     fetch(&mut state, 2, 20, 15, log(20, 20));
-    assert_eq!(state.advance(log(20, 20), s(1)), None, "broker 3 has not fetched in this leadership");
+    assert_eq!(advance(&mut state, log(20, 20), s(1)), None, "broker 3 has not fetched in this leadership");
     fetch(&mut state, 3, 20, 18, log(20, 20));
-    assert_eq!(state.advance(log(20, 20), s(1)), Some(at(15)));
-    assert_eq!(state.advance(log(20, 20), s(1)), None, "it has not moved");
+    assert_eq!(advance(&mut state, log(20, 20), s(1)), Some(at(15)));
+    assert_eq!(advance(&mut state, log(20, 20), s(1)), None, "it has not moved");
     assert!(state.on_durable_end(b(2), at(20), log(20, 20), s(1)));
-    assert_eq!(state.advance(log(16, 20), s(1)), Some(at(16)), "the leader's disk is the slowest");
+    assert_eq!(advance(&mut state, log(16, 20), s(1)), Some(at(16)), "the leader's disk is the slowest");
+}
+
+// H1. Catches a leader that takes a follower's word for which of its ends counts, a durable watermark that moves without
+// disks, and a durable count with a member that joined when no disk was asked for.
+#[test]
+fn h1_the_setting_of_the_leader_decides_what_counts() {
+    let unsynced = |durability| LeaderLog { durability, ..log(12, 20) };
+    let mut state = leader(&[1, 2], 2);
+    let watermarks = |state: &LeaderState| (state.high_watermark(), state.durable_watermark(), state.durable_count());
+    fetch(&mut state, 2, 20, 11, log(12, 20));
+    assert!(state.advance(unsynced(Durability::Sync), s(1)));
+    assert_eq!(watermarks(&state), (at(11), at(11), 2));
+    assert!(state.advance(unsynced(Durability::Async), s(1)));
+    assert_eq!(watermarks(&state), (at(20), at(11), 2));
+    fetch(&mut state, 3, 20, 0, unsynced(Durability::Async));
+    state.on_metadata(view(1, &[1, 2, 3], 2), s(2));
+    assert_eq!(watermarks(&state), (at(20), at(11), 2), "broker 3 has nothing on disk");
+    let synced = LeaderLog { durability: Durability::Sync, ..log(20, 20) };
+    assert!(state.on_durable_end(b(2), at(20), synced, s(3)));
+    state.advance(synced, s(3));
+    assert_eq!(watermarks(&state), (at(20), at(11), 2), "nothing goes back, and nothing moves without broker 3");
+    assert!(state.on_durable_end(b(3), at(19), synced, s(3)));
+    assert!(state.advance(synced, s(3)));
+    assert_eq!(watermarks(&state), (at(20), at(19), 3));
 }
 
 // H1, strict min ISR (KAFKA-15583), trap 18. Catches a lone leader that commits.
@@ -80,17 +114,21 @@ fn h1_only_durable_ends_count_and_the_slowest_in_sync_replica_decides() {
 fn h1_the_watermark_stands_still_below_min_isr() {
     let mut state = leader(&[1], 2);
     assert!(!state.has_enough_in_sync());
-    assert_eq!(state.advance(log(20, 20), s(1)), None);
+    assert_eq!(advance(&mut state, log(20, 20), s(1)), None);
     fetch(&mut state, 2, 20, 20, log(20, 20));
-    assert_eq!(state.advance(log(20, 20), s(1)), None, "a follower that is not in the committed set does not help");
+    assert_eq!(
+        advance(&mut state, log(20, 20), s(1)),
+        None,
+        "a follower that is not in the committed set does not help"
+    );
     state.on_metadata(view(1, &[1, 2], 2), s(2));
-    assert_eq!(state.advance(log(20, 20), s(2)), Some(at(20)));
+    assert_eq!(advance(&mut state, log(20, 20), s(2)), Some(at(20)));
     state.on_metadata(view(2, &[1], 2), s(3));
-    assert_eq!(state.advance(log(30, 30), s(3)), None);
+    assert_eq!(advance(&mut state, log(30, 30), s(3)), None);
     assert_eq!(state.high_watermark(), at(20), "nothing goes back");
     // H2: a change of the topic's demand alone moves it.
     state.on_metadata(view(3, &[1], 1), s(20));
-    assert_eq!(state.advance(log(30, 30), s(20)), Some(at(30)));
+    assert_eq!(advance(&mut state, log(30, 30), s(20)), Some(at(30)));
 }
 
 // H1: a follower on its way in is waited for, or it would never be level with the watermark; a lost one is not.
@@ -101,8 +139,12 @@ fn h1_the_watermark_waits_for_a_follower_that_has_caught_up() {
     fetch(&mut state, 2, 20, 20, log(20, 20));
     fetch(&mut state, 3, 20, 13, log(20, 20));
     assert!(state.is_waited_for(b(3), s(1)));
-    assert_eq!(state.advance(log(20, 20), s(1)), Some(at(13)));
-    assert_eq!(state.advance(log(20, 20), s(12)), Some(at(20)), "it has not caught up for longer than the lag limit");
+    assert_eq!(advance(&mut state, log(20, 20), s(1)), Some(at(13)));
+    assert_eq!(
+        advance(&mut state, log(20, 20), s(12)),
+        Some(at(20)),
+        "it has not caught up for longer than the lag limit"
+    );
     assert!(!state.is_waited_for(b(3), s(12)));
 }
 
@@ -113,7 +155,7 @@ fn h1_a_follower_that_has_not_been_there_in_this_leadership_is_not_waited_for() 
     fetch(&mut state, 2, 20, 20, log(20, 20));
     fetch(&mut state, 3, 5, 5, log(20, 20));
     assert!(state.is_waited_for(b(2), s(1)) && !state.is_waited_for(b(3), s(1)));
-    assert_eq!(state.advance(log(20, 20), s(1)), Some(at(20)));
+    assert_eq!(advance(&mut state, log(20, 20), s(1)), Some(at(20)));
     fetch(&mut state, 3, 20, 20, log(25, 25));
     assert!(state.is_waited_for(b(3), s(1)), "it has what there was when it came");
 }
@@ -139,7 +181,7 @@ fn h1_a_fenced_follower_outside_the_set_is_not_waited_for() {
     let mut fenced = view(0, &[1, 2], 2);
     fenced.registered.insert(b(3), registered(13, false));
     state.on_metadata(fenced, s(1));
-    assert_eq!(state.advance(log(20, 20), s(1)), Some(at(20)));
+    assert_eq!(advance(&mut state, log(20, 20), s(1)), Some(at(20)));
 }
 
 // H3, trap 12, KAFKA-7128. Catches growth and a latest offset from a watermark that may lag the true one.
@@ -155,7 +197,7 @@ fn h3_until_it_has_the_epoch_start_nobody_joins_and_nobody_learns_the_latest_off
     assert_eq!(isr_of(&change), [1, 2, 3]);
     assert!(!state.is_watermark_settled());
     fetch(&mut state, 2, 10, 10, log(10, 10));
-    assert_eq!(state.advance(log(10, 10), s(1)), Some(at(10)));
+    assert_eq!(advance(&mut state, log(10, 10), s(1)), Some(at(10)));
     assert!(state.is_watermark_settled());
 }
 
@@ -164,7 +206,7 @@ fn h3_until_it_has_the_epoch_start_nobody_joins_and_nobody_learns_the_latest_off
 fn a_new_leader_below_min_isr_gets_its_followers_back() {
     let mut state = leader(&[1], 2);
     fetch(&mut state, 2, 10, 10, log(10, 10));
-    assert_eq!(state.advance(log(10, 10), s(1)), None, "too few are in sync");
+    assert_eq!(advance(&mut state, log(10, 10), s(1)), None, "too few are in sync");
     let change = state.next_change(log(10, 10), s(1)).expect("broker 2 joins");
     assert_eq!(isr_of(&change), [1, 2]);
 }
@@ -175,7 +217,7 @@ fn i2_growth_needs_every_condition() {
     let settled = || {
         let mut state = leader(&[1, 2], 2);
         fetch(&mut state, 2, 20, 20, log(20, 20));
-        state.advance(log(20, 20), s(1));
+        advance(&mut state, log(20, 20), s(1));
         assert_eq!(state.high_watermark(), at(20));
         state
     };
@@ -216,10 +258,10 @@ fn i1_a_member_that_lags_is_removed_and_the_leader_stays() {
     assert_eq!(isr_of(&change), [1, 2]);
     assert_eq!(change.partition_epoch, PartitionEpoch::ZERO);
     // I3: until the controller agrees, broker 3 counts.
-    assert_eq!(state.advance(log(20, 20), s(11)), None);
+    assert_eq!(advance(&mut state, log(20, 20), s(11)), None);
     let applied = PartitionVersion { ..view(1, &[1, 2], 2).version };
     state.on_change_answer(PartitionEpoch::ZERO, ChangeAnswer::Applied(applied));
-    assert_eq!(state.advance(log(20, 20), s(11)), Some(at(20)));
+    assert_eq!(advance(&mut state, log(20, 20), s(11)), Some(at(20)));
 }
 
 // I3, trap 16. Catches commits that a newcomer, elected by a controller whose reply was lost, does not have.
@@ -228,15 +270,15 @@ fn i3_a_newcomer_whose_growth_has_no_answer_is_waited_for() {
     let mut state = leader(&[1, 2], 2);
     fetch(&mut state, 2, 10, 10, log(10, 10));
     fetch(&mut state, 3, 10, 10, log(10, 10));
-    state.advance(log(10, 10), s(1));
+    advance(&mut state, log(10, 10), s(1));
     let first = state.next_change(log(10, 10), s(1)).expect("broker 3 joins");
     fetch(&mut state, 2, 12, 12, log(12, 12));
-    assert_eq!(state.advance(log(12, 12), s(1)), None);
+    assert_eq!(advance(&mut state, log(12, 12), s(1)), None);
     state.on_change_answer(PartitionEpoch::ZERO, ChangeAnswer::Unknown);
-    assert_eq!(state.advance(log(12, 12), s(60)), None, "also long after the lag limit");
+    assert_eq!(advance(&mut state, log(12, 12), s(60)), None, "also long after the lag limit");
     assert_eq!(state.next_change(log(12, 12), s(60)), Some(first), "the same proposal again");
     fetch(&mut state, 3, 12, 12, log(12, 12));
-    assert_eq!(state.advance(log(12, 12), s(60)), Some(at(12)));
+    assert_eq!(advance(&mut state, log(12, 12), s(60)), Some(at(12)));
 }
 
 // R4, trap 17. Catches an old fetch position that speaks for a replica that was removed, emptied and added again.
@@ -245,7 +287,7 @@ fn r4_a_replica_that_left_and_came_back_starts_from_nothing() {
     let mut state = leader(&[1, 2], 2);
     fetch(&mut state, 2, 10, 10, log(10, 10));
     fetch(&mut state, 3, 10, 10, log(10, 10));
-    state.advance(log(10, 10), s(1));
+    advance(&mut state, log(10, 10), s(1));
     let mut without = view(1, &[1, 2], 2);
     without.replicas = vec![b(1), b(2)];
     state.on_metadata(without, s(1));
@@ -259,7 +301,7 @@ fn r4_a_replica_that_left_and_came_back_starts_from_nothing() {
 fn recovery_ends_with_the_first_growth() {
     let mut recovering = view(0, &[1], 1);
     recovering.version.recovering = true;
-    let mut state = LeaderState::new(ME, recovering, at(10), at(10), LIMIT, s(0));
+    let mut state = LeaderState::new(ME, recovering, at(10), (at(10), log(10, 10)), LIMIT, s(0));
     fetch(&mut state, 2, 10, 10, log(10, 10));
     let change = state.next_change(log(10, 10), s(1)).expect("broker 2 joins");
     assert!(!change.recovering);
@@ -292,7 +334,7 @@ fn standings_name_every_replica_with_its_lag() {
 fn planted_defects_break_their_rules() {
     let mut state = leader(&[1], 2);
     state.plant(Some(PlantedBug::WatermarkBelowMinIsr));
-    assert_eq!(state.advance(log(20, 20), s(1)), Some(at(20)));
+    assert_eq!(advance(&mut state, log(20, 20), s(1)), Some(at(20)));
 
     let mut state = leader(&[1, 2], 2);
     state.plant(Some(PlantedBug::GrowthWithoutEpochStart));
@@ -303,13 +345,13 @@ fn planted_defects_break_their_rules() {
     state.plant(Some(PlantedBug::CommittedIsrOnly));
     fetch(&mut state, 2, 20, 20, log(20, 20));
     fetch(&mut state, 3, 12, 12, log(20, 20));
-    assert_eq!(state.advance(log(20, 20), s(1)), Some(at(20)));
+    assert_eq!(advance(&mut state, log(20, 20), s(1)), Some(at(20)));
 
     let mut state = leader(&[1, 2], 2);
     state.plant(Some(PlantedBug::BrokerEpochIgnored));
     fetch(&mut state, 2, 20, 20, log(20, 20));
     fetch(&mut state, 3, 20, 20, log(20, 20));
-    state.advance(log(20, 20), s(1));
+    advance(&mut state, log(20, 20), s(1));
     let mut reborn = view(0, &[1, 2], 2);
     reborn.registered.insert(b(3), registered(99, true));
     state.on_metadata(reborn, s(1));
