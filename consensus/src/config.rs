@@ -53,12 +53,17 @@ pub const FOUNDING_PATIENCE: Duration = Duration::from_secs(10);
 /// Timings and sizes of a metadata node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Between heartbeats of a leader. Default 100 ms; below a third of the election timeout.
+    /// Between heartbeats of a leader, if they are answered as soon. Default 100 ms.
     pub heartbeat: Duration,
-    /// The shortest time without a leader before a node campaigns. Default 400 ms.
+    /// How long a heartbeat may be under way, there and back; the next one goes out when it is answered, or then. Default
+    /// 420 ms: nodes that are further apart keep no leader. Below `election_min`.
+    pub answer: Duration,
+    /// The shortest time without a leader before a node campaigns, and how long a vote may take, there, onto a disk and
+    /// back. Default 450 ms.
     pub election_min: Duration,
-    /// The longest, and the length of a leader's lease. Default 700 ms. Failover takes this plus one draw of the range,
-    /// except when the leader's machine says that its process is gone: then it takes a round of votes.
+    /// The longest, and the length of a leader's lease. Default 800 ms: two answers' time, since the one that counts was
+    /// asked for before the one that is on its way. Failover takes this plus one draw of the range, except when the
+    /// leader's machine says that its process is gone: then it takes a round of votes.
     pub election_max: Duration,
     /// How long a follower may take to install a snapshot. Default 10 s.
     pub install_snapshot: Duration,
@@ -78,8 +83,9 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(700),
+            answer: Duration::from_millis(420),
+            election_min: Duration::from_millis(450),
+            election_max: Duration::from_millis(800),
             install_snapshot: Duration::from_secs(10),
             snapshot_entries: 10_000,
             kept_entries: 20_000,
@@ -132,7 +138,8 @@ impl Tuning {
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let config = Config {
             cluster_name: "streambus".to_owned(),
-            heartbeat_interval: millis(self.heartbeat),
+            // openraft bounds a heartbeat by this, and sends one so often by itself; the control loop asks for more.
+            heartbeat_interval: millis(self.answer),
             election_timeout_min: millis(self.election_min),
             election_timeout_max: millis(self.election_max),
             install_snapshot_timeout: millis(self.install_snapshot),

@@ -1,5 +1,6 @@
 //! A transport between metadata nodes of one process, with faults, for tests: links that carry nothing one way or
-//! both, answers that are lost after the request was carried out, processes that are gone.
+//! both, that lose one kind of message, or that are long; answers that are lost after the request was carried out,
+//! processes that are gone.
 //!
 //! A cut link is a black hole, as a lost route is: the sender waits until its time is over. A process that is gone
 //! refuses, as its machine's kernel does, and its peers notice at once that their connections broke.
@@ -33,6 +34,12 @@ struct Links {
     doors: BTreeMap<BrokerId, PeerDoor>,
     /// Directed links that carry nothing.
     cut: BTreeSet<(BrokerId, BrokerId)>,
+    /// What is lost on every link.
+    lost: Vec<(Lane, Rpc)>,
+    /// How long everything takes one way.
+    delay: Duration,
+    /// How many calls of each kind were sent to whom.
+    calls: BTreeMap<(BrokerId, Lane, Rpc), usize>,
 }
 
 impl InProcessNetwork {
@@ -81,9 +88,34 @@ impl InProcessNetwork {
         links.cut.extend(others.into_iter().flat_map(|other| [(broker, other), (other, broker)]));
     }
 
-    /// Restores every link.
+    /// Messages of this kind get nowhere any more.
+    pub fn lose(&self, lane: Lane, rpc: Rpc) {
+        self.links.lock().lost.push((lane, rpc));
+    }
+
+    /// How many calls of this kind were sent to `to` so far.
+    pub fn calls(&self, to: BrokerId, lane: Lane, rpc: Rpc) -> usize {
+        self.links.lock().calls.get(&(to, lane, rpc)).copied().unwrap_or_default()
+    }
+
+    /// Everything takes this long one way from now on.
+    pub fn set_delay(&self, one_way: Duration) {
+        self.links.lock().delay = one_way;
+    }
+
+    /// Restores every link. They stay as long as they are.
     pub fn heal(&self) {
-        self.links.lock().cut.clear();
+        let mut links = self.links.lock();
+        links.cut.clear();
+        links.lost.clear();
+    }
+
+    /// Waits as long as a message takes one way.
+    async fn travel(&self) {
+        let delay = self.links.lock().delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
     }
 
     /// The door of `to`, unless the link to it is cut.
@@ -128,12 +160,14 @@ impl Wire {
     {
         let (network, from) = (self.network.clone(), self.from);
         let exchange = async move {
+            network.travel().await;
             let door = match network.reach(from, to) {
                 Ok(door) => door,
                 Err(Unreached::Refused) => return Err(TransportError::NotSent(format!("broker {to} is not there"))),
                 Err(Unreached::BlackHole) => futures::future::pending().await,
             };
             let answer = ask(door).await.map_err(|e| TransportError::Refused(e.to_string()));
+            network.travel().await;
             if network.is_cut(to, from) {
                 futures::future::pending::<()>().await;
             }
@@ -147,11 +181,22 @@ impl RaftTransport for Wire {
     fn call(
         &self,
         peer: Peer,
-        _: Lane,
+        lane: Lane,
         rpc: Rpc,
         request: Bytes,
         ttl: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        let is_lost = {
+            let mut links = self.network.links.lock();
+            *links.calls.entry((peer.node.broker, lane, rpc)).or_default() += 1;
+            links.lost.contains(&(lane, rpc))
+        };
+        if is_lost {
+            return Box::pin(async move {
+                tokio::time::sleep(ttl).await;
+                Err(TransportError::TimedOut(ttl))
+            });
+        }
         self.exchange(peer.node.broker, ttl, move |door| async move { door.call(rpc, &request).await })
     }
 
@@ -196,6 +241,8 @@ impl RaftTransport for Wire {
     fn probe(&self, host: String, _: u16, ttl: Duration) -> BoxFuture<'static, Probe> {
         let (network, from) = (self.network.clone(), self.from);
         Box::pin(async move {
+            network.travel().await;
+            network.travel().await;
             let Some(broker) = network.broker_at(&host) else {
                 return Probe::Refused;
             };

@@ -23,6 +23,10 @@ use crate::rpc::{Message, Route, Rpc, SnapshotHeader, decode, encode_request};
 use crate::snapshot::SnapshotFile;
 use crate::types::{RaftId, RaftNode, Snapshot, TypeConfig, Vote};
 
+/// How long a follower may take to put entries on its disk and say so. They are sent again after that; a connection that
+/// breaks says so earlier.
+const ENTRIES_TTL: Duration = Duration::from_secs(5);
+
 /// Whom to reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -253,7 +257,7 @@ impl PeerClient {
         request: &impl Message,
         option: &RPCOption,
     ) -> Result<A, RPCError<TypeConfig>> {
-        let ttl = option.soft_ttl();
+        let ttl = self.ttl(rpc, option);
         let bytes = Bytes::from(encode_request(self.route, request));
         let call = self.transport.call(self.peer.clone(), self.lane, rpc, bytes, ttl);
         // The transport should keep to `ttl` itself; this makes sure.
@@ -266,6 +270,16 @@ impl PeerClient {
         }
         let answer = answer.and_then(|bytes| decode(&bytes).map_err(Failure::Answer));
         answer.map_err(|failure| self.rpc_error(action, &failure))
+    }
+
+    /// How long an exchange may take. What openraft allows for entries is a heartbeat's time, and it ends nothing itself
+    /// after that: a follower whose disk takes longer would be sent the same entries again and again, and one that is far
+    /// away would never have them.
+    fn ttl(&self, rpc: Rpc, option: &RPCOption) -> Duration {
+        match (self.lane, rpc) {
+            (Lane::Log, Rpc::Append) => ENTRIES_TTL.max(option.hard_ttl()),
+            (Lane::Log | Lane::Heartbeat | Lane::Snapshot, _) => option.hard_ttl(),
+        }
     }
 
     fn rpc_error(&self, action: RPCTypes, failure: &Failure) -> RPCError<TypeConfig> {

@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     requested: Mutex<Vec<Command>>,
     /// Brokers whose connections broke since the control loop looked.
     disconnected: Mutex<BTreeSet<BrokerId>>,
+    /// Voters and peers that did not answer when this node, without a controller, asked last.
+    silent: Mutex<BTreeSet<BrokerId>>,
     /// Wakes the control loop.
     hint: Notify,
     began: Instant,
@@ -144,6 +146,12 @@ impl MetadataNode {
             is_leader: metrics.state.is_leader(),
             nodes: self.inner.nodes(),
         }
+    }
+
+    /// The voters and configured peers that did not answer when this node asked last, which it does while it hears no
+    /// controller that a majority answers. Empty while it does, and before it has asked.
+    pub fn silent_brokers(&self) -> Vec<BrokerId> {
+        self.inner.silent.lock().iter().copied().collect()
     }
 
     /// Registers the new life of a broker without peers, whose records are on the disk that the identity names.

@@ -18,7 +18,7 @@ use crate::raft_codec::{
 use crate::types::{RaftId, SnapshotMeta, TypeConfig, Vote};
 
 /// A kind of request between metadata nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Rpc {
     /// Entries, or a heartbeat.

@@ -45,6 +45,7 @@ enum Done {
     MembershipChanged,
     TookOver(BrokerId),
     AskedWhetherRemoved,
+    Beaten,
 }
 
 type Work<'a> = FuturesUnordered<BoxFuture<'a, Done>>;
@@ -58,6 +59,8 @@ struct UnderWay {
     membership: bool,
     /// Asks whether this node was removed.
     question: bool,
+    /// Asks for a heartbeat.
+    beat: bool,
 }
 
 impl MetadataNode {
@@ -73,9 +76,11 @@ impl Inner {
         let mut metrics = self.raft.server_metrics();
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beats = interval(self.config.tuning.heartbeat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut work = Work::new();
         let mut under_way = UnderWay::default();
-        let mut lost_at = None;
+        let mut ask_at = None;
         loop {
             let leads = {
                 let metrics = metrics.borrow_watched();
@@ -90,12 +95,27 @@ impl Inner {
                     return;
                 },
                 () = self.hint.notified() => self.follow_hints(&work, &mut under_way),
-                _ = ticks.tick() => self.look_for_a_controller(&mut lost_at, &work, &mut under_way),
+                _ = beats.tick(), if leads.is_some() => self.beat(&work, &mut under_way),
+                _ = ticks.tick() => self.look_for_a_controller(&mut ask_at, &work, &mut under_way),
             }
             if leads.is_some() {
                 self.look_after(&work, &mut under_way);
             }
         }
+    }
+
+    /// Has heartbeats sent to those whose last one was answered.
+    fn beat<'a>(&'a self, work: &Work<'a>, under_way: &mut UnderWay) {
+        if std::mem::replace(&mut under_way.beat, true) {
+            return;
+        }
+        work.push(Box::pin(async move {
+            // It fails only when Raft has stopped, which ends this loop.
+            if let Err(error) = self.raft.trigger().heartbeat().await {
+                tracing::debug!(%error, "no heartbeat");
+            }
+            Done::Beaten
+        }));
     }
 
     /// Takes or leaves office as Raft says.
@@ -169,11 +189,12 @@ impl Inner {
     fn look_after<'a>(&'a self, work: &Work<'a>, under_way: &mut UnderWay) {
         let image: Arc<ClusterImage> = self.images.borrow().clone();
         let now = Instant::now();
+        let is_followed = self.is_followed();
         let mut commands = Vec::new();
         if let Some(office) = self.office.lock().as_mut() {
             commands.append(&mut self.requested.lock());
             // Without a majority this node answers nobody, so it cannot say who was silent: as if it had been paused.
-            if self.is_followed() {
+            if is_followed {
                 commands.extend(office.liveness.tick(self.now(), &image));
             }
             if now >= office.next_drain {
@@ -210,18 +231,20 @@ impl Inner {
         }
     }
 
-    /// Asks the others once this node has had no controller for a session, and once a session from then on.
-    fn look_for_a_controller<'a>(&'a self, lost_at: &mut Option<Instant>, work: &Work<'a>, under_way: &mut UnderWay) {
+    /// Asks the others once this node has had no controller for longer than an election takes, and once a session from
+    /// then on.
+    fn look_for_a_controller<'a>(&'a self, ask_at: &mut Option<Instant>, work: &Work<'a>, under_way: &mut UnderWay) {
         if self.is_in_touch() {
-            *lost_at = None;
+            *ask_at = None;
+            self.silent.lock().clear();
             return;
         }
         let now = Instant::now();
-        let since = *lost_at.get_or_insert(now);
-        if now.saturating_duration_since(since) < self.config.tuning.session || under_way.question {
+        let at = *ask_at.get_or_insert(now + self.config.tuning.election_max);
+        if now < at || under_way.question {
             return;
         }
-        *lost_at = Some(now);
+        *ask_at = Some(now + self.config.tuning.session);
         under_way.question = true;
         work.push(Box::pin(async move {
             self.end_if_removed().await;
@@ -240,6 +263,7 @@ impl Inner {
             Done::Proposed(command) => under_way.commands.retain(|other| *other != command),
             Done::MembershipChanged => under_way.membership = false,
             Done::AskedWhetherRemoved => under_way.question = false,
+            Done::Beaten => under_way.beat = false,
             Done::TookOver(broker) => drop(under_way.takeovers.remove(&broker)),
         }
     }

@@ -1,4 +1,4 @@
-//! What a node does that has heard no controller for a session: it asks whether it is still a member.
+//! What a node does that hears no controller: it asks whether it is still a member, and notes who does not answer.
 //!
 //! Nobody tells a node that it was removed, and its messages are refused from then on. One that was cut off or stood still
 //! meanwhile would wait for a controller for ever, or take itself for one. At a start the same question is asked first.
@@ -16,6 +16,7 @@ use super::settle::{HELLO_TTL, described};
 use crate::error::StartError;
 use crate::hello::{Hello, HelloAnswer, Introduction, Place, Wish};
 use crate::rpc::{decode, encode};
+use crate::types::RaftNode;
 
 impl Inner {
     /// True while this node hears a controller, or is one that a majority answers.
@@ -28,11 +29,26 @@ impl Inner {
         silence.is_some_and(|silence| silence <= self.config.tuning.election_max * 2)
     }
 
-    /// Asks every peer whether this node was removed, and ends it if one says so.
+    /// Every voter that this node knows of, and every configured peer.
+    fn elders(&self) -> BTreeMap<BrokerId, (String, u16)> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let located = membership.voter_ids().filter_map(|id| membership.get_node(&id)).map(|node| {
+            let RaftNode { broker, host, port } = self.addresses.locate(node);
+            (broker, (host, port))
+        });
+        let mut elders = self.config.peer_addresses();
+        elders.extend(located);
+        elders.remove(&self.config.broker_id);
+        elders
+    }
+
+    /// Asks every voter and peer whether this node was removed, and ends it if one says so.
     pub(super) async fn end_if_removed(&self) {
-        let peers: BTreeMap<BrokerId, (String, u16)> = self.config.peer_addresses();
+        let elders = self.elders();
         let me = self.config.broker_id;
-        let asked = peers.iter().filter(|(broker, _)| **broker != me).map(|(broker, (host, port))| async move {
+        let asked = elders.iter().map(|(broker, (host, port))| async move {
             let hello = Hello {
                 from: me,
                 to: *broker,
@@ -42,11 +58,18 @@ impl Inner {
                 wish: Wish::Nothing,
             };
             let sent = self.transport.hello(host.clone(), *port, Bytes::from(encode(&hello)), HELLO_TTL);
-            let answer = tokio::time::timeout(HELLO_TTL, sent).await.ok()?.ok()?;
-            let introduction = decode::<HelloAnswer>(&answer).ok()?.ok()?;
+            let answer = tokio::time::timeout(HELLO_TTL, sent).await.ok().and_then(Result::ok);
+            let introduction = answer.map(|answer| decode::<HelloAnswer>(&answer).ok().and_then(Result::ok));
+            (*broker, introduction)
+        });
+        let answers = join_all(asked).await;
+        *self.silent.lock() =
+            answers.iter().filter(|(_, answer)| answer.is_none()).map(|(broker, _)| *broker).collect();
+        let removed_by = answers.into_iter().find_map(|(_, introduction)| {
+            let introduction = introduction??;
             matches!(introduction, Introduction { place: Place::Removed, .. }).then_some(introduction.broker)
         });
-        if let Some(told_by) = join_all(asked).await.into_iter().flatten().next() {
+        if let Some(told_by) = removed_by {
             let removed = StartError::Removed { raft: self.identity.raft_id, told_by };
             self.ended.send_replace(Some(removed.to_string()));
         }

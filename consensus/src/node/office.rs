@@ -86,24 +86,30 @@ impl Inner {
         metrics.membership_config.membership().get_node(&id).map(|node| Peer { id, node: node.clone() })
     }
 
-    /// False for a controller that no quorum has answered for as long as a lease. It may have been succeeded.
+    /// False for a controller that no quorum has answered yet, or for as long as a lease: it may have been succeeded. Nor is
+    /// one followed that has not applied the entry it began with: what its predecessors committed is only known then.
     pub(super) fn is_followed(&self) -> bool {
         self.quorum_silence().is_some()
     }
 
-    /// How long ago this controller sent what a quorum answered last; none when it is none, or may have been succeeded.
+    /// How long ago this controller sent what a quorum answered last; none when it is none, or may have been succeeded, or
+    /// may not have everything yet that was committed before it.
     fn quorum_silence(&self) -> Option<Duration> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        if !metrics.state.is_leader() {
+        // Its images are at least as new as this says.
+        let is_up_to_date =
+            metrics.last_applied.as_ref().is_some_and(|id| id.committed_leader_id() == &metrics.vote.leader_id);
+        if !metrics.state.is_leader() || !is_up_to_date {
             return None;
         }
         // A majority of one answers itself, which is not counted as an answer.
         if metrics.membership_config.membership().voter_ids().eq([self.identity.raft_id]) {
             return Some(Duration::ZERO);
         }
-        // Right after its election there is nothing to answer yet.
-        let silence = metrics.last_quorum_acked.as_ref().map_or(Duration::ZERO, |at| at.elapsed());
+        // Not counted from the election: who votes has said nothing about the time since, which may be long, if this
+        // process stood still in between.
+        let silence = metrics.last_quorum_acked.as_ref()?.elapsed();
         (silence <= self.config.tuning.election_max).then_some(silence)
     }
 

@@ -29,8 +29,8 @@ use crate::types::{RaftId, RaftNode};
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// The same while a quorum is missing; nothing depends on the answers but what people are told.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a peer may take to answer a question.
-pub(super) const HELLO_TTL: Duration = Duration::from_millis(500);
+/// How long a peer may take to answer a question: three times there and back, a connection being opened for it.
+pub(super) const HELLO_TTL: Duration = Duration::from_millis(1_200);
 /// How long it may take to give out a Raft id.
 const JOIN_TTL: Duration = Duration::from_secs(5);
 

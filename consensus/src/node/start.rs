@@ -101,6 +101,7 @@ impl MetadataNode {
             office: Mutex::default(),
             requested: Mutex::default(),
             disconnected: Mutex::default(),
+            silent: Mutex::default(),
             hint: Notify::new(),
             began: Instant::now(),
             closed,

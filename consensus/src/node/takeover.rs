@@ -47,6 +47,14 @@ pub(super) struct Reign {
     node: RaftNode,
 }
 
+#[cfg(test)]
+impl Reign {
+    /// The vote it began with.
+    pub(super) fn vote(&self) -> Vote {
+        self.vote
+    }
+}
+
 impl Inner {
     /// The present controller, if it is `broker` and another node.
     pub(super) fn reign_of(&self, broker: BrokerId) -> Option<Reign> {

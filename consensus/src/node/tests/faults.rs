@@ -7,11 +7,13 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use streambus_protocol::ids::TopicName;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
 use crate::error::{NotApplied, ProposeError};
+use crate::network::Lane;
 use crate::outcome::{Outcome, RefusedReason};
+use crate::rpc::Rpc;
 
 fn has(cluster: &Cluster, n: u32, name: &str) -> bool {
     cluster.nodes[&n].image().topic_by_name(&TopicName::new(name).unwrap()).is_some()
@@ -125,6 +127,53 @@ async fn stalled_disk_causes_no_election() {
         cluster.nodes[&stalled].propose(create(&format!("quick-{stalled}"), id + 10, HOST)).await.unwrap();
     }
     assert_eq!(cluster.controller(&[1, 2, 3]).await, controller);
+    cluster.stop().await;
+}
+
+/// Catches: calls that end before a message can be there and back: no controller keeps its office then, and none is
+/// elected; and elections because an answer takes long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brokers_that_are_far_apart_keep_their_controller() {
+    let mut cluster = Cluster::new();
+    cluster.network.set_delay(Duration::from_millis(150));
+    cluster.start(&[1, 2, 3]).await;
+    cluster.host(1).await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let term = cluster.nodes[&controller].status().term;
+    let began = Instant::now();
+    let mut id = 0;
+    while began.elapsed() < Duration::from_secs(5) {
+        id += 1;
+        let via = 1 + u32::try_from(id % 3).unwrap();
+        let outcome = cluster.nodes[&via].propose(create(&format!("far-{id}"), id, HOST)).await;
+        assert!(outcome.is_ok(), "{outcome:?}");
+        cluster.nodes[&via].read_index().await.unwrap();
+    }
+    assert!(id >= 3, "each takes a few times there and back: {id}");
+    assert_eq!(cluster.nodes[&controller].status().term, term, "somebody campaigned");
+    // Nor is a new one hindered.
+    cluster.network.isolate(broker(controller));
+    let rest: Vec<u32> = cluster.running().into_iter().filter(|n| *n != controller).collect();
+    let next = cluster.controller(&rest).await;
+    cluster.nodes[&next].propose_within(create("after", 1_000, HOST), PATIENCE).await.unwrap();
+    cluster.stop().await;
+}
+
+/// Catches: entries that are sent again and again to a follower that is putting them on its disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_disk_is_sent_entries_once() {
+    let cluster = Cluster::started().await;
+    cluster.host(1).await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let slow = if controller == 3 { 2 } else { 3 };
+    let before = cluster.network.calls(broker(slow), Lane::Log, Rpc::Append);
+    cluster.stalls[&slow].set(true);
+    cluster.nodes[&controller].propose(create("one", 1, HOST)).await.unwrap();
+    assert!(timeout(cluster.tuning.answer * 4, std::future::pending::<()>()).await.is_err());
+    let sent = cluster.network.calls(broker(slow), Lane::Log, Rpc::Append) - before;
+    cluster.stalls[&slow].set(false);
+    assert!(sent <= 2, "{sent} times, for an entry and what is committed");
+    cluster.nodes[&slow].read_index().await.unwrap();
     cluster.stop().await;
 }
 

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::TransferLeaderRequest;
 use parking_lot::Mutex;
+use streambus_protocol::epoch::BrokerEpoch;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
@@ -11,7 +14,9 @@ use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
 use crate::controller::liveness::{Heartbeat, Wants};
 use crate::error::TransferError;
 use crate::heartbeat::{HeartbeatAnswer, HeartbeatError, ShutdownProgress};
+use crate::network::Lane;
 use crate::node::MetadataNode;
+use crate::rpc::Rpc;
 
 /// The heartbeats of several brokers, as their processes send them.
 #[derive(Default)]
@@ -175,6 +180,69 @@ async fn silent_former_controller_has_only_the_rest_of_its_session() {
     let (of_former, of_third) = timeout(PATIENCE, in_office).await.expect("it takes office");
     assert!(of_former + cluster.tuning.election_min <= of_third, "{of_former:?} {of_third:?}");
     cluster.stop().await;
+}
+
+/// Has another node elected while it loses messages of these kinds, and says which.
+async fn elect_another(cluster: &Cluster, lost: &[(Lane, Rpc)]) -> u32 {
+    let former = cluster.controller(&[1, 2, 3]).await;
+    for (lane, rpc) in lost {
+        cluster.network.lose(*lane, *rpc);
+    }
+    let next = if former == 1 { 2 } else { 1 };
+    let node = &cluster.nodes[&next];
+    let reign = node.inner.reign_of(broker(former)).unwrap();
+    // As when the former one hands its office over: nobody waits for its lease.
+    let request = TransferLeaderRequest::new(reign.vote(), node.identity().raft_id, None);
+    node.inner.raft.handle_transfer_leader(request).await.unwrap().unwrap();
+    let mut metrics = node.inner.raft.server_metrics();
+    let elected = async {
+        while !metrics.borrow_watched().state.is_leader() {
+            metrics.changed().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, elected).await.expect("it is elected");
+    next
+}
+
+/// True if the node vouches for a heartbeat within `patience`.
+async fn vouches(cluster: &Cluster, n: u32, patience: Duration) -> bool {
+    let node = &cluster.nodes[&n];
+    let beat = Heartbeat {
+        broker: broker(n),
+        epoch: BrokerEpoch::new(1),
+        applied: 1,
+        wants: Wants::Serve,
+        unanswered: Duration::ZERO,
+        disk_used_bytes: 0,
+        disk_free_bytes: 1,
+        problem: None,
+        wants_disks: false,
+    };
+    let heard = async {
+        let mut ticks = interval(Duration::from_millis(10));
+        while node.inner.hear(&beat).is_err() {
+            ticks.tick().await;
+        }
+    };
+    timeout(patience, heard).await.is_ok()
+}
+
+/// Catches: a controller that vouches for leaders, itself among them, since its election, although nobody has answered it
+/// since, and one that does with what it knew before it had everything that its predecessor committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controller_vouches_for_nobody_before_it_is_answered_and_has_everything() {
+    let of_entries = (Lane::Log, Rpc::Append);
+    let of_heartbeats = (Lane::Heartbeat, Rpc::Append);
+    for lost in [vec![of_entries, of_heartbeats], vec![of_entries]] {
+        let cluster = Cluster::started().await;
+        let controller = elect_another(&cluster, &lost).await;
+        assert!(!vouches(&cluster, controller, cluster.tuning.election_max).await, "{lost:?} are lost");
+        assert!(cluster.nodes[&controller].inner.office.lock().is_some(), "it is in office");
+        cluster.network.heal();
+        let controller = cluster.controller(&[1, 2, 3]).await;
+        assert!(vouches(&cluster, controller, PATIENCE).await, "it is answered");
+        cluster.stop().await;
+    }
 }
 
 /// Catches: a controller without a quorum that tells its own broker to go on serving.
