@@ -12,6 +12,7 @@ pub mod registry;
 pub mod repair;
 pub mod role;
 pub mod standing;
+pub mod step_down;
 
 use std::fmt;
 use std::sync::Arc;

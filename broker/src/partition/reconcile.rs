@@ -9,16 +9,16 @@ use std::sync::Arc;
 use streambus_consensus::blocking;
 use streambus_consensus::delta::ClusterDelta;
 use streambus_consensus::image::{ClusterImage, PartitionImage, TopicImage};
-use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicName};
+use streambus_protocol::ids::{PartitionId, PartitionIndex, TopicName};
 use streambus_storage::clock::Clock;
 use streambus_storage::error::{DurabilityLost, StoreError};
 use streambus_storage::partition_log::{Durable, LogOptions, PartitionLog};
 use streambus_storage::store::Store;
 
 use crate::partition::registry::Registry;
-use crate::partition::role::{Leadership, MoveLimit, Role};
+use crate::partition::role::{Leadership, Role};
+use crate::partition::step_down::StepDown;
 use crate::partition::{Owner, Partition};
-use crate::replication::leader_state::Registered;
 
 /// Follows the metadata. Owned by one task; every step is idempotent, so that a failed one is repeated as a whole.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub struct Reconciler {
     store: Store,
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
+    step_down: Arc<StepDown>,
     /// What has been reached.
     reached: Arc<ClusterImage>,
 }
@@ -70,7 +71,13 @@ struct Opened {
 impl Reconciler {
     /// A reconciler that has reached nothing yet.
     pub fn new(owner: Owner, store: Store, registry: Arc<Registry>, clock: Arc<dyn Clock>) -> Self {
-        Self { owner, store, registry, clock, reached: Arc::new(ClusterImage::empty()) }
+        let step_down = Arc::new(StepDown::new(owner.broker, Arc::clone(&registry), Arc::clone(&clock)));
+        Self { owner, store, registry, clock, step_down, reached: Arc::new(ClusterImage::empty()) }
+    }
+
+    /// Ends leaderships by newer metadata while [`Reconciler::reach`] waits for the disk.
+    pub fn step_down(&self) -> Arc<StepDown> {
+        Arc::clone(&self.step_down)
     }
 
     /// Logs in the data directory that `image` does not place here: kept and not served.
@@ -83,12 +90,12 @@ impl Reconciler {
     }
 
     /// Makes what is here equal to `image`. After an error, call it again with the newest image: the comparison starts
-    /// from what was reached last, so nothing is missed.
+    /// from what was reached last, so nothing is missed. What newer metadata, given to [`Reconciler::step_down`], has ended
+    /// in between is left for the next call.
     pub async fn reach(&mut self, image: Arc<ClusterImage>) -> Result<(), ReconcileError> {
         let delta = ClusterDelta::between(&self.reached, &image);
         let desired = self.desired(&delta, &image);
-        self.step_down(&delta, &desired);
-        self.registry.note_stepped_down(image.applied);
+        self.step_down.look(&image);
         let mut changed = self.close_deleted(&delta, &image).await?;
         changed |= !desired.is_empty();
         for desired in &desired {
@@ -104,6 +111,9 @@ impl Reconciler {
                 durable.await?;
             }
             let (id, now) = (desired.id, self.clock.monotonic());
+            if !self.step_down.still_stands(id, &desired.role) {
+                continue;
+            }
             match self.registry.get(id) {
                 Some(partition) => partition.set_role(desired.role, now),
                 None => {
@@ -130,32 +140,6 @@ impl Reconciler {
             self.registry.announce_change();
         }
         Ok(())
-    }
-
-    /// Ends the leaderships that another broker has, or nobody. Nothing on disk is needed for it, so a disk that fails or
-    /// hangs does not keep them alive.
-    fn step_down(&self, delta: &ClusterDelta, desired: &[Desired]) {
-        let moved = desired.iter().filter(|desired| desired.role.leadership != Leadership::Here);
-        let moved = moved.map(|desired| (desired.id, desired.role.clone()));
-        let gone = delta.partitions.iter().filter(|change| !change.after.replicas.contains(&self.owner.broker));
-        let gone = gone.filter_map(|change| {
-            let role = Role::clone(&self.registry.get(change.id)?.role());
-            let leader_epoch = change.after.leader_epoch;
-            Some((change.id, Role { leadership: Leadership::Nobody, leader_epoch, ..role }))
-        });
-        let mut changed = false;
-        for (id, role) in moved.chain(gone).collect::<Vec<_>>() {
-            if let Some(partition) = self.registry.get(id)
-                && partition.role().leadership == Leadership::Here
-            {
-                partition.set_role(role, self.clock.monotonic());
-                self.registry.announce_role(id);
-                changed = true;
-            }
-        }
-        if changed {
-            self.registry.announce_change();
-        }
     }
 
     async fn close_deleted(&self, delta: &ClusterDelta, image: &ClusterImage) -> Result<bool, ReconcileError> {
@@ -240,25 +224,7 @@ impl Reconciler {
         state.replicas.contains(&self.owner.broker).then(|| Desired {
             id,
             topic: topic.name.clone(),
-            role: Role {
-                leadership: match state.leader {
-                    Some(leader) if leader == self.owner.broker => Leadership::Here,
-                    Some(leader) => Leadership::There(leader),
-                    None => Leadership::Nobody,
-                },
-                leader_epoch: state.leader_epoch,
-                partition_epoch: state.partition_epoch,
-                replicas: state.replicas.clone(),
-                in_sync: state.isr.clone(),
-                eligible: state.elr.clone(),
-                recovering: state.recovering,
-                unclean_epoch: state.unclean_epoch,
-                move_limit: state
-                    .throttle
-                    .map(|bytes_per_second| MoveLimit { adding: state.adding.clone(), bytes_per_second }),
-                registered: state.replicas.iter().filter_map(|broker| registered(image, *broker)).collect(),
-                settings: topic.settings.clone(),
-            },
+            role: Role::of(self.owner.broker, image, topic, state),
         })
     }
 
@@ -288,11 +254,6 @@ fn open_one(store: &Store, desired: Desired) -> Result<Opened, ReconcileError> {
     let begins = desired.role.leadership == Leadership::Here && is_new;
     let epoch_durable = if begins { Some(log.start_epoch(epoch).map_err(error)?) } else { None };
     Ok(Opened { desired, log, epoch_durable })
-}
-
-fn registered(image: &ClusterImage, id: BrokerId) -> Option<(BrokerId, Registered)> {
-    let broker = image.brokers.get(&id)?;
-    Some((id, Registered { epoch: broker.epoch, may_join: broker.standing().is_eligible() }))
 }
 
 fn indexed(topic: &TopicImage) -> impl Iterator<Item = (PartitionId, &PartitionImage)> {

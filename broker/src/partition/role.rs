@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use streambus_consensus::image::{ClusterImage, PartitionImage, TopicImage};
 use streambus_planted::{Defect, is_planted};
 use streambus_protocol::api::session::{ErrorBody, LeaderHint};
 use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
@@ -73,7 +74,41 @@ impl LeaderToken {
     }
 }
 
+impl Leadership {
+    /// That of a partition led by `leader`, seen from `broker`.
+    pub fn of(broker: BrokerId, leader: Option<BrokerId>) -> Self {
+        match leader {
+            Some(leader) if leader == broker => Self::Here,
+            Some(leader) => Self::There(leader),
+            None => Self::Nobody,
+        }
+    }
+}
+
 impl Role {
+    /// The part of `broker`, one of its replicas, in a partition of `topic` whose state is `state` in `image`.
+    pub fn of(broker: BrokerId, image: &ClusterImage, topic: &TopicImage, state: &PartitionImage) -> Self {
+        let registered = |id: &BrokerId| {
+            let broker = image.brokers.get(id)?;
+            Some((*id, Registered { epoch: broker.epoch, may_join: broker.standing().is_eligible() }))
+        };
+        Self {
+            leadership: Leadership::of(broker, state.leader),
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+            replicas: state.replicas.clone(),
+            in_sync: state.isr.clone(),
+            eligible: state.elr.clone(),
+            recovering: state.recovering,
+            unclean_epoch: state.unclean_epoch,
+            move_limit: state
+                .throttle
+                .map(|bytes_per_second| MoveLimit { adding: state.adding.clone(), bytes_per_second }),
+            registered: state.replicas.iter().filter_map(registered).collect(),
+            settings: topic.settings.clone(),
+        }
+    }
+
     /// The proof that this broker leads, for a request that names `epoch`.
     ///
     /// # Errors

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use streambus_consensus::command::{Assignment, Command};
-use streambus_protocol::ids::TopicId;
+use streambus_protocol::ids::{BrokerId, TopicId};
 use streambus_protocol::timestamp::Timestamp;
 use streambus_storage::clock::ManualClock;
 use streambus_storage::config::StoreConfig;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::lifecycle::Lifecycle;
 use crate::partition::fixture::{self, Metadata};
+use crate::tasks::follow_metadata;
 
 const ONE: BrokerId = BrokerId::new(1);
 const TWO: BrokerId = BrokerId::new(2);
@@ -59,4 +62,63 @@ async fn leaderships_end_although_the_disk_stands_still() {
     assert_eq!(leadership(), Leadership::There(TWO));
     assert!(!reaching.is_finished(), "the disk stands still");
     reaching.abort();
+}
+
+// Catches a disk that hangs while one leadership is taken up and holds back all news, so that after a session nothing is
+// served any more; and a leadership that begins, once the disk moves again, although it has ended meanwhile.
+#[tokio::test]
+async fn newer_metadata_is_acted_on_while_a_leadership_waits_for_the_disk() {
+    let mut metadata = Metadata::founded();
+    let epoch = metadata.start(ONE);
+    metadata.start(TWO);
+    let at = Timestamp::from_millis(1);
+    let topic = |n: u8| Command::CreateTopic {
+        name: TopicName::new(&format!("t{n}")).expect("a name"),
+        id: TopicId::from_bytes([n; 16]),
+        partitions: vec![Assignment { replicas: vec![ONE, TWO] }],
+        config: BTreeMap::new(),
+        at,
+    };
+    metadata.apply(&topic(1));
+    let clock = Arc::new(ManualClock::new(at));
+    let registry = Arc::new(Registry::new());
+    let store = fixture::store(StoreConfig::default());
+    let owner = Owner { broker: ONE, lag_limit: Duration::from_secs(10) };
+    let reconciler = Reconciler::new(owner, store.clone(), Arc::clone(&registry), clock);
+    let mut stepped_down = registry.watch_stepped_down();
+    let (say, images) = tokio::sync::watch::channel(Arc::new(ClusterImage::empty()));
+    let stop = CancellationToken::new();
+    let following = follow_metadata::run(reconciler, images, Lifecycle::new(), stop.clone());
+    let following = TaskTracker::new().spawn(following);
+    let id = |n: u8| PartitionId { topic: TopicId::from_bytes([n; 16]), partition: PartitionIndex::new(0) };
+    let leadership = |n: u8| registry.get(id(n)).map(|partition| partition.role().leadership);
+    // Does the disk's work until `is_so`, and checks at each step that the second topic is never led here.
+    let work = async |until: &dyn Fn() -> bool| {
+        let steps = async {
+            while !until() {
+                store.step();
+                assert_ne!(leadership(2), Some(Leadership::Here), "that leadership has ended before it began");
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), steps).await.expect("it does not come to that");
+    };
+    say.send_replace(metadata.image());
+    work(&|| leadership(1) == Some(Leadership::Here)).await;
+
+    metadata.apply(&topic(2));
+    let waiting = metadata.index();
+    say.send_replace(metadata.image());
+    stepped_down.wait_for(|known| *known >= waiting).await.expect("the registry is there");
+    // Its first epoch has to reach the disk, and nobody moves it there. Meanwhile both are given to another broker.
+    metadata.apply(&Command::FenceBroker { broker: ONE, epoch });
+    let newer = metadata.index();
+    say.send_replace(metadata.image());
+    let known = stepped_down.wait_for(|known| *known >= newer);
+    tokio::time::timeout(Duration::from_secs(30), known).await.expect("the disk holds it back").expect("a registry");
+    assert_eq!(leadership(1), Some(Leadership::There(TWO)));
+    assert_eq!(leadership(2), None, "the disk stands still");
+    work(&|| leadership(2) == Some(Leadership::There(TWO))).await;
+    stop.cancel();
+    following.await.expect("it ends");
 }
