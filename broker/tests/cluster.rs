@@ -5,12 +5,15 @@ mod harness;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use futures::future::join_all;
 use harness::{PATIENCE, TestClient, at, batch, config, fetch_request, name, produce_request, values, within};
 use streambus_broker::config::address::HostPort;
 use streambus_broker::error::StartError;
+use streambus_broker::lifecycle::State;
 use streambus_broker::server::{BrokerEnv, RunningServer, Server};
+use streambus_consensus::database::{DatabaseSource, MemoryDatabase};
 use streambus_protocol::api::cluster::{
     ClusterDescribeRequest, ClusterDescribeResponse, DrainBrokerRequest, ElectLeaderRequest, LeaderChoice,
     ReassignRequest, RemoveBrokerRequest,
@@ -28,6 +31,7 @@ use streambus_protocol::api::{ApiKey, Listener};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicId};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 
@@ -35,6 +39,8 @@ static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 struct Founders {
     network: [u8; 2],
     disks: BTreeMap<u32, TempDir>,
+    /// Metadata that is kept in memory instead, by broker.
+    metadata: BTreeMap<u32, MemoryDatabase>,
 }
 
 impl Founders {
@@ -43,7 +49,7 @@ impl Founders {
         let mixed = std::process::id().wrapping_mul(0x9E37_79B1) ^ running.wrapping_mul(0x85EB_CA6B);
         let [first, second, ..] = mixed.to_be_bytes();
         let disks = (1..=count).map(|id| (id, tempfile::tempdir().expect("a directory"))).collect();
-        Self { network: [first | 1, second], disks }
+        Self { network: [first | 1, second], disks, metadata: BTreeMap::new() }
     }
 
     fn cluster_address(&self, id: u32) -> HostPort {
@@ -62,7 +68,8 @@ impl Founders {
         let founders: Vec<u32> = self.disks.keys().copied().collect();
         let peers: Vec<String> = founders.iter().map(|id| format!("{id}@{}", self.cluster_address(*id))).collect();
         config.cluster.peers = peers.join(",").parse().expect("peers");
-        Server::start(config, BrokerEnv::system()).await
+        let metadata = self.metadata.get(&id).cloned().map_or(DatabaseSource::Directory, DatabaseSource::Memory);
+        Server::start(config, BrokerEnv { metadata, ..BrokerEnv::system() }).await
     }
 
     async fn start(&self, id: u32) -> RunningServer {
@@ -245,8 +252,36 @@ async fn a_leader_without_a_controller_refuses_what_others_hold_too() {
     assert!(refused.message.contains("cluster.session_timeout"), "{}", refused.message);
     let of_own = latest(&mut last, own, own_index).await;
     assert!(of_own.is_ok(), "{of_own:?}: nobody else can have it");
+    // Nor does it call the others ready, of which it has not heard since, or name a controller.
+    let old = until(async || describe(&mut last).await, |cluster| cluster.silent == ids(&[2, 3])).await;
+    assert!(old.without_quorum_ms.is_some_and(|time| time >= 2_000), "{old:?}");
+    assert_eq!(old.controller, None);
+    let states: Vec<&str> = old.brokers.iter().map(|broker| broker.state.as_str()).collect();
+    assert_eq!(states, ["ready", "silent", "silent"]);
     servers.insert(2, founders.start(2).await);
     until(async || latest(&mut last, shared, first).await, |answer| !is_refused(answer)).await.ok();
+    let now = until(async || describe(&mut last).await, |cluster| cluster.without_quorum_ms.is_none()).await;
+    assert!(now.controller.is_some() && now.silent.is_empty(), "{now:?}");
+}
+
+// Catches a broker whose metadata has failed and that waits, before it ends, for an answer that it cannot get.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_metadata_ends_at_once() {
+    let mut founders = Founders::new(3);
+    let database = MemoryDatabase::new(|| Duration::ZERO);
+    founders.metadata.insert(3, database.clone());
+    let mut servers = founders.start_all().await;
+    let mut first = client(&servers[&1]).await;
+    database.crash(usize::MAX);
+    // Something to put into the database that is gone.
+    create(&mut first, "news", 1).await;
+    let failed = servers.remove(&3).expect("started");
+    let state = within(failed.stopped()).await;
+    assert!(matches!(&state, State::Failed(reason) if reason.contains("metadata")), "{state:?}");
+    let began = Instant::now();
+    // It cannot be orderly; that it is over is what counts.
+    failed.drain_and_stop(PATIENCE).await.ok();
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
 }
 
 /// A fetch of a topic's first partition, by a reader in `rack`.

@@ -395,7 +395,8 @@ proptest! {
 
     #[test]
     fn described_cluster(
-        (cluster_id, controller) in (cluster(), prop::option::of(broker())),
+        (cluster_id, controller, silent) in (cluster(), prop::option::of(broker()), some(broker())),
+        without_quorum_ms in prop::option::of(any::<u64>()),
         (metadata_term, metadata_index) in any::<(u64, u64)>(),
         brokers in some((
             endpoint(), (text(), text(), text()), any::<(u32, u32, u64, u64)>(),
@@ -415,7 +416,7 @@ proptest! {
         );
         let (topics, partitions, leaderless, under_replicated, under_min_isr, reassigning) = counts;
         response(&ClusterDescribeResponse {
-            cluster_id, controller, metadata_term, metadata_index, brokers: brokers.collect(),
+            cluster_id, controller, metadata_term, metadata_index, without_quorum_ms, silent, brokers: brokers.collect(),
             topics, partitions, leaderless, under_replicated, under_min_isr, reassigning,
         });
     }

@@ -66,10 +66,19 @@ impl Place {
         self.disks.clone()
     }
 
-    /// Hands over everything that this broker leads, and the controller's office if it has it.
+    /// Hands over everything that this broker leads, and the controller's office if it has it. Without metadata there is
+    /// nothing to wait for: the controller lets a broker stop that has seen others take over, which this one never will.
     pub(super) async fn leave(&self, metadata: &MetadataNode, grace: Duration) {
         self.wants.send_replace(Wants::ShutDown);
-        match Deadline::after(grace.min(LEAVE_PATIENCE)).limit(self.may_stop()).await {
+        let may_stop = tokio::select! {
+            biased;
+            reason = metadata.stopped() => {
+                tracing::warn!(reason, "stopping without handing over: others take over when they notice");
+                return;
+            }
+            may_stop = Deadline::after(grace.min(LEAVE_PATIENCE)).limit(self.may_stop()) => may_stop,
+        };
+        match may_stop {
             Some(true) => tracing::info!("others lead what this broker led"),
             Some(false) => {
                 // Without a quorum nobody could take the controller's office either.

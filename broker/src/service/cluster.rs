@@ -94,16 +94,22 @@ impl ClusterService {
         let image = self.directory.image();
         let status = self.directory.metadata().status();
         let tally = tally(&image);
+        let out_of_touch = self.directory.contact().lost_for();
+        let silent = if out_of_touch.is_some() { self.directory.metadata().silent_brokers() } else { Vec::new() };
         let describe = |(id, broker): (&BrokerId, &BrokerImage)| {
             let node = status.nodes.iter().rev().find(|node| node.broker == *id);
-            self.describe_broker(*id, broker, node, &tally)
+            let state = self.state_of(*id, broker.fenced, out_of_touch.is_some().then_some(&silent));
+            self.describe_broker(*id, broker, (node, state), &tally)
         };
         let brokers = image.brokers.iter().map(describe).collect();
         Ok(ClusterDescribeResponse {
             cluster_id: image.cluster_id,
-            controller: status.leader,
+            // Without a majority the last one known may long have been succeeded.
+            controller: status.leader.filter(|_| out_of_touch.is_none()),
             metadata_term: status.term,
             metadata_index: image.applied,
+            without_quorum_ms: out_of_touch.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            silent,
             brokers,
             topics: u32::try_from(image.topic_count()).unwrap_or(u32::MAX),
             partitions: tally.partitions,
@@ -114,11 +120,23 @@ impl ClusterService {
         })
     }
 
+    /// What a broker is doing, in one word. Who hears no controller knows of the others only which did not answer, if it
+    /// has asked.
+    fn state_of(&self, id: BrokerId, is_fenced: bool, silent: Option<&Vec<BrokerId>>) -> &'static str {
+        match silent {
+            _ if id == self.directory.broker() => self.lifecycle.get().name(),
+            Some(silent) if silent.contains(&id) => "silent",
+            Some(_) => "unknown",
+            None if is_fenced => "fenced",
+            None => State::Ready.name(),
+        }
+    }
+
     fn describe_broker(
         &self,
         id: BrokerId,
         broker: &BrokerImage,
-        node: Option<&NodeStatus>,
+        (node, state): (Option<&NodeStatus>, &'static str),
         tally: &Tally,
     ) -> BrokerDescription {
         let is_this = id == self.directory.broker();
@@ -128,11 +146,6 @@ impl ClusterService {
             (status.used_bytes, status.free_bytes)
         } else {
             self.directory.disks().of(id).map_or((0, 0), |disk| (disk.used_bytes, disk.free_bytes))
-        };
-        let state = match (is_this, broker.fenced) {
-            (true, _) => self.lifecycle.get().name().to_owned(),
-            (false, true) => "fenced".to_owned(),
-            (false, false) => State::Ready.name().to_owned(),
         };
         BrokerDescription {
             endpoint: broker.endpoint.clone(),
@@ -144,7 +157,7 @@ impl ClusterService {
             draining: broker.draining,
             is_voter: node.is_some_and(|node| node.role == NodeRole::Voter),
             metadata_lag: node.and_then(|node| node.lag),
-            state,
+            state: state.to_owned(),
             version: broker.version.clone(),
             leaders: tally.leaders.get(&id).copied().unwrap_or(0),
             replicas: tally.replicas.get(&id).copied().unwrap_or(0),

@@ -16,12 +16,17 @@ field_struct! {
     pub struct ClusterDescribeResponse {
         /// The cluster.
         pub cluster_id: ClusterId,
-        /// The broker that decides about metadata, if there is one now.
+        /// The broker that decides about metadata, if this one hears it now.
         pub controller: Option<BrokerId>,
         /// The Raft term of the metadata.
         pub metadata_term: u64,
         /// The Raft log index applied here.
         pub metadata_index: u64,
+        /// For how many milliseconds this broker has heard no controller that a majority answers; absent while it hears
+        /// one. Everything here is as old.
+        pub without_quorum_ms: Option<u64>,
+        /// Voters that did not answer this broker while it heard no controller.
+        pub silent: Vec<BrokerId>,
         /// Every registered broker.
         pub brokers: Vec<BrokerDescription>,
         /// How many topics there are.

@@ -303,6 +303,8 @@ pub(crate) fn samples() -> Vec<Sample> {
             controller: None,
             metadata_term: 2,
             metadata_index: 300,
+            without_quorum_ms: Some(12_000),
+            silent: vec![BrokerId::new(3)],
             brokers: vec![BrokerDescription {
                 endpoint: endpoint(1),
                 cluster_host: "broker-1.internal".into(),

@@ -3,6 +3,7 @@
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use streambus_protocol::api::cluster::{BrokerDescription, ClusterDescribeResponse};
+use streambus_protocol::ids::BrokerId;
 
 use super::super::body::{Answer, json};
 use super::super::problem::{Problem, ProblemCode};
@@ -19,8 +20,14 @@ pub(super) fn health(services: &Services) -> Result<Response<Answer>, Problem> {
     let cluster = services.cluster.describe()?;
     let own = services.cluster.health();
     let mut problems = own.problems;
-    if cluster.controller.is_none() {
-        problems.push("metadata: no controller is known".to_owned());
+    match cluster.without_quorum_ms {
+        Some(time_ms) => problems.push(format!(
+            "metadata: no controller that a majority answers was heard for {} s, and all this is as old; silent voters: {}",
+            time_ms / 1_000,
+            listed(&cluster.silent)
+        )),
+        None if cluster.controller.is_none() => problems.push("metadata: no controller is known".to_owned()),
+        None => {}
     }
     for (count, what) in [
         (cluster.leaderless, "have no leader"),
@@ -43,6 +50,13 @@ pub(super) fn health(services: &Services) -> Result<Response<Answer>, Problem> {
         problems,
     };
     Ok(json(StatusCode::OK, &health))
+}
+
+fn listed(brokers: &[BrokerId]) -> String {
+    match brokers {
+        [] => "none known yet".to_owned(),
+        brokers => brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// `GET /brokers`.

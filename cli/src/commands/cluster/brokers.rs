@@ -48,6 +48,11 @@ pub fn is_well(broker: &BrokerDescription) -> bool {
     state(broker) == "ready"
 }
 
+/// True when the broker that was asked cannot say how this one is.
+pub fn is_unknown(broker: &BrokerDescription) -> bool {
+    state(broker) == "unknown"
+}
+
 /// The brokers in JSON.
 pub fn items(cluster: &ClusterDescribeResponse) -> Vec<BrokerItem> {
     let item = |broker: &BrokerDescription| BrokerItem {

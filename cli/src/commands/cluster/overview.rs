@@ -20,6 +20,8 @@ struct Item {
     controller: Option<u32>,
     metadata_term: u64,
     metadata_index: u64,
+    without_quorum_ms: Option<u64>,
+    silent: Vec<u32>,
     topics: u32,
     partitions: u32,
     leaderless: u32,
@@ -35,13 +37,28 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// What is to be said first when the broker that was asked does not know how things are now.
+    fn is_old(&self) -> Option<String> {
+        let age_s = self.state.without_quorum_ms? / 1_000;
+        let silent: Vec<String> = self.state.silent.iter().map(ToString::to_string).collect();
+        let silent = match silent.as_slice() {
+            [] => "it is asking which of the brokers that vote are there".to_owned(),
+            silent => format!("these brokers that vote do not answer it: {}", silent.join(", ")),
+        };
+        Some(format!(
+            "the broker that was asked has heard no controller with a majority for {age_s} s, and what is shown is as old; {silent}"
+        ))
+    }
+
     /// Everything that is not as it should be, worst first. Empty means healthy.
     fn problems(&self) -> Vec<String> {
         let c = &self.state;
         let mut problems = Vec::new();
-        if c.controller.is_none() {
+        let is_old = self.is_old();
+        if c.controller.is_none() && is_old.is_none() {
             problems.push("no controller: topics cannot be changed and leaders not elected".to_owned());
         }
+        problems.extend(is_old);
         for (count, what) in [
             (c.leaderless, "have no leader: nothing can be read or written there"),
             (c.under_min_isr, "are under min.insync.replicas: acks=all is refused there"),
@@ -51,7 +68,7 @@ impl Cluster {
                 problems.push(format!("{count} of {} partitions {what}", c.partitions));
             }
         }
-        for broker in c.brokers.iter().filter(|broker| !brokers::is_well(broker)) {
+        for broker in c.brokers.iter().filter(|broker| !brokers::is_well(broker) && !brokers::is_unknown(broker)) {
             let why =
                 if broker.fenced { ": it was not heard of in time, or has not caught up since its start" } else { "" };
             problems.push(format!("broker {} is {}{why}", broker.endpoint.id, brokers::state(broker)));
@@ -73,6 +90,8 @@ impl Present for Cluster {
             controller: c.controller.map(BrokerId::get),
             metadata_term: c.metadata_term,
             metadata_index: c.metadata_index,
+            without_quorum_ms: c.without_quorum_ms,
+            silent: c.silent.iter().map(|id| id.get()).collect(),
             topics: c.topics,
             partitions: c.partitions,
             leaderless: c.leaderless,
@@ -91,6 +110,9 @@ impl Present for Cluster {
         let c = &self.state;
         let controller = c.controller.map_or("none".to_owned(), |id| id.to_string());
         let mut text = String::new();
+        if let Some(warning) = self.is_old().filter(|_| !self.verdict_first) {
+            let _infallible = writeln!(text, "Old         {warning}");
+        }
         if self.verdict_first {
             let problems = self.problems();
             match problems.first() {
@@ -141,6 +163,8 @@ mod tests {
             controller,
             metadata_term: 4,
             metadata_index: 9,
+            without_quorum_ms: None,
+            silent: Vec::new(),
             brokers: Vec::new(),
             topics: 1,
             partitions: 3,
@@ -158,5 +182,21 @@ mod tests {
         let text = cluster(2, Some(BrokerId::new(1))).text(false);
         assert!(text.starts_with("Healthy     NO: 2 of 3 partitions have no leader"), "{text}");
         assert!(cluster(0, None).problems()[0].contains("no controller"));
+    }
+
+    // Catches a verdict over what was true before the majority went.
+    #[test]
+    fn what_a_broker_without_a_majority_shows_is_called_old() {
+        let mut cluster = cluster(0, None);
+        cluster.state.without_quorum_ms = Some(73_000);
+        let asking = cluster.text(false);
+        assert!(asking.starts_with("Healthy     NO: ") && asking.contains("majority for 73 s"), "{asking}");
+        cluster.state.silent = vec![BrokerId::new(2), BrokerId::new(3)];
+        let problems = cluster.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("do not answer it: 2, 3"), "{problems:?}");
+        cluster.verdict_first = false;
+        let info = cluster.text(false);
+        assert!(info.starts_with("Old         the broker that was asked"), "{info}");
     }
 }
