@@ -45,6 +45,18 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[(
     "an open-loop load is paced by time; the runtime's timers are too coarse for it",
 )];
 
+/// What whole brokers must not call, because a simulation can neither order nor see it, with what there is instead and the
+/// files that may: the adapters.
+const NOT_SIMULATED: &[(&str, &str, &[&str])] = &[
+    (concat!("spawn_", "blocking"), "streambus_consensus::blocking::spawn", &["consensus/src/blocking.rs"]),
+    (
+        concat!("tokio::", "net"),
+        "net::network::Network and net::socket",
+        &["broker/src/net/network.rs", "broker/src/net/socket.rs", "broker/src/http/server.rs"],
+    ),
+    (concat!("std::", "net::Tcp"), "net::network::Network and net::socket", &[]),
+];
+
 /// Module names that say nothing.
 const VAGUE_NAMES: &[&str] = &["common", "core", "util", "utils", "helper", "helpers", "misc", "manager"];
 
@@ -168,6 +180,27 @@ fn no_source_holds_a_forbidden_text() {
                 let excepted = EXCEPTIONS.iter().any(|(file, what, _)| *file == name && what == forbidden);
                 if content.contains(forbidden) && !excepted {
                     problems.push(format!("{name}:{}: {forbidden:?}: {why}", line + 1));
+                }
+            }
+        }
+    }
+    report(problems);
+}
+
+/// Whole brokers run in a simulation: what they do goes through what the simulation stands in for.
+#[test]
+fn brokers_block_and_connect_through_their_adapters_only() {
+    let mut problems = Vec::new();
+    for (name, text) in sources() {
+        let is_simulated = name.starts_with("broker/src/") || name.starts_with("consensus/src/");
+        if !is_simulated || name.ends_with("tests.rs") || name.contains("/tests/") {
+            continue;
+        }
+        let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+        for (number, line) in code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {
+            for (forbidden, instead, adapters) in NOT_SIMULATED {
+                if line.contains(forbidden) && !adapters.contains(&name.as_str()) {
+                    problems.push(format!("{name}:{}: {forbidden:?}: use {instead}", number + 1));
                 }
             }
         }
