@@ -281,6 +281,8 @@ impl Change<'_> {
     }
 
     fn unclean_only_with_leave(&self, reached: &mut Reached) {
+        let remembered = if self.is_unclean() { Some(self.after.leader_epoch) } else { self.before.unclean_epoch };
+        assert_eq!(self.after.unclean_epoch, remembered, "the last unclean election: {}", (self.context)());
         if !self.is_unclean() {
             return;
         }

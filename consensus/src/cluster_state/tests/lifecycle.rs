@@ -196,3 +196,35 @@ fn exhausted_epochs_refuse_and_change_nothing() {
     m.fence(1);
     assert_eq!(m.epochs().0, i32::MAX as u32);
 }
+
+/// Catches: an election that may have lost records and is forgotten, with the next leadership or with a restart; and one
+/// that lost nothing and passes for such. A follower that has to give up what it knows to be committed asks for it.
+#[test]
+fn last_unclean_election_is_remembered() {
+    let mut machine = Machine::with_brokers(3);
+    machine.topic(&[1, 2, 3], 1);
+    let unclean = |machine: &Machine| machine.partition(1, 0).unclean_epoch.map(LeaderEpoch::get);
+    machine.fence(1);
+    machine.fence(2);
+    machine.fence(3);
+    assert_eq!((machine.sets().0, unclean(&machine)), (None, None), "leaderships that ended lost nothing");
+    machine.unfence(1);
+    assert_eq!(machine.sets().0, None, "broker 3 was the last in sync");
+    let elections = vec![Election { id: partition_id(), kind: ElectionKind::Unclean }];
+    machine.apply(&Command::ElectLeaders { elections }).unwrap();
+    let (epoch, _) = machine.epochs();
+    assert_eq!((machine.sets().0, unclean(&machine)), (Some(1), Some(epoch)));
+    // Clean from here on: the others come back, and leadership moves.
+    machine.unfence(2);
+    machine.in_sync(&[1, 2]);
+    machine.fence(1);
+    let (later, _) = machine.epochs();
+    assert!(later > epoch);
+    assert_eq!((machine.sets().0, unclean(&machine)), (Some(2), Some(epoch)), "the last one that was");
+
+    let mut builder = crate::rows::StateBuilder::default();
+    for key in machine.state.row_keys() {
+        builder.add(&key.encode(), &machine.state.row(key).unwrap()).unwrap();
+    }
+    assert_eq!(builder.finish(machine.index).unwrap(), machine.state, "it is kept");
+}
