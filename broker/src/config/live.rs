@@ -140,9 +140,6 @@ mod tests {
     fn the_table_calls_live_what_a_reload_takes_over() {
         let live: Vec<_> = SETTINGS.iter().filter(|s| s.reload == Reload::Live).map(|s| s.key).collect();
         // The level is the log's own affair: `telemetry` takes it over.
-        assert_eq!(
-            live,
-            ["storage.retention_interval", "storage.scrub_rate", "storage.compaction_rate", "log.level"]
-        );
+        assert_eq!(live, ["storage.retention_interval", "storage.scrub_rate", "storage.compaction_rate", "log.level"]);
     }
 }
