@@ -2,9 +2,9 @@
 
 use crate::process::Broker;
 
-/// The line about one setting.
+/// The last line about one setting.
 fn about<'a>(said: &'a [String], key: &str) -> &'a str {
-    said.iter().find(|line| line.contains(key)).unwrap_or_else(|| panic!("nothing about {key}: {said:#?}"))
+    said.iter().rfind(|line| line.contains(key)).unwrap_or_else(|| panic!("nothing about {key}: {said:#?}"))
 }
 
 #[test]
