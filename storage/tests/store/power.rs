@@ -24,7 +24,7 @@ fn no_acknowledged_batch_is_lost_in_any_power_cut() {
         copied_bytes += pair.copied_bytes;
         records_removed += pair.records_removed;
     }
-    println!("{cuts} power cuts, {copied_bytes} bytes copied, {records_removed} records removed");
+    eprintln!("{cuts} power cuts, {copied_bytes} bytes copied, {records_removed} records removed");
     assert!(copied_bytes > 0 && records_removed > 0, "compaction was never under way");
 }
 
