@@ -195,7 +195,8 @@ fn an_index_write_that_fails_once_loses_nothing() {
 }
 
 #[test]
-fn a_new_segment_that_cannot_be_synced_at_first_loses_nothing() {
-    let rule = Rule { count: 3, ..Rule::once(Call::Sync, "/spare-") };
-    Fault::of("a leader's next segment cannot be synced thrice", Victim::Leader, rule, End::GoesOn).play(roll);
+fn a_new_segment_that_cannot_be_synced_loses_nothing() {
+    let rule = Rule::once(Call::Sync, "/spare-");
+    // Nothing that was promised depends on it, but a disk that refuses once is not relied upon any more.
+    Fault::of("a sync of a leader's next segment fails once", Victim::Leader, rule, End::ReadOnly).play(roll);
 }
