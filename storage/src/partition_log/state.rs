@@ -358,9 +358,11 @@ impl LogState {
     }
 
     /// The offsets of the rewritten batches on their way to the disk. A cut within one of them would leave a different log
-    /// than replay, which cannot look into it.
+    /// than replay, which cannot look into it. One that an earlier cut took is no part of the log any more, whatever has its
+    /// offsets now.
     pub(crate) fn rewriting_batches(&self) -> Vec<Range<Offset>> {
-        self.rewriting.iter().map(|batch| batch.base..batch.next).collect()
+        let is_gone = |batch: &Anew| self.cuts.iter().any(|(lsn, end)| *lsn > batch.lsn && *end < batch.next);
+        self.rewriting.iter().filter(|batch| !is_gone(batch)).map(|batch| batch.base..batch.next).collect()
     }
 
     /// Where the index ends for whoever gives space away: a truncation that is not durable yet may be undone by a crash,
