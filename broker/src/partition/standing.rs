@@ -78,6 +78,7 @@ pub(crate) async fn committed(
         }
         // The watermarks and the replicas behind them are from one moment: later ones may not count a replica that left.
         let watermark = match partition.log().options().durability {
+            Durability::Sync if is_planted(Defect::StaleEpochCommit) => standing.high_watermark,
             Durability::Sync => standing.committed.durable_watermark,
             Durability::Async => standing.high_watermark,
         };
