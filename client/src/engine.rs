@@ -45,6 +45,15 @@ pub(crate) fn may_retry(error: &Error, effect: Effect) -> bool {
     error.is_retriable() && !ineligible && (effect == Effect::Read || error.applied() == Applied::No)
 }
 
+/// Whether another attempt after `pause` is worth beginning with `left` time from now.
+///
+/// A change that the deadline cuts short ends with an unknown outcome, in the place of a cause that was known: it gets at
+/// least as much time as was waited for it, or is not made.
+fn is_worth_another(effect: Effect, pause: Duration, left: Duration) -> bool {
+    let least = if effect == Effect::Change { pause } else { Duration::ZERO };
+    left > pause + least
+}
+
 /// Whether `error` says that the client's picture of the cluster is out of date.
 pub(crate) fn wants_new_metadata(error: &Error) -> bool {
     match error {
@@ -182,7 +191,8 @@ impl Engine {
             }
             failures = failures.saturating_add(1);
             let pause = self.pause(failures);
-            if scope.deadline().is_some_and(|deadline| Instant::now() + pause >= deadline) {
+            let left = scope.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| !is_worth_another(effect, pause, left)) {
                 // Waiting would only use up the time: the last cause is already known.
                 return Err(scope.timed_out());
             }
@@ -266,6 +276,15 @@ pub(crate) fn leaderless(at: &TopicPartition) -> Error {
 mod tests {
     use super::*;
     use std::io;
+
+    #[test]
+    fn a_change_is_not_begun_that_the_deadline_would_cut_short() {
+        let ms = Duration::from_millis;
+        assert!(is_worth_another(Effect::Change, ms(100), ms(201)));
+        assert!(!is_worth_another(Effect::Change, ms(100), ms(107)));
+        assert!(is_worth_another(Effect::Read, ms(100), ms(107)), "a read cut short leaves no doubt");
+        assert!(!is_worth_another(Effect::Read, ms(100), ms(100)));
+    }
 
     #[test]
     fn a_change_whose_outcome_is_unknown_is_never_made_again() {

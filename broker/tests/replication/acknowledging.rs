@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use streambus_protocol::api::produce::Acks;
+use streambus_protocol::api::replica::ReplicaFetchRequest;
 use streambus_protocol::batch::ProducerStamp;
-use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::epoch::{BrokerEpoch, LeaderEpoch};
 use streambus_protocol::error_code::ErrorCode;
-use streambus_protocol::ids::{ProducerEpoch, ProducerId, Sequence};
+use streambus_protocol::ids::{BrokerId, ProducerEpoch, ProducerId, Sequence};
 use streambus_protocol::topic_config::Durability;
 use streambus_storage::store::Drive;
 
@@ -185,4 +186,25 @@ async fn what_the_former_leader_sent_counts_once_it_is_on_disk() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_gets_on_disk_before_the_session_has_a_number_is_said_too() {
     synced_under_the_next_leader(true).await;
+}
+
+// Catches a fetch of a process that is gone, late on its way, that is taken for its successor's: it would end the session of
+// the one that lives, and what it says of its disk would count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_of_a_former_life_is_refused_and_disturbs_nobody() {
+    let world = World::new(LONG).await;
+    world.commit(1, "before").await;
+    let late = ReplicaFetchRequest {
+        broker: BrokerId::new(3),
+        broker_epoch: BrokerEpoch::new(12),
+        session: 0,
+        sequence: 0,
+        wait_ms: 0,
+        bytes_max: 1 << 20,
+        changed: Vec::new(),
+        forgotten: Vec::new(),
+    };
+    let refused = world.ask_fetch(1, 3, late).await.expect_err("it is of the past");
+    assert_eq!(refused.code, ErrorCode::StaleBrokerEpoch, "{refused}");
+    world.commit(1, "after").await;
 }

@@ -464,6 +464,17 @@ impl World {
         self.settle(appended.committed()).await.expect("it is committed");
     }
 
+    /// What `id` answers when `from` fetches.
+    pub(crate) async fn ask_fetch(
+        &self,
+        id: u32,
+        from: u32,
+        request: ReplicaFetchRequest,
+    ) -> Result<ReplicaFetchResponse, ErrorBody> {
+        let service = self.shared.nodes.lock().get(&id).map(|(_, service)| service.clone()).expect("it runs");
+        service.fetch(BrokerId::new(from), request, CancellationToken::new()).await
+    }
+
     /// What `id` answers when `from` asks for lost batches.
     pub(crate) async fn ask_repair(
         &self,

@@ -81,6 +81,21 @@ impl Inner {
         let _either = timeout_at(until, changed).await;
     }
 
+    /// Why a command need not even be handed over: by what this node knows, it is not the controller.
+    ///
+    /// An answer that costs no time. Whoever has little of it left learns for certain that nothing was changed, where a
+    /// command handed over to a busy core would have an unknown outcome.
+    fn not_mine(&self) -> Option<NotApplied> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let Some(id) = metrics.current_leader else { return Some(NotApplied::NoController) };
+        if id == self.identity.raft_id {
+            return None;
+        }
+        let node = metrics.membership_config.membership().get_node(&id);
+        Some(node.map_or(NotApplied::NoController, |node| NotApplied::OtherController { id, node: node.clone() }))
+    }
+
     /// Appends the command if this node is the controller.
     async fn propose_here(
         &self,
@@ -88,6 +103,9 @@ impl Inner {
         deadline: Instant,
         patience: Duration,
     ) -> Result<Committed, ProposeError> {
+        if let Some(reason) = self.not_mine() {
+            return Err(reason.into());
+        }
         match timeout_at(deadline, self.raft.client_write(command)).await {
             Ok(Ok(written)) => Ok(Committed { index: written.log_id.index, reply: written.data }),
             Ok(Err(error)) => Err(classify(error)),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -95,6 +96,30 @@ async fn isolated_controller_commits_nothing() {
         let names: Vec<_> = image.topics_by_name().map(|topic| topic.name.to_string()).collect();
         assert_eq!(names, ["after", "before", "during"], "broker {n}");
     }
+    cluster.stop().await;
+}
+
+/// Catches: a command handed over where nobody can take it, whose outcome is then unknown for want of time although it was
+/// certain beforehand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_controller_no_outcome_is_unknown() {
+    let mut cluster = Cluster::started().await;
+    cluster.host(1).await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let rest: Vec<u32> = cluster.running().into_iter().filter(|n| *n != controller).collect();
+    cluster.kill(controller).await;
+    cluster.kill(rest[0]).await;
+    let last = cluster.nodes[&rest[1]].clone();
+    let mut metrics = last.inner.raft.server_metrics();
+    let leaderless = async {
+        while metrics.borrow_watched().current_leader.is_some() {
+            metrics.changed().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, leaderless).await.expect("it goes on following the dead");
+    // Known without asking anybody: at the first poll.
+    let proposed = last.propose_within(create("late", 1, HOST), Duration::ZERO).now_or_never();
+    assert_eq!(proposed, Some(Err(ProposeError::NotApplied(NotApplied::NoController))));
     cluster.stop().await;
 }
 
