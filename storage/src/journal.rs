@@ -43,6 +43,7 @@ pub mod segment;
 mod state;
 mod supply;
 mod thread;
+mod zero_ahead;
 
 pub use committer::{Committer, Step};
 pub use config::JournalConfig;

@@ -4,6 +4,7 @@
 //! the journal counts as idle is the caller's decision.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -14,6 +15,7 @@ use super::position::{CommitSequence, Incarnation, Lsn, SegmentId};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_file_name};
 use super::state::{Intake, NextSegment, Phase, SegmentEntry, Shared};
 use super::supply::CreateError;
+use super::zero_ahead::ZeroAhead;
 use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::DiskFile;
 use crate::latch::LatchedOperation;
@@ -39,6 +41,8 @@ pub(crate) struct ActiveSegment {
     /// Where the next commit goes.
     pub(crate) position: u64,
     pub(crate) bytes: u64,
+    /// What of it was never written.
+    pub(crate) zero_ahead: ZeroAhead,
 }
 
 /// The commit loop.
@@ -130,6 +134,32 @@ impl Committer {
         let step = self.commit(&Taken { roll: false, padded: block });
         self.unproven = false;
         step
+    }
+
+    /// True while blocks that commits will soon reach were never written.
+    pub fn wants_zeros(&self) -> bool {
+        self.zeros_wanted().is_some() && !self.shared.latch.is_set()
+    }
+
+    /// Writes some zeros ahead of the commits, where nobody has written yet. To be called when there is nothing to commit.
+    pub fn zero_ahead(&mut self) -> Step {
+        if let Some(reason) = self.shared.latch.reason().cloned() {
+            return self.stop(&reason);
+        }
+        let Some(range) = self.zeros_wanted() else { return Step::Idle };
+        let ActiveSegment { id, file, zero_ahead, .. } = &mut self.active;
+        let Ok(length) = usize::try_from(range.end - range.start) else { return Step::Idle };
+        if let Err(error) = file.write_at_durably(range.start, zero_ahead.zeros().blocks(length)) {
+            let name = segment_file_name(*id);
+            return self.fail(LatchedOperation::Write, &name, &error);
+        }
+        zero_ahead.written(range.end);
+        Step::Prepared
+    }
+
+    fn zeros_wanted(&self) -> Option<Range<u64>> {
+        let ActiveSegment { position, bytes, zero_ahead, .. } = &self.active;
+        zero_ahead.next(*position, *bytes, u64::from(self.shared.config.zero_ahead_bytes))
     }
 
     /// Takes the collecting group, if it holds anything, and accounts for its space.
@@ -246,7 +276,8 @@ impl Committer {
             }
             catalog.insert(id, Arc::new(active_entry(&header, &spare.file, SEGMENT_HEADER_BYTES)));
         }
-        self.active = ActiveSegment { id, file: spare.file, position: SEGMENT_HEADER_BYTES, bytes };
+        let zero_ahead = spare.zero_ahead();
+        self.active = ActiveSegment { id, file: spare.file, position: SEGMENT_HEADER_BYTES, bytes, zero_ahead };
         self.shared.refresh_next_segment();
         self.observer.sealed(sealed);
         Ok(())

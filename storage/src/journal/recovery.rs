@@ -30,7 +30,8 @@ use super::segment::{
     segment_of_file_name,
 };
 use super::state::{Intake, NextSegment, SegmentEntry, Shared};
-use super::supply::{CreateError, Supply};
+use super::supply::{CreateError, Spare, Supply};
+use super::zero_ahead::ZeroAhead;
 use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::{Disk, DiskFile, OpenHow};
 use crate::latch::Latch;
@@ -111,7 +112,8 @@ pub(super) fn open(
                 let header = SegmentHeader { segment_bytes: bytes, ..*header };
                 catalog.insert(segment, Arc::new(active_entry(&header, &file, position)));
             }
-            ActiveSegment { id: segment, file, position, bytes }
+            // Nobody knows which of its blocks were written before.
+            ActiveSegment { id: segment, file, position, bytes, zero_ahead: ZeroAhead::none() }
         }
         Tail::Roll { after } => {
             if let Some(last) = catalog.keys().next_back() {
@@ -128,9 +130,10 @@ pub(super) fn open(
                 segment_bytes: u64::from(config.segment_bytes),
             };
             let in_use = catalog.values().map(|entry| entry.bytes).sum();
-            let file = first_segment(&*disk, &mut supply, &header, in_use)?;
-            catalog.insert(header.segment, Arc::new(active_entry(&header, &file, SEGMENT_HEADER_BYTES)));
-            ActiveSegment { id: header.segment, file, position: SEGMENT_HEADER_BYTES, bytes: header.segment_bytes }
+            let spare = first_segment(&*disk, &mut supply, &header, in_use)?;
+            catalog.insert(header.segment, Arc::new(active_entry(&header, &spare.file, SEGMENT_HEADER_BYTES)));
+            let (id, position, bytes) = (header.segment, SEGMENT_HEADER_BYTES, header.segment_bytes);
+            ActiveSegment { id, position, bytes, zero_ahead: spare.zero_ahead(), file: spare.file }
         }
     };
     let next_segment = if supply.count() > 0 { NextSegment::Ready } else { NextSegment::Wanted };
@@ -176,7 +179,7 @@ fn first_segment(
     supply: &mut Supply,
     header: &SegmentHeader,
     in_use_bytes: u64,
-) -> Result<Arc<dyn DiskFile>, OpenError> {
+) -> Result<Spare, OpenError> {
     let name = segment_file_name(header.segment);
     if supply.count() == 0 {
         supply.create(in_use_bytes).map_err(|error| {
@@ -190,7 +193,7 @@ fn first_segment(
     write_header(&spare.file, header).map_err(io_error("writing", &name))?;
     disk.rename(&spare.name, &name).map_err(io_error("creating", &name))?;
     disk.sync_dir().map_err(io_error("syncing", "."))?;
-    Ok(spare.file)
+    Ok(spare)
 }
 
 fn list_segments(disk: &dyn Disk) -> Result<Vec<SegmentId>, OpenError> {

@@ -1,20 +1,34 @@
 //! Where the next segment's file comes from: a recycled one first, else a new one with its space reserved.
 //!
-//! Writing to blocks that were written before needs no file-system journal commit, hence the small pool.
+//! Writing to blocks that were written before needs no file-system journal commit, hence the small pool. A new file's are
+//! written ahead of the commits (`zero_ahead`).
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use super::config::JournalConfig;
-use super::segment::{SPARE_PREFIX, spare_file_name, spare_number};
-use crate::disk::{Disk, DiskFile, OpenHow};
+use super::segment::{SEGMENT_HEADER_BYTES, SPARE_PREFIX, spare_file_name, spare_number};
+use super::zero_ahead::ZeroAhead;
+use crate::disk::{Disk, DiskFile, OpenHow, WriteMode};
 
 /// A file of the full segment size that is not part of the journal. Its content means nothing.
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) name: String,
     pub(crate) file: Arc<dyn DiskFile>,
+    /// False when it was only reserved: the first write to its blocks costs more.
+    was_written: bool,
+}
+
+impl Spare {
+    /// What of it has to be zeroed once it is a segment. A page cache makes no difference between first and later writes.
+    pub(crate) fn zero_ahead(&self) -> ZeroAhead {
+        if self.was_written || self.file.write_mode() != WriteMode::Direct {
+            return ZeroAhead::none();
+        }
+        ZeroAhead::starting(SEGMENT_HEADER_BYTES)
+    }
 }
 
 /// Why no spare file was made.
@@ -89,7 +103,8 @@ impl Supply {
     pub(crate) fn adopt(&mut self, name: String) -> io::Result<()> {
         let file = self.disk.open(&name, OpenHow::Existing)?;
         if file.len()? == self.segment_bytes && self.spares.len() < self.spares_max.max(1) {
-            self.spares.push_back(Spare { name, file });
+            // Recycled, or of an earlier process: it may have been.
+            self.spares.push_back(Spare { name, file, was_written: true });
             return Ok(());
         }
         drop(file);
@@ -119,7 +134,7 @@ impl Supply {
         });
         match made {
             Ok(file) => {
-                self.spares.push_back(Spare { name, file });
+                self.spares.push_back(Spare { name, file, was_written: false });
                 Ok(())
             }
             Err(error) => {

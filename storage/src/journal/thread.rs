@@ -13,6 +13,9 @@ use crate::latch::LatchedOperation;
 /// How long [`Defect::AckBeforeSync`] keeps from the disk what it says is there.
 const PLANTED_LATENESS: Duration = Duration::from_millis(50);
 
+/// Silence between two portions of zeros ahead of the commits: while they are written a commit would wait.
+const ZERO_PAUSE: Duration = Duration::from_millis(4);
+
 /// The running commit thread. Its owner joins it.
 #[derive(Debug)]
 pub(crate) struct CommitThread(JoinHandle<()>);
@@ -48,13 +51,15 @@ fn guarded(mut committer: Committer) {
 
 fn run(committer: &mut Committer) {
     let idle = Duration::from_millis(u64::from(committer.shared().config.idle_marker_ms));
+    // Since the last work; known only as the sum of the waits.
+    let mut quiet = Duration::ZERO;
     loop {
         if is_planted(Defect::AckBeforeSync) {
             // A killed process loses nothing that it has written: what it acknowledges too early must not be written yet.
             std::thread::park_timeout(PLANTED_LATENESS);
         }
         match committer.step() {
-            Step::Committed | Step::Prepared => {}
+            Step::Committed | Step::Prepared => quiet = Duration::ZERO,
             Step::Stopped => {
                 if committer.wants_marker() {
                     committer.mark();
@@ -62,9 +67,20 @@ fn run(committer: &mut Committer) {
                 return;
             }
             Step::Idle => {
-                let timeout = committer.wants_marker().then_some(idle);
-                if !committer.shared().park(timeout) {
+                let marker = committer.wants_marker().then(|| idle.saturating_sub(quiet));
+                let zeros = committer.wants_zeros().then_some(ZERO_PAUSE);
+                let timeout = match (marker, zeros) {
+                    (Some(marker), Some(zeros)) => Some(marker.min(zeros)),
+                    (marker, zeros) => marker.or(zeros),
+                };
+                if committer.shared().park(timeout) {
+                    continue;
+                }
+                quiet += timeout.unwrap_or_default();
+                if committer.wants_marker() && quiet >= idle {
                     committer.mark();
+                } else {
+                    committer.zero_ahead();
                 }
             }
         }

@@ -60,8 +60,11 @@ fn lives(seed: u64) {
                 0..=5 => {
                     let _ = bench.try_append(random.random_range(0..4), random.random_range(27..9000));
                 }
-                6..=8 => {
+                6..=7 => {
                     bench.committer.step();
+                }
+                8 => {
+                    bench.committer.zero_ahead();
                 }
                 _ => {
                     bench.committer.mark();
