@@ -21,9 +21,18 @@ pub(crate) enum Forward {
     /// Append this, and say where, within the time given.
     Propose { command: Command, patience: Duration },
     /// Up to where does a reader have to wait, to see everything acknowledged so far?
-    ReadIndex,
+    ReadIndex(Confirmation),
     /// A broker is alive.
     Heartbeat(Heartbeat),
+}
+
+/// How a controller makes sure that it still is one before it answers a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confirmation {
+    /// It asks a quorum. Holds whatever the clocks do: for decisions that cannot be taken back.
+    Quorum,
+    /// A quorum has answered it less than a lease ago, by its monotonic clock. Costs nothing: for answers to clients.
+    Lease,
 }
 
 /// The controller's answer.
@@ -49,7 +58,8 @@ impl Message for Forward {
                 out.u32(millis(*patience));
                 out.block(&command.encode());
             }
-            Self::ReadIndex => out.u8(2),
+            Self::ReadIndex(Confirmation::Quorum) => out.u8(2),
+            Self::ReadIndex(Confirmation::Lease) => out.u8(4),
             Self::Heartbeat(beat) => {
                 out.u8(3);
                 beat.write(out);
@@ -64,7 +74,8 @@ impl Message for Forward {
                 let command = Command::decode(input.block("command", COMMAND_BYTES_MAX)?)?;
                 Ok(Self::Propose { command, patience })
             }
-            2 => Ok(Self::ReadIndex),
+            2 => Ok(Self::ReadIndex(Confirmation::Quorum)),
+            4 => Ok(Self::ReadIndex(Confirmation::Lease)),
             3 => Ok(Self::Heartbeat(Heartbeat::read(input)?)),
             other => Err(DecodeError::Invalid { what: "forwarded request", found: other.to_string() }),
         }
@@ -170,7 +181,8 @@ mod tests {
                 command: Command::RemoveNode { raft_id: RaftId::new(9) },
                 patience: Duration::from_millis(1500),
             },
-            Forward::ReadIndex,
+            Forward::ReadIndex(Confirmation::Quorum),
+            Forward::ReadIndex(Confirmation::Lease),
             Forward::Heartbeat(beat),
         ];
         for request in requests {

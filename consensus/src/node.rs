@@ -6,6 +6,7 @@ mod expulsion;
 pub mod membership;
 mod office;
 mod propose;
+mod read_index;
 mod settle;
 mod start;
 mod takeover;
@@ -31,6 +32,7 @@ use crate::config::ConsensusConfig;
 use crate::controller::liveness::Heartbeat;
 use crate::database::{BeforeSync, DatabaseSource};
 use crate::error::{NotApplied, ProposeError, ReadIndexError, TransferError};
+use crate::forward::Confirmation;
 use crate::heartbeat::{HeartbeatAnswer, HeartbeatError};
 use crate::identity::Identity;
 use crate::image::ClusterImage;
@@ -199,7 +201,14 @@ impl MetadataNode {
 
     /// As [`MetadataNode::read_index`], for at most `patience`.
     pub async fn read_index_within(&self, patience: Duration) -> Result<u64, ReadIndexError> {
-        self.inner.read_index(patience).await
+        self.inner.read_index(Confirmation::Quorum, patience).await
+    }
+
+    /// As [`MetadataNode::read_index_within`], without a round through the quorum: the controller answers while a quorum
+    /// has answered it less than a lease ago. For answers to clients; a machine whose monotonic clock stands still while it
+    /// is suspended may answer once from before.
+    pub async fn lease_read_within(&self, patience: Duration) -> Result<u64, ReadIndexError> {
+        self.inner.read_index(Confirmation::Lease, patience).await
     }
 
     /// Tells the controller that this broker is alive, and hears whether it may serve. To be sent several times per

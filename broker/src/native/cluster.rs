@@ -1,4 +1,6 @@
-//! Metadata, ClusterDescribe, Health: all answered at once from memory.
+//! Metadata, ClusterDescribe, Health: answered at once from memory, but for topics that are not known here.
+
+use std::sync::Arc;
 
 use streambus_protocol::api::ApiKey;
 use streambus_protocol::api::cluster::ClusterDescribeRequest;
@@ -13,7 +15,12 @@ use crate::net::writer::Reply;
 
 pub(super) fn metadata(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {
     let (request, call) = call.decode::<MetadataRequest>(frame)?;
-    Ok(call.finish(session.door.services().cluster.metadata(&request)).into())
+    let services = session.door.services();
+    if services.cluster.knows_all(&request) {
+        return Ok(call.finish(services.cluster.metadata_here(&request)).into());
+    }
+    let (services, deadline) = (Arc::clone(services), call.deadline());
+    Ok(Handled::Later(Box::pin(async move { call.finish(services.cluster.metadata(&request, deadline).await) })))
 }
 
 pub(super) fn describe(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {

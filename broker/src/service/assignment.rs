@@ -49,7 +49,7 @@ impl AssignmentService {
         request: ElectLeaderRequest,
         deadline: Deadline,
     ) -> Result<ElectLeaderResponse, ErrorBody> {
-        let id = self.partition(&request.topic, request.partition)?;
+        let id = self.partition(&request.topic, request.partition, deadline).await?;
         let kind = match request.choice {
             LeaderChoice::Preferred => ElectionKind::Preferred,
             LeaderChoice::Broker(broker) => ElectionKind::To(broker),
@@ -76,7 +76,7 @@ impl AssignmentService {
     /// `INVALID_REQUEST` for a limit on no move; `NO_REASSIGNMENT` when there is no move to stop; `NOT_ENOUGH_REPLICAS` when too few of the former replicas are in
     /// sync to go back to them; those of a metadata change.
     pub async fn reassign(&self, request: ReassignRequest, deadline: Deadline) -> Result<ReassignResponse, ErrorBody> {
-        let id = self.partition(&request.topic, request.partition)?;
+        let id = self.partition(&request.topic, request.partition, deadline).await?;
         let command = match request.replicas {
             Some(replicas) => {
                 self.check_assignment(&replicas)?;
@@ -186,9 +186,13 @@ impl AssignmentService {
         }
     }
 
-    fn partition(&self, topic: &TopicName, partition: PartitionIndex) -> Result<PartitionId, ErrorBody> {
-        let image = self.directory.image();
-        let topic = self.directory.topic(&image, topic)?;
+    async fn partition(
+        &self,
+        topic: &TopicName,
+        partition: PartitionIndex,
+        deadline: Deadline,
+    ) -> Result<PartitionId, ErrorBody> {
+        let topic = self.directory.existing_topic(topic, deadline).await?;
         if topic.partition(partition).is_some() {
             return Ok(PartitionId { topic: topic.id, partition });
         }

@@ -12,8 +12,9 @@ use streambus_protocol::ids::{BrokerId, ClusterId, TopicName};
 use streambus_protocol::limits::FRAME_BODY_BYTES_MAX;
 use streambus_storage::store::Store;
 
+use crate::clock::Deadline;
 use crate::lifecycle::{Lifecycle, State};
-use crate::service::directory::Directory;
+use crate::service::directory::{Directory, unconfirmed};
 use crate::service::topic_description;
 
 /// Answers questions about the cluster and this broker.
@@ -53,11 +54,40 @@ impl ClusterService {
         self.directory.image().cluster_id
     }
 
-    /// Where topics and their leaders are.
+    /// True when every topic of the request is known here: then [`ClusterService::metadata`] waits for nobody.
+    pub fn knows_all(&self, request: &MetadataRequest) -> bool {
+        let image = self.directory.image();
+        request.topics.iter().flatten().all(|name| image.topic_by_name(name).is_some())
+    }
+
+    /// Where topics and their leaders are. That there is no such topic is said only when a controller confirms it.
     ///
     /// # Errors
     /// `REQUEST_TOO_LARGE` when the answer would not fit a frame.
-    pub fn metadata(&self, request: &MetadataRequest) -> Result<MetadataResponse, ErrorBody> {
+    pub async fn metadata(&self, request: &MetadataRequest, deadline: Deadline) -> Result<MetadataResponse, ErrorBody> {
+        if self.knows_all(request) {
+            return self.metadata_here(request);
+        }
+        match self.directory.current(deadline).await {
+            Ok(_) => self.metadata_here(request),
+            Err(error) => self.describe_topics(request, Some(&error)),
+        }
+    }
+
+    /// As [`ClusterService::metadata`], with what is known here.
+    ///
+    /// # Errors
+    /// `REQUEST_TOO_LARGE` when the answer would not fit a frame.
+    pub fn metadata_here(&self, request: &MetadataRequest) -> Result<MetadataResponse, ErrorBody> {
+        self.describe_topics(request, None)
+    }
+
+    /// `doubt` is why nobody knows whether the topics exist that are not known here.
+    fn describe_topics(
+        &self,
+        request: &MetadataRequest,
+        doubt: Option<&ErrorBody>,
+    ) -> Result<MetadataResponse, ErrorBody> {
         let image = self.directory.image();
         let topics = match &request.topics {
             None => collect_within(FRAME_BODY_BYTES_MAX, image.topics_by_name().map(|topic| described(topic)))?,
@@ -69,6 +99,10 @@ impl ClusterService {
                 let look_up = |name: &TopicName| match image.topic_by_name(name) {
                     Some(topic) => described(topic),
                     None => {
+                        if let Some(doubt) = doubt {
+                            let error = unconfirmed(name, doubt.clone());
+                            return TopicMetadata { name: name.clone(), outcome: Err(error) };
+                        }
                         let plain = || ErrorBody::new(ErrorCode::UnknownTopic, format!("no topic '{name}'"));
                         let suggested = || self.directory.topic(&image, name).err();
                         let error = alone.then(suggested).flatten().unwrap_or_else(plain);

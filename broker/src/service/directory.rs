@@ -11,6 +11,7 @@ use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId, PartitionIndex, TopicId, TopicName};
 use streambus_storage::clock::Clock;
 
+use crate::clock::Deadline;
 use crate::cluster::contact::Contact;
 use crate::cluster::disks::ClusterDisks;
 use crate::config::suggestion;
@@ -20,6 +21,10 @@ use crate::partition::role::Leadership;
 
 /// Names compared for a suggestion: the comparison is quadratic in the name and linear in their number.
 const SUGGESTION_TOPICS_MAX: usize = 2_000;
+
+/// How long the answer that there is no such topic waits for a controller's word. Longer than an election between brokers
+/// that reach each other.
+const CONFIRM_MAX: Duration = Duration::from_secs(1);
 
 /// What this broker holds and what the cluster has.
 #[derive(Clone)]
@@ -81,6 +86,33 @@ impl Directory {
     /// `UNKNOWN_TOPIC`, with the nearest name if one is near.
     pub fn topic(&self, image: &ClusterImage, name: &TopicName) -> Result<Arc<TopicImage>, ErrorBody> {
         image.topic_by_name(name).cloned().ok_or_else(|| unknown_topic(image, name))
+    }
+
+    /// The cluster with everything in it that was acknowledged anywhere before the call.
+    ///
+    /// # Errors
+    /// `NO_CONTROLLER` when none confirms it in time.
+    pub(crate) async fn current(&self, deadline: Deadline) -> Result<Arc<ClusterImage>, ErrorBody> {
+        match self.metadata.lease_read_within(deadline.left().min(CONFIRM_MAX)).await {
+            Ok(_) => Ok(self.image()),
+            Err(error) => Err(ErrorBody::new(
+                ErrorCode::NoController,
+                format!("what this broker knows of the cluster may be old: {error}; try again shortly"),
+            )),
+        }
+    }
+
+    /// The topic of this name. That there is none is said only when a controller confirms it: another broker may just have
+    /// made it.
+    ///
+    /// # Errors
+    /// `UNKNOWN_TOPIC`, with the nearest name if one is near; `NO_CONTROLLER` when nobody knows.
+    pub async fn existing_topic(&self, name: &TopicName, deadline: Deadline) -> Result<Arc<TopicImage>, ErrorBody> {
+        if let Some(topic) = self.image().topic_by_name(name) {
+            return Ok(topic.clone());
+        }
+        let image = self.current(deadline).await.map_err(|error| unconfirmed(name, error))?;
+        self.topic(&image, name)
     }
 
     /// The partition of this id, if it is held here, to serve a client that takes this broker for its leader.
@@ -153,6 +185,11 @@ impl fmt::Debug for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Directory").field("broker", &self.broker).finish_non_exhaustive()
     }
+}
+
+/// The answer about a topic that is not known here, when nobody confirms that there is none.
+pub(super) fn unconfirmed(name: &TopicName, reason: ErrorBody) -> ErrorBody {
+    ErrorBody { message: format!("no topic '{name}' is known here, but {}", reason.message), ..reason }
 }
 
 fn unknown_topic(image: &ClusterImage, name: &TopicName) -> ErrorBody {

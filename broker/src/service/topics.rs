@@ -101,7 +101,7 @@ impl TopicService {
         };
         let settings = in_sync_default(&mut config, settings, replication_factor);
         check_in_sync(&settings, usize::from(replication_factor))?;
-        let live = placement::candidates(&image);
+        let live = placement::candidates(&self.directory.image());
         let partitions = placement::place(&live, count, replication_factor, self.random.next_u64())
             .map_err(|error| refusal::placement(&error))?;
         let response = |id| CreateTopicResponse { id, partitions: count, replication_factor };
@@ -128,8 +128,7 @@ impl TopicService {
         request: DeleteTopicRequest,
         deadline: Deadline,
     ) -> Result<DeleteTopicResponse, ErrorBody> {
-        let image = self.directory.image();
-        let id = self.directory.topic(&image, &request.name)?.id;
+        let id = self.directory.existing_topic(&request.name, deadline).await?.id;
         match self.propose(Command::DeleteTopic { id }, deadline).await? {
             Outcome::TopicDeleted { id, .. } => {
                 let registry = self.directory.registry();
@@ -163,9 +162,12 @@ impl TopicService {
     ///
     /// # Errors
     /// `UNKNOWN_TOPIC`.
-    pub fn describe(&self, request: &DescribeTopicRequest) -> Result<DescribeTopicResponse, ErrorBody> {
-        let image = self.directory.image();
-        let topic = self.directory.topic(&image, &request.name)?;
+    pub async fn describe(
+        &self,
+        request: &DescribeTopicRequest,
+        deadline: Deadline,
+    ) -> Result<DescribeTopicResponse, ErrorBody> {
+        let topic = self.directory.existing_topic(&request.name, deadline).await?;
         Ok(topic_description::describe(&topic, self.directory.registry(), self.clock.monotonic()))
     }
 
@@ -178,7 +180,7 @@ impl TopicService {
         request: &DescribeTopicRequest,
         deadline: Deadline,
     ) -> Result<DescribeTopicResponse, ErrorBody> {
-        let mut topic = self.describe(request)?;
+        let mut topic = self.describe(request, deadline).await?;
         if let Some(leaders) = &self.leaders {
             leaders.complete(&mut topic, deadline.left()).await;
         }
@@ -194,8 +196,7 @@ impl TopicService {
         request: AddPartitionsRequest,
         deadline: Deadline,
     ) -> Result<AddPartitionsResponse, ErrorBody> {
-        let image = self.directory.image();
-        let topic = self.directory.topic(&image, &request.name)?;
+        let topic = self.directory.existing_topic(&request.name, deadline).await?;
         check_partition_count(request.total)?;
         let current = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
         let Some(added) = request.total.checked_sub(current) else {
@@ -207,7 +208,7 @@ impl TopicService {
         if added == 0 {
             return Ok(AddPartitionsResponse { total: current });
         }
-        let live = placement::candidates(&image);
+        let live = placement::candidates(&self.directory.image());
         let new = placement::place(&live, added, replication_factor(&topic), u64::from(current))
             .map_err(|error| refusal::placement(&error))?;
         let command = Command::AddPartitions { id: topic.id, new, expected_count: current };
@@ -225,8 +226,7 @@ impl TopicService {
     /// # Errors
     /// `UNKNOWN_TOPIC`; `INVALID_CONFIG` with every problem; those of a metadata change.
     pub async fn alter(&self, request: AlterTopicRequest, deadline: Deadline) -> Result<AlterTopicResponse, ErrorBody> {
-        let image = self.directory.image();
-        let topic = self.directory.topic(&image, &request.name)?;
+        let topic = self.directory.existing_topic(&request.name, deadline).await?;
         let mut config = topic.config.clone();
         config.extend(request.set);
         for key in &request.remove {
@@ -262,8 +262,7 @@ impl TopicService {
     /// # Errors
     /// `UNKNOWN_TOPIC`, `UNKNOWN_PARTITION`, `NOT_LEADER`, `OFFSET_OUT_OF_RANGE`, or those of the store.
     pub async fn trim(&self, request: TrimLogRequest, deadline: Deadline) -> Result<TrimLogResponse, ErrorBody> {
-        let image = self.directory.image();
-        let topic = self.directory.topic(&image, &request.topic)?;
+        let topic = self.directory.existing_topic(&request.topic, deadline).await?;
         let partition = self.directory.partition(topic.id, request.partition)?;
         let _token = partition.lead(streambus_protocol::epoch::LeaderEpoch::UNKNOWN)?;
         let high_watermark = partition.high_watermark();

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{Either, select};
-use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use openraft::errors::{ClientWriteError, RaftError};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Inner;
 use crate::command::Command;
-use crate::error::{NotApplied, ProposeError, ReadIndexError, UnknownOutcome};
+use crate::error::{NotApplied, ProposeError, UnknownOutcome};
 use crate::forward::{Forward, Forwarded};
 use crate::limits::COMMAND_BYTES_MAX;
 use crate::network::{Peer, TransportError};
@@ -24,8 +23,8 @@ use crate::peer_service::PeerError;
 use crate::rpc::{Route, decode, decode_route, encode, encode_request};
 use crate::types::{RaftId, TypeConfig};
 
-const BACKOFF_FIRST: Duration = Duration::from_millis(2);
-const BACKOFF_MAX: Duration = Duration::from_millis(100);
+pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(2);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_millis(100);
 
 /// Where a command stands in the log, and what applying it answered.
 struct Committed {
@@ -222,7 +221,7 @@ impl Inner {
                     }
                 }
             }
-            Forward::ReadIndex => match self.read_index_here().await {
+            Forward::ReadIndex(policy) => match self.read_index_here(policy).await {
                 Ok(index) => Forwarded::ReadIndex { index },
                 Err(reason) => Forwarded::NotApplied(reason),
             },
@@ -232,56 +231,6 @@ impl Inner {
             },
         };
         Ok(encode(&answer))
-    }
-
-    /// An index such that a reader that has applied it sees everything acknowledged before the call.
-    pub(super) async fn read_index(&self, patience: Duration) -> Result<u64, ReadIndexError> {
-        let deadline = Instant::now() + patience;
-        let mut backoff = BACKOFF_FIRST;
-        let index = loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let attempt = match tokio::time::timeout(left, self.read_index_here()).await {
-                Ok(Err(NotApplied::OtherController { id, node })) => {
-                    match self.ask_controller(&Peer { id, node }, &Forward::ReadIndex, left).await {
-                        Ok(Forwarded::ReadIndex { index }) => Some(index),
-                        Ok(_) | Err(_) => None,
-                    }
-                }
-                Ok(result) => result.ok(),
-                Err(_) => None,
-            };
-            if let Some(index) = attempt {
-                break index;
-            }
-            let again = Instant::now() + backoff;
-            if again >= deadline {
-                return Err(ReadIndexError::NoController(patience));
-            }
-            sleep_until(again).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
-        };
-        let mut images = self.images.clone();
-        match timeout_at(deadline, images.wait_for(|image| image.applied >= index)).await {
-            Ok(Ok(image)) => Ok(image.applied),
-            Ok(Err(e)) => Err(ReadIndexError::Stopped(e.to_string())),
-            Err(_) => Err(ReadIndexError::Behind { index, applied: self.images.borrow().applied }),
-        }
-    }
-
-    /// The read index, confirmed by a quorum, if this node is the controller.
-    async fn read_index_here(&self) -> Result<u64, NotApplied> {
-        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-            Ok((read, _)) => Ok(read.index()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                match (forward.leader_id, forward.leader_node) {
-                    (Some(id), Some(node)) if id != self.identity.raft_id => {
-                        Err(NotApplied::OtherController { id, node })
-                    }
-                    _ => Err(NotApplied::NoController),
-                }
-            }
-            Err(_) => Err(NotApplied::NoController),
-        }
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn change(
             problem
         })?;
     }
-    let topic = services.topics.describe(&DescribeTopicRequest { name: name.clone() })?;
+    let topic = services.topics.describe(&DescribeTopicRequest { name: name.clone() }, deadline).await?;
     let changed = ChangedTopic {
         name: topic.name.to_string(),
         partitions: topic.partitions.len(),

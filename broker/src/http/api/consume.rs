@@ -49,7 +49,7 @@ pub(super) async fn consume(
 ) -> Result<Response<Answer>, Problem> {
     let limit = query.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
     let wait_ms = query.number("wait_ms", 0..=FETCH_WAIT_MS_MAX)?.unwrap_or(0);
-    let layout = produce::layout(services, topic)?;
+    let layout = produce::layout(services, topic, deadline).await?;
     let start = start(query, &layout, topic)?;
     let permit = state.budget.take(PAGE_BUDGET_BYTES)?;
     let asked = match start {

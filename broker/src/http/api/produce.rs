@@ -46,7 +46,7 @@ pub(super) async fn produce(
             return Err(Problem::invalid(format!("'acks' is '{other}', it must be all or leader")).at("acks"));
         }
     };
-    let layout = layout(services, topic)?;
+    let layout = layout(services, topic, deadline).await?;
     let partitions = u32::try_from(layout.partitions.len()).unwrap_or(u32::MAX).max(1);
     let turn = state.requests.fetch_add(1, Ordering::Relaxed);
     let now = state.clock.now();
@@ -61,8 +61,9 @@ pub(super) async fn produce(
 }
 
 /// Where the topic's partitions are; an unknown topic's refusal has a "did you mean".
-pub(super) fn layout(services: &Services, topic: &TopicName) -> Result<TopicLayout, Problem> {
-    let metadata = services.cluster.metadata(&MetadataRequest { topics: Some(vec![topic.clone()]) })?;
+pub(super) async fn layout(services: &Services, topic: &TopicName, deadline: Deadline) -> Result<TopicLayout, Problem> {
+    let request = MetadataRequest { topics: Some(vec![topic.clone()]) };
+    let metadata = services.cluster.metadata(&request, deadline).await?;
     let found = metadata.topics.into_iter().find(|found| found.name == *topic).map(|found| found.outcome);
     match found {
         Some(outcome) => Ok(outcome?),
