@@ -10,6 +10,7 @@
 
 mod child;
 mod entropy;
+mod fault;
 mod forgetful;
 mod load;
 mod machine;

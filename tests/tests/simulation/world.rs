@@ -1,6 +1,9 @@
 //! One simulated run: three brokers and their clients, faults drawn from the seed, then everything is healed, read back,
 //! recovered, compared and judged.
 
+mod hurt;
+mod verdict;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +14,16 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use streambus_consensus::blocking::AtOnce;
-use streambus_tests::checker::{check_replicas, check_run};
-use streambus_tests::dump::LogDump;
 use streambus_tests::event::What;
 use streambus_tests::history::{History, Outcome};
 use tokio::sync::watch;
 use turmoil::Sim;
 
 use crate::entropy;
+use crate::fault::{Due, Fault};
 use crate::load::{LoadHost, Phase, Progress};
-use crate::machine::{Machine, PLANNED_MAX, host};
-use crate::network::{HostNetwork, Machine as MachineState, Wires};
+use crate::machine::{Machine, host};
+use crate::network::{HostNetwork, Wires};
 use crate::plant::Plant;
 use crate::trace::{LogLines, Trace};
 
@@ -44,49 +46,6 @@ pub(crate) struct Outcomes {
     pub(crate) problems: Vec<String>,
     pub(crate) summary: String,
     pub(crate) simulated_ms: u128,
-}
-
-/// A kind of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    Kill,
-    PowerCut,
-    PowerCutInAWrite,
-    PowerCutOfAll,
-    Cut,
-    CutOneWay,
-    Isolation,
-    Freeze,
-    SlowLink,
-    SlowDisk,
-    ClockJump,
-}
-
-impl Fault {
-    const ALL: [Self; 11] = [
-        Self::Kill,
-        Self::PowerCut,
-        Self::PowerCutInAWrite,
-        Self::PowerCutOfAll,
-        Self::Cut,
-        Self::CutOneWay,
-        Self::Isolation,
-        Self::Freeze,
-        Self::SlowLink,
-        Self::SlowDisk,
-        Self::ClockJump,
-    ];
-}
-
-/// What ends a fault.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Due {
-    Start(u32),
-    Unblock(String, String),
-    BreakLines(String, String),
-    Release(String, String),
-    QuickLink(String, String),
-    QuickDisk(u32),
 }
 
 struct World<'a> {
@@ -295,253 +254,5 @@ impl World<'_> {
             self.end(due);
         }
         Ok(())
-    }
-
-    fn fault(&self, what: String) {
-        self.trace.event("driver", What::Fault { what });
-    }
-
-    fn later(&mut self, after: Duration, due: Due) {
-        self.due.push((self.sim.elapsed() + after, due));
-    }
-
-    fn duration(&mut self, from_ms: u64, to_ms: u64) -> Duration {
-        Duration::from_millis(self.random.random_range(from_ms..=to_ms))
-    }
-
-    fn broker(&mut self) -> u32 {
-        self.random.random_range(1..=BROKERS)
-    }
-
-    fn hosts(&self) -> Vec<String> {
-        (1..=BROKERS).map(host).chain(CLIENTS.map(str::to_owned)).collect()
-    }
-
-    /// Two hosts of which one is a broker.
-    fn pair(&mut self) -> (String, String) {
-        let one = host(self.broker());
-        loop {
-            let other = self.hosts().choose(&mut self.random).expect("hosts").clone();
-            if other != one {
-                return (one, other);
-            }
-        }
-    }
-
-    fn hurt(&mut self, kind: Fault) {
-        match kind {
-            Fault::Kill => {
-                let (id, back) = (self.broker(), self.duration(50, 4_000));
-                if self.down.insert(id) {
-                    self.fault(format!("broker {id} is killed, back in {back:?}"));
-                    self.machines[&id].lose_process();
-                    self.sim.crash(host(id));
-                    self.wires.set_machine(&host(id), MachineState::WithoutProcess);
-                    self.later(back, Due::Start(id));
-                }
-            }
-            Fault::PowerCut => {
-                let (id, back) = (self.broker(), self.duration(300, 6_000));
-                if !self.down.contains(&id) {
-                    self.fault(format!("power of broker {id} is cut, back in {back:?}"));
-                    self.lose_power(id, back);
-                }
-            }
-            Fault::PowerCutInAWrite => {
-                let (id, nth) = (self.broker(), self.random.random_range(1..=PLANNED_MAX));
-                if !self.down.contains(&id) {
-                    self.fault(format!("power of broker {id} will go in change {nth} of its disk"));
-                    self.machines[&id].plan_power_cut(nth);
-                }
-            }
-            Fault::PowerCutOfAll => {
-                self.fault("power of every broker is cut".to_owned());
-                for id in 1..=BROKERS {
-                    let back = self.duration(500, 3_000);
-                    if !self.down.contains(&id) {
-                        self.lose_power(id, back);
-                    }
-                }
-            }
-            Fault::Cut => {
-                let ((one, other), time) = (self.pair(), self.duration(100, 8_000));
-                self.fault(format!("{one} and {other} are cut off from each other for {time:?}"));
-                self.block(&one, &other, time);
-                self.block(&other, &one, time);
-            }
-            Fault::CutOneWay => {
-                let ((mut from, mut to), time) = (self.pair(), self.duration(100, 8_000));
-                if self.random.random_bool(0.5) {
-                    std::mem::swap(&mut from, &mut to);
-                }
-                self.fault(format!("nothing from {from} reaches {to} for {time:?}"));
-                self.block(&from, &to, time);
-            }
-            Fault::Isolation => {
-                let (me, time) = (host(self.broker()), self.duration(500, 8_000));
-                self.fault(format!("{me} is cut off from everybody for {time:?}"));
-                for other in self.hosts().into_iter().filter(|other| *other != me) {
-                    self.block(&me, &other, time);
-                    self.block(&other, &me, time);
-                }
-            }
-            Fault::Freeze => {
-                let ((one, other), time) = (self.pair(), self.duration(20, 2_500));
-                let pair = (one.clone(), other.clone());
-                if !self.is_blocked(&one, &other) && self.held.insert(pair) {
-                    self.fault(format!("what {one} and {other} send is lost and sent again for {time:?}"));
-                    self.sim.hold(one.as_str(), other.as_str());
-                    self.later(time, Due::Release(one, other));
-                }
-            }
-            Fault::SlowLink => {
-                let ((one, other), time) = (self.pair(), self.duration(500, 6_000));
-                let latency = self.duration(20, 400);
-                self.fault(format!("{one} and {other} are up to {latency:?} apart for {time:?}"));
-                self.sim.set_link_max_message_latency(one.as_str(), other.as_str(), latency);
-                self.later(time, Due::QuickLink(one, other));
-            }
-            Fault::SlowDisk => {
-                let (id, time, longest) = (self.broker(), self.duration(300, 5_000), self.duration(20, 1_500));
-                self.fault(format!("the disk of broker {id} takes up to {longest:?} a commit for {time:?}"));
-                let longest = u64::try_from(longest.as_millis()).expect("short");
-                self.machines[&id].commit_ms_max.store(longest, Ordering::Relaxed);
-                self.later(time, Due::QuickDisk(id));
-            }
-            Fault::ClockJump => {
-                let (id, jump) = (self.broker(), self.random.random_range(-3_600_000_i64..=3_600_000));
-                self.fault(format!("the wall clock of broker {id} jumps by {jump} ms"));
-                self.machines[&id].skew_ms.fetch_add(jump, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn end(&mut self, due: Due) {
-        match due {
-            Due::Start(id) => {
-                let me = host(id);
-                if self.dark.remove(&id) {
-                    for other in self.hosts().into_iter().filter(|other| *other != me) {
-                        self.wires.break_lines(&me, &other);
-                        self.unblock(&me, &other);
-                        self.unblock(&other, &me);
-                    }
-                }
-                self.fault(format!("broker {id} starts again"));
-                self.machines[&id].restart();
-                self.down.remove(&id);
-                self.wires.set_machine(&me, MachineState::Serving);
-                self.sim.bounce(me);
-            }
-            Due::Unblock(from, to) => {
-                self.wires.break_lines(&from, &to);
-                self.unblock(&from, &to);
-            }
-            Due::BreakLines(one, other) => self.wires.break_lines(&one, &other),
-            Due::Release(one, other) => {
-                if self.held.remove(&(one.clone(), other.clone())) {
-                    self.sim.release(one, other);
-                }
-            }
-            Due::QuickLink(one, other) => {
-                self.sim.set_link_max_message_latency(one, other, Duration::from_millis(8));
-            }
-            Due::QuickDisk(id) => self.machines[&id].commit_ms_max.store(4, Ordering::Relaxed),
-        }
-    }
-
-    /// Nobody answers where broker `id` was, and nothing that it did not make durable need be there when it is back.
-    fn lose_power(&mut self, id: u32, back: Duration) {
-        let me = host(id);
-        self.down.insert(id);
-        self.dark.insert(id);
-        for other in self.hosts().into_iter().filter(|other| *other != me) {
-            self.block_now(&me, &other);
-            self.block_now(&other, &me);
-            self.later(UNCONFIRMED_MAX.min(back), Due::BreakLines(me.clone(), other));
-        }
-        self.wires.set_machine(&me, MachineState::Dark);
-        self.machines[&id].lose_power();
-        self.sim.crash(me);
-        self.later(back, Due::Start(id));
-    }
-
-    fn block(&mut self, from: &str, to: &str, time: Duration) {
-        self.block_now(from, to);
-        self.later(UNCONFIRMED_MAX.min(time), Due::BreakLines(from.to_owned(), to.to_owned()));
-        self.later(time, Due::Unblock(from.to_owned(), to.to_owned()));
-    }
-
-    fn block_now(&mut self, from: &str, to: &str) {
-        // Turmoil knows one state of a link: what was held back arrives before the cut.
-        for (one, other) in [(from, to), (to, from)] {
-            if self.held.remove(&(one.to_owned(), other.to_owned())) {
-                self.sim.release(one, other);
-            }
-        }
-        if self.wires.block(from, to) {
-            self.sim.partition_oneway(from, to);
-        }
-    }
-
-    fn unblock(&mut self, from: &str, to: &str) {
-        if self.wires.unblock(from, to) {
-            self.sim.repair_oneway(from, to);
-        }
-    }
-
-    fn is_blocked(&self, one: &str, other: &str) -> bool {
-        self.wires.is_cut(one, other)
-    }
-
-    /// Ends every fault now.
-    fn heal(&mut self) {
-        for id in 1..=BROKERS {
-            if self.machines[&id].has_plan() {
-                if !self.down.contains(&id) {
-                    self.lose_power(id, TICK);
-                }
-                self.machines[&id].use_up_plan();
-            }
-        }
-        self.fault("everything is healed".to_owned());
-        for (_, due) in std::mem::take(&mut self.due) {
-            self.end(due);
-        }
-    }
-
-    fn judge(&mut self) -> Vec<String> {
-        let mut problems = Vec::new();
-        if self.panicked.load(Ordering::Relaxed) {
-            problems.push("something panicked: see the trace".to_owned());
-        }
-        let Some((read, watermarks)) = self.progress.lock().read.take() else { return problems };
-        problems.extend(check_run(&self.trace.events(), &read, MIN_ISR).iter().map(ToString::to_string));
-        let mut replicas: BTreeMap<String, BTreeMap<u32, LogDump>> = BTreeMap::new();
-        let mut ends = BTreeMap::new();
-        for (id, machine) in &self.machines {
-            machine.lose_process();
-            self.sim.crash(host(*id));
-            match machine.dump() {
-                Ok(logs) => {
-                    for (partition, log) in logs {
-                        ends.insert(partition.to_string(), watermarks.get(partition.partition.get() as usize).copied());
-                        replicas.entry(partition.to_string()).or_default().insert(*id, log);
-                    }
-                }
-                Err(problem) => problems.push(format!("the disk of broker {id}: {problem}")),
-            }
-        }
-        if replicas.len() != self.partitions as usize {
-            problems.push(format!("{} logs on the disks for {} partitions", replicas.len(), self.partitions));
-        }
-        for (log, replicas) in &replicas {
-            if replicas.len() != self.machines.len() {
-                problems.push(format!("{log} is on {} disks only", replicas.len()));
-            }
-            let watermark = ends.get(log).copied().flatten().unwrap_or(0);
-            problems.extend(check_replicas(log, watermark, replicas).iter().map(ToString::to_string));
-        }
-        problems
     }
 }

@@ -1,0 +1,44 @@
+//! What can happen to a simulated cluster, and what ends it.
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Kill,
+    PowerCut,
+    PowerCutInAWrite,
+    PowerCutOfAll,
+    Cut,
+    CutOneWay,
+    Isolation,
+    Freeze,
+    SlowLink,
+    SlowDisk,
+    ClockJump,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Kill,
+        Self::PowerCut,
+        Self::PowerCutInAWrite,
+        Self::PowerCutOfAll,
+        Self::Cut,
+        Self::CutOneWay,
+        Self::Isolation,
+        Self::Freeze,
+        Self::SlowLink,
+        Self::SlowDisk,
+        Self::ClockJump,
+    ];
+}
+
+/// What ends a fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    Start(u32),
+    Unblock(String, String),
+    BreakLines(String, String),
+    Release(String, String),
+    QuickLink(String, String),
+    QuickDisk(u32),
+}
