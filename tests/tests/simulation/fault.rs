@@ -14,10 +14,11 @@ pub(crate) enum Fault {
     SlowLink,
     SlowDisk,
     ClockJump,
+    OrderlyRestart,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutInAWrite,
@@ -29,6 +30,7 @@ impl Fault {
         Self::SlowLink,
         Self::SlowDisk,
         Self::ClockJump,
+        Self::OrderlyRestart,
     ];
 }
 

@@ -28,6 +28,7 @@ use streambus_storage::store::{Drive, RecoveryReport, Store, StoreEnv};
 use streambus_tests::dump::{LogDump, StoredBatch};
 use streambus_tests::event::What;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::forgetful::ForgetfulDisk;
 use crate::network::{HostNetwork, Wires};
@@ -40,6 +41,8 @@ const CLUSTER_PORT: u16 = 9094;
 /// How often an idle store is looked at, and after how many looks it counts as idle.
 const GLANCE: Duration = Duration::from_millis(2);
 const IDLE_GLANCES: u32 = 25;
+/// How long a broker that stops waits for others to take over, and for its clients.
+const GRACE: Duration = Duration::from_secs(5);
 /// A planned power cut comes in one of so many changes.
 pub(crate) const PLANNED_MAX: u64 = 20;
 
@@ -65,6 +68,10 @@ pub(crate) struct Machine {
     lives: Arc<AtomicU64>,
     /// The last change of the disk for which a power cut is planned.
     planned_until: Arc<AtomicU64>,
+    plant: Plant,
+    /// Asks this life's process to stop.
+    stop: Arc<Mutex<CancellationToken>>,
+    has_stopped: Arc<AtomicBool>,
 }
 
 impl Machine {
@@ -96,6 +103,9 @@ impl Machine {
             image: Arc::default(),
             lives: Arc::default(),
             planned_until: Arc::default(),
+            plant,
+            stop: Arc::default(),
+            has_stopped: Arc::default(),
         }
     }
 
@@ -148,7 +158,19 @@ impl Machine {
     /// Power is back, the process may start.
     pub(crate) fn restart(&self) {
         self.disk.restart();
+        *self.stop.lock() = CancellationToken::new();
+        self.has_stopped.store(false, Ordering::Relaxed);
         self.network.silent.store(false, Ordering::Relaxed);
+    }
+
+    /// Asks the process to hand over and to end, as SIGTERM does.
+    pub(crate) fn ask_to_stop(&self) {
+        self.stop.lock().cancel();
+    }
+
+    /// True once the process has done what it was asked, and is about to exit.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.has_stopped.load(Ordering::Relaxed)
     }
 
     fn clock(&self) -> Arc<HostClock> {
@@ -203,6 +225,7 @@ impl Machine {
     pub(crate) async fn run(self) -> turmoil::Result {
         let life = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
         let me = host(self.id);
+        let stop = self.stop.lock().clone();
         self.trace.line(&me, &format!("starts for the {life}. time"));
         let machine = self.clone();
         let source = StoreSource::new(move |_: &Path, _, clock| {
@@ -218,7 +241,12 @@ impl Machine {
             store: source,
             metadata: DatabaseSource::Memory(self.metadata.clone()),
         };
-        let server = match Server::start(self.config(), env).await {
+        let started = tokio::select! {
+            biased;
+            started = Server::start(self.config(), env) => started,
+            () = stop.cancelled() => return self.exit("gave up starting").await,
+        };
+        let server = match started {
             Ok(server) => server,
             Err(error) => {
                 // The disk may have died under it, which the driver notices.
@@ -234,11 +262,31 @@ impl Machine {
         loop {
             let image = Arc::clone(&images.borrow_and_update());
             self.observe(&image);
-            if images.changed().await.is_err() {
-                self.trace.line(&me, "stopped by itself");
-                return std::future::pending().await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = images.changed() => {
+                    if changed.is_err() {
+                        self.trace.line(&me, "stopped by itself");
+                        return std::future::pending().await;
+                    }
+                }
             }
         }
+        drop(images);
+        if self.plant == Plant::StopWithoutHandOver {
+            drop(server);
+            return self.exit("stopped in order, it says").await;
+        }
+        let stopped = server.drain_and_stop(GRACE).await;
+        self.exit(&format!("stopped: {stopped:?}")).await
+    }
+
+    /// Nothing is left to do: the driver takes the process away.
+    async fn exit(&self, how: &str) -> turmoil::Result {
+        self.trace.line(&host(self.id), how);
+        self.has_stopped.store(true, Ordering::Relaxed);
+        std::future::pending().await
     }
 
     /// Does the disk's work, taking its time.

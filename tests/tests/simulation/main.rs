@@ -102,3 +102,8 @@ fn records_acknowledged_before_their_sync_are_caught() {
 fn forgotten_votes_are_caught() {
     is_caught(Plant::ForgottenVotes);
 }
+
+#[test]
+fn stops_without_a_hand_over_are_caught() {
+    is_caught(Plant::StopWithoutHandOver);
+}

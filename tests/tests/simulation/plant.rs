@@ -1,5 +1,7 @@
 //! Faults planted on purpose: a simulation that does not find them would find nothing.
 
+use crate::fault::Fault;
+
 /// What is wrong with a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Plant {
@@ -10,12 +12,15 @@ pub(crate) enum Plant {
     AckBeforeSync,
     /// The metadata's database confirms votes and entries that are only in its cache.
     ForgottenVotes,
+    /// A broker that is asked to stop goes at once and says that it has stopped in order.
+    StopWithoutHandOver,
     /// Something in the run draws from the system, so that it differs from its repetition.
     Undetermined,
 }
 
 impl Plant {
-    const ALL: [Self; 4] = [Self::None, Self::AckBeforeSync, Self::ForgottenVotes, Self::Undetermined];
+    const ALL: [Self; 5] =
+        [Self::None, Self::AckBeforeSync, Self::ForgottenVotes, Self::StopWithoutHandOver, Self::Undetermined];
 
     pub(crate) fn name(self) -> String {
         format!("{self:?}")
@@ -23,5 +28,15 @@ impl Plant {
 
     pub(crate) fn from_name(name: &str) -> Self {
         Self::ALL.into_iter().find(|plant| plant.name() == name).unwrap_or_else(|| panic!("no planted fault '{name}'"))
+    }
+
+    /// The kind of fault that can show it, which a run with it must have among its own.
+    pub(crate) fn shown_by(self) -> Option<Fault> {
+        match self {
+            Self::None | Self::Undetermined => None,
+            Self::AckBeforeSync => Some(Fault::PowerCutOfAll),
+            Self::ForgottenVotes => Some(Fault::PowerCut),
+            Self::StopWithoutHandOver => Some(Fault::OrderlyRestart),
+        }
     }
 }

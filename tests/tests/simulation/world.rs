@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use streambus_consensus::blocking::AtOnce;
+use streambus_consensus::image::PartitionImage;
 use streambus_tests::event::What;
 use streambus_tests::history::{History, Outcome};
 use tokio::sync::watch;
@@ -37,6 +38,8 @@ const UNCONFIRMED_MAX: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long after a fault leaders may still change because of it.
 const UNSETTLED: Duration = Duration::from_secs(5);
+/// How long a broker may take that was asked to stop: longer than all its patience with others together.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// Acknowledgements before the first fault.
 const ACKED_FIRST: u64 = 100;
 
@@ -64,6 +67,20 @@ struct World<'a> {
     panicked: Arc<AtomicBool>,
     /// Until when acknowledgements may come from a leader that does not know yet who has a record.
     unsettled_until: Duration,
+    plant: Plant,
+    /// Brokers that were asked to stop, until they have.
+    stopping: BTreeMap<u32, Stopping>,
+    /// How many faults there were.
+    faults: u64,
+}
+
+/// A broker that was asked to stop.
+struct Stopping {
+    until: Duration,
+    back: Duration,
+    /// How many faults there were, this one included, if the cluster had got over the others: unless one more comes, it must
+    /// hand over.
+    calm_after: Option<u64>,
 }
 
 /// Runs `seed` on a thread of its own, whose randomness it fixes.
@@ -171,15 +188,25 @@ impl World<'_> {
             partitions,
             panicked,
             unsettled_until: Duration::ZERO,
+            plant,
+            stopping: BTreeMap::new(),
+            faults: 0,
         }
     }
 
     fn go(&mut self, faults_for: Duration) -> Result<(), String> {
         self.until("the cluster takes no records", |world| world.progress.lock().acked >= ACKED_FIRST)?;
         let count = self.random.random_range(3..=Fault::ALL.len());
-        let kinds: Vec<Fault> = Fault::ALL.choose_multiple(&mut self.random, count).copied().collect();
+        let mut kinds: Vec<Fault> = Fault::ALL.choose_multiple(&mut self.random, count).copied().collect();
+        kinds.extend(self.plant.shown_by().filter(|kind| !kinds.contains(kind)));
         let pause_max = self.random.random_range(300..=3_000);
         self.trace.line("driver", &format!("faults of this run: {kinds:?}"));
+        if kinds.contains(&Fault::OrderlyRestart) {
+            // In a cluster that is well, where it has to hand over.
+            self.until("not every replica is in sync", Self::is_in_sync)?;
+            self.hurt(Fault::OrderlyRestart);
+            self.until("a broker does not stop", |world| world.stopping.is_empty())?;
+        }
         let end = self.sim.elapsed() + faults_for;
         while self.sim.elapsed() < end {
             let pause = Duration::from_millis(self.random.random_range(50..=pause_max));
@@ -188,25 +215,25 @@ impl World<'_> {
             self.hurt(kind);
         }
         self.heal();
-        let partitions = self.partitions as usize;
-        let in_sync = move |world: &Self| {
-            world.machines.values().all(|machine| {
-                let image = machine.image.lock();
-                image.as_ref().is_some_and(|image| {
-                    let mut count = 0;
-                    let all = image.partitions().all(|(_, _, partition)| {
-                        count += 1;
-                        partition.leader.is_some() && partition.isr.len() == partition.replicas.len()
-                    });
-                    all && count == partitions
-                })
-            })
-        };
         self.phase.send_replace(Phase::Drain);
         self.until("not every record has an outcome", |world| world.progress.lock().drained == 2)?;
-        self.until("not every replica is in sync", in_sync)?;
+        self.until("not every replica is in sync", Self::is_in_sync)?;
         self.phase.send_replace(Phase::ReadBack);
         self.until("the records cannot be read back", |world| world.progress.lock().read.is_some())
+    }
+
+    /// True when every broker is there and knows every replica of every partition in sync.
+    fn is_in_sync(&self) -> bool {
+        let knows_all = |machine: &Machine| {
+            machine.image.lock().as_ref().is_some_and(|image| {
+                let is_whole = |partition: &PartitionImage| {
+                    partition.leader.is_some() && partition.isr.len() == partition.replicas.len()
+                };
+                image.partition_count() == u64::from(self.partitions)
+                    && image.partitions().all(|(_, _, partition)| is_whole(partition))
+            })
+        };
+        self.down.is_empty() && self.stopping.is_empty() && self.machines.values().all(knows_all)
     }
 
     fn until(&mut self, otherwise: &str, done: impl Fn(&Self) -> bool) -> Result<(), String> {
@@ -242,8 +269,9 @@ impl World<'_> {
             self.fault(format!("power of broker {id} went in the middle of a write, back in {back:?}"));
             self.lose_power(id, back);
         }
+        self.take_stopped()?;
         let now = self.sim.elapsed();
-        if !self.due.is_empty() {
+        if !self.due.is_empty() || !self.stopping.is_empty() {
             self.unsettled_until = now + UNSETTLED;
         }
         if now < self.unsettled_until {

@@ -7,13 +7,14 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use streambus_tests::event::What;
 
-use super::{BROKERS, CLIENTS, TICK, UNCONFIRMED_MAX, World};
+use super::{BROKERS, CLIENTS, STOP_PATIENCE, Stopping, TICK, UNCONFIRMED_MAX, World};
 use crate::fault::{Due, Fault};
 use crate::machine::{PLANNED_MAX, host};
 use crate::network::Machine as MachineState;
 
 impl World<'_> {
-    pub(super) fn fault(&self, what: String) {
+    pub(super) fn fault(&mut self, what: String) {
+        self.faults += 1;
         self.trace.event("driver", What::Fault { what });
     }
 
@@ -48,12 +49,9 @@ impl World<'_> {
         match kind {
             Fault::Kill => {
                 let (id, back) = (self.broker(), self.duration(50, 4_000));
-                if self.down.insert(id) {
+                if !self.down.contains(&id) {
                     self.fault(format!("broker {id} is killed, back in {back:?}"));
-                    self.machines[&id].lose_process();
-                    self.sim.crash(host(id));
-                    self.wires.set_machine(&host(id), MachineState::WithoutProcess);
-                    self.later(back, Due::Start(id));
+                    self.lose_process(id, back);
                 }
             }
             Fault::PowerCut => {
@@ -129,6 +127,17 @@ impl World<'_> {
                 self.fault(format!("the wall clock of broker {id} jumps by {jump} ms"));
                 self.machines[&id].skew_ms.fetch_add(jump, Ordering::Relaxed);
             }
+            Fault::OrderlyRestart => {
+                let (id, back) = (self.broker(), self.duration(50, 4_000));
+                if !self.down.contains(&id) && !self.stopping.contains_key(&id) {
+                    let is_calm = self.is_calm();
+                    self.fault(format!("broker {id} is asked to stop"));
+                    self.machines[&id].ask_to_stop();
+                    let until = self.sim.elapsed() + STOP_PATIENCE;
+                    let calm_after = is_calm.then_some(self.faults);
+                    self.stopping.insert(id, Stopping { until, back, calm_after });
+                }
+            }
         }
     }
 
@@ -166,10 +175,57 @@ impl World<'_> {
         }
     }
 
+    /// True when no fault is at work and the cluster has got over every earlier one.
+    fn is_calm(&self) -> bool {
+        let is_over = self.due.is_empty() && self.held.is_empty() && self.sim.elapsed() >= self.unsettled_until;
+        is_over && self.is_in_sync() && self.machines.values().all(|machine| !machine.has_plan())
+    }
+
+    /// Takes away the processes that have stopped as they were asked to; refuses one that does not end, or that still
+    /// leads although nothing kept it from handing over.
+    pub(super) fn take_stopped(&mut self) -> Result<(), String> {
+        let now = self.sim.elapsed();
+        if let Some(id) = self.stopping.iter().find_map(|(id, stopping)| (now > stopping.until).then_some(*id)) {
+            return Err(format!("broker {id} has not stopped {STOP_PATIENCE:?} after it was asked to"));
+        }
+        let stopped: Vec<u32> = self.stopping.keys().copied().filter(|id| self.machines[id].has_stopped()).collect();
+        for id in stopped {
+            let Some(Stopping { back, calm_after, .. }) = self.stopping.remove(&id) else { continue };
+            let must_have_handed_over = calm_after == Some(self.faults);
+            self.fault(format!("broker {id} has stopped, back in {back:?}"));
+            self.lose_process(id, back);
+            if must_have_handed_over && !self.is_led_by_others(id) {
+                return Err(format!(
+                    "broker {id} has stopped in a cluster that was well, and nobody leads what it led"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// True when some other broker knows that broker `id` leads nothing.
+    fn is_led_by_others(&self, id: u32) -> bool {
+        let others = self.machines.iter().filter(|(other, _)| **other != id);
+        others.filter_map(|(_, machine)| machine.image.lock().clone()).any(|image| {
+            image.partitions().all(|(_, _, partition)| partition.leader.is_some_and(|leader| leader.get() != id))
+        })
+    }
+
+    /// The process is gone, the machine and its disks are there.
+    fn lose_process(&mut self, id: u32, back: Duration) {
+        self.down.insert(id);
+        self.stopping.remove(&id);
+        self.machines[&id].lose_process();
+        self.sim.crash(host(id));
+        self.wires.set_machine(&host(id), MachineState::WithoutProcess);
+        self.later(back, Due::Start(id));
+    }
+
     /// Nobody answers where broker `id` was, and nothing that it did not make durable need be there when it is back.
     pub(super) fn lose_power(&mut self, id: u32, back: Duration) {
         let me = host(id);
         self.down.insert(id);
+        self.stopping.remove(&id);
         self.dark.insert(id);
         for other in self.hosts().into_iter().filter(|other| *other != me) {
             self.block_now(&me, &other);
