@@ -15,10 +15,11 @@ pub(crate) enum Fault {
     SlowDisk,
     ClockJump,
     OrderlyRestart,
+    EmptiedDisk,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutInAWrite,
@@ -31,6 +32,7 @@ impl Fault {
         Self::SlowDisk,
         Self::ClockJump,
         Self::OrderlyRestart,
+        Self::EmptiedDisk,
     ];
 }
 

@@ -1,5 +1,6 @@
 //! One broker's machine: the disks that outlive its process, and the process as turmoil starts it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -12,17 +13,14 @@ use streambus_broker::config::BrokerConfig;
 use streambus_broker::config::address::HostPort;
 use streambus_broker::random::Random;
 use streambus_broker::server::{BrokerEnv, Server, StoreSource};
-use streambus_consensus::database::{DatabaseSource, MemoryDatabase};
+use streambus_consensus::database::DatabaseSource;
 use streambus_consensus::image::ClusterImage;
+use streambus_consensus::types::RaftId;
 use streambus_protocol::batch::batches;
 use streambus_protocol::ids::{BrokerId, PartitionId};
 use streambus_storage::clock::Clock;
 use streambus_storage::config::StoreConfig;
-use streambus_storage::disk::Disk as _;
-use streambus_storage::disk::faulty::{Fault, FaultyDisk};
-use streambus_storage::disk::memory::MemoryDisk;
 use streambus_storage::error::OpenError;
-use streambus_storage::index::memory::MemoryIndex;
 use streambus_storage::partition_log::{PartitionLog, Read, ReadLimit};
 use streambus_storage::store::{Drive, RecoveryReport, Store, StoreEnv};
 use streambus_tests::dump::{LogDump, StoredBatch};
@@ -30,7 +28,7 @@ use streambus_tests::event::What;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::forgetful::ForgetfulDisk;
+use crate::disks::Disks;
 use crate::network::{HostNetwork, Wires};
 use crate::plant::Plant;
 use crate::trace::{HostClock, Trace};
@@ -53,10 +51,8 @@ pub(crate) struct Machine {
     pub(crate) trace: Trace,
     pub(crate) network: HostNetwork,
     pub(crate) brokers: u32,
-    disk: FaultyDisk,
-    forgetful: ForgetfulDisk,
-    index: Arc<MemoryIndex>,
-    metadata: MemoryDatabase,
+    /// Exchanged when they are emptied.
+    disks: Arc<Mutex<Disks>>,
     /// Draws for this machine alone, so that what one does changes nothing for another.
     random: Arc<Mutex<StdRng>>,
     /// The longest that one commit takes, in milliseconds.
@@ -66,12 +62,13 @@ pub(crate) struct Machine {
     pub(crate) image: Arc<Mutex<Option<Arc<ClusterImage>>>>,
     /// Counts starts.
     lives: Arc<AtomicU64>,
-    /// The last change of the disk for which a power cut is planned.
-    planned_until: Arc<AtomicU64>,
     plant: Plant,
     /// Asks this life's process to stop.
     stop: Arc<Mutex<CancellationToken>>,
     has_stopped: Arc<AtomicBool>,
+    /// The Raft node that its disks are, and those that emptied disks were.
+    node: Arc<Mutex<Option<RaftId>>>,
+    former_nodes: Arc<Mutex<BTreeSet<RaftId>>>,
 }
 
 impl Machine {
@@ -79,85 +76,64 @@ impl Machine {
         let seed = seed.wrapping_mul(1_000_003).wrapping_add(u64::from(id));
         let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
         let commit_ms_max = Arc::new(AtomicU64::new(4));
-        let (drawn, longest) = (Arc::clone(&random), Arc::clone(&commit_ms_max));
-        let metadata = MemoryDatabase::new(move || {
-            Duration::from_millis(drawn.lock().random_range(1..=longest.load(Ordering::Relaxed)))
-        });
-        if plant == Plant::ForgottenVotes {
-            metadata.lie_about_syncs();
-        }
-        let forgetful = ForgetfulDisk::new(Arc::new(MemoryDisk::new()), plant == Plant::AckBeforeSync);
+        let disks = Disks::empty(seed, plant, &random, &commit_ms_max);
         let network = HostNetwork { me: host(id), wires: wires.clone(), silent: Arc::new(AtomicBool::new(false)) };
         Self {
             id,
             trace: trace.clone(),
             network,
             brokers,
-            disk: FaultyDisk::new(Arc::new(forgetful.clone()), seed),
-            forgetful,
-            index: Arc::new(MemoryIndex::new()),
-            metadata,
+            disks: Arc::new(Mutex::new(disks)),
             random,
             commit_ms_max,
             skew_ms: Arc::new(AtomicI64::new(0)),
             image: Arc::default(),
             lives: Arc::default(),
-            planned_until: Arc::default(),
             plant,
             stop: Arc::default(),
             has_stopped: Arc::default(),
+            node: Arc::default(),
+            former_nodes: Arc::default(),
         }
     }
 
-    /// The process is gone: what it wrote stays, what only its memory held does not.
+    pub(crate) fn disks(&self) -> Disks {
+        self.disks.lock().clone()
+    }
+
+    /// The process is gone.
     pub(crate) fn lose_process(&self) {
         self.network.silent.store(true, Ordering::Relaxed);
         *self.image.lock() = None;
-        self.index.crash();
-        self.metadata.crash(usize::MAX);
+        self.disks().lose_process();
     }
 
-    /// Power is gone: what was not synced may be lost.
+    /// Power is gone.
     pub(crate) fn lose_power(&self) {
         self.network.silent.store(true, Ordering::Relaxed);
         *self.image.lock() = None;
-        self.forgetful.lose_power().expect("a disk in memory works");
-        self.disk.cut_power().expect("a disk in memory works");
-        self.index.crash();
-        let kept = self.random.lock().random_range(0..=self.metadata.unsynced());
-        self.metadata.crash(kept);
+        self.disks().lose_power();
     }
 
-    /// Power will be lost in the middle of the `nth` change of the disk from now on.
-    pub(crate) fn plan_power_cut(&self, nth: u64) {
-        let at = self.disk.counters().mutations + nth;
-        self.planned_until.fetch_max(at, Ordering::Relaxed);
-        self.disk.plan(Fault::PowerCutAtMutation(at));
-    }
-
-    /// True while a planned power cut may still come.
-    pub(crate) fn has_plan(&self) -> bool {
-        self.disk.counters().mutations < self.planned_until.load(Ordering::Relaxed)
-    }
-
-    /// Brings what is planned about now, on a machine without power: it must not come after everything is healed.
-    pub(crate) fn use_up_plan(&self) {
-        while self.has_plan() {
-            self.disk.restart();
-            // It fails when the power goes, which is what it is done for.
-            let _gone = self.disk.sync_dir();
+    /// Gives a machine without a process disks with nothing on them. What it was in the metadata's Raft group it must never
+    /// be again.
+    pub(crate) fn empty_disks(&self) {
+        let mut disks = self.disks.lock();
+        if self.plant == Plant::UnnoticedLossOfRecords {
+            *disks = disks.without_records();
+            return;
         }
-        self.disk.cut_power().expect("a disk in memory works");
-    }
-
-    /// False once a planned power cut has come.
-    pub(crate) fn is_powered(&self) -> bool {
-        self.disk.is_running()
+        let seed = self.random.lock().next_u64();
+        *disks = Disks::empty(seed, self.plant, &self.random, &self.commit_ms_max);
+        // Real files: the identity and the snapshots of the metadata.
+        std::fs::remove_dir_all(host(self.id)).expect("the data directory is there");
+        self.former_nodes.lock().extend(self.node.lock().take());
+        self.trace.event(&host(self.id), What::Wiped { broker: self.id });
     }
 
     /// Power is back, the process may start.
     pub(crate) fn restart(&self) {
-        self.disk.restart();
+        self.disks().records.restart();
         *self.stop.lock() = CancellationToken::new();
         self.has_stopped.store(false, Ordering::Relaxed);
         self.network.silent.store(false, Ordering::Relaxed);
@@ -197,7 +173,8 @@ impl Machine {
 
     /// A store on this machine's disks that the caller drives.
     fn open(&self, clock: Arc<dyn Clock>) -> Result<(Store, RecoveryReport), OpenError> {
-        let random = Arc::clone(&self.random);
+        let (random, disks) = (Arc::clone(&self.random), self.disks());
+        let forged = (self.plant == Plant::UnnoticedLossOfRecords).then_some(u128::from(self.id));
         // So small that segments fill, extents end and reads leave the tail cache within one run.
         let config = StoreConfig {
             segment_bytes: 512 << 10,
@@ -209,12 +186,12 @@ impl Machine {
             ..StoreConfig::tiny()
         };
         let env = StoreEnv {
-            disk: Arc::new(self.disk.clone()),
-            index: Arc::clone(&self.index) as _,
+            disk: Arc::new(disks.records),
+            index: disks.index,
             clock,
             random: Box::new(move || {
                 let mut random = random.lock();
-                u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())
+                forged.unwrap_or_else(|| u128::from(random.next_u64()) << 64 | u128::from(random.next_u64()))
             }),
             drive: Drive::Stepped,
         };
@@ -239,7 +216,7 @@ impl Machine {
             random: Arc::new(Random::seeded(seed)),
             network: Arc::new(self.network.clone()),
             store: source,
-            metadata: DatabaseSource::Memory(self.metadata.clone()),
+            metadata: DatabaseSource::Memory(self.disks().metadata),
         };
         let started = tokio::select! {
             biased;
@@ -251,14 +228,20 @@ impl Machine {
             Err(error) => {
                 // The disk may have died under it, which the driver notices.
                 self.trace.line(&me, &format!("does not start: {error}"));
-                return match self.is_powered() {
+                return match self.disks().is_powered() {
                     true => Err(format!("broker {} does not start: {error}", self.id).into()),
                     false => std::future::pending().await,
                 };
             }
         };
         self.trace.event(&me, What::Started { broker: self.id });
-        let mut images = server.metadata().expect("it runs").watch();
+        let metadata = server.metadata().expect("it runs");
+        let node = metadata.identity().raft_id;
+        *self.node.lock() = Some(node);
+        if self.former_nodes.lock().contains(&node) {
+            return Err(format!("broker {} votes as the Raft node that its emptied disk was", self.id).into());
+        }
+        let mut images = metadata.watch();
         loop {
             let image = Arc::clone(&images.borrow_and_update());
             self.observe(&image);
@@ -291,14 +274,14 @@ impl Machine {
 
     /// Does the disk's work, taking its time.
     async fn drive(self, store: Store) {
-        let mut idle = 0;
+        let (mut idle, disks) = (0, self.disks());
         loop {
             let longest = self.commit_ms_max.load(Ordering::Relaxed);
             let takes = self.random.lock().random_range(1..=longest.max(1));
             sleep(Duration::from_millis(takes)).await;
             if store.step() {
                 idle = 0;
-                if !self.disk.is_running() {
+                if !disks.is_powered() {
                     // The process died inside this commit: nothing that follows leaves the machine.
                     self.network.silent.store(true, Ordering::Relaxed);
                 }

@@ -9,6 +9,7 @@
 //! in each. What is cut and what is not covered: docs/adr/0009-simulating-whole-brokers.md.
 
 mod child;
+mod disks;
 mod entropy;
 mod fault;
 mod forgetful;
@@ -106,4 +107,9 @@ fn forgotten_votes_are_caught() {
 #[test]
 fn stops_without_a_hand_over_are_caught() {
     is_caught(Plant::StopWithoutHandOver);
+}
+
+#[test]
+fn an_emptied_disk_that_nobody_notices_is_caught() {
+    is_caught(Plant::UnnoticedLossOfRecords);
 }

@@ -14,13 +14,21 @@ pub(crate) enum Plant {
     ForgottenVotes,
     /// A broker that is asked to stop goes at once and says that it has stopped in order.
     StopWithoutHandOver,
+    /// The disk that a broker keeps its records on is emptied, and the empty one says that it is the same.
+    UnnoticedLossOfRecords,
     /// Something in the run draws from the system, so that it differs from its repetition.
     Undetermined,
 }
 
 impl Plant {
-    const ALL: [Self; 5] =
-        [Self::None, Self::AckBeforeSync, Self::ForgottenVotes, Self::StopWithoutHandOver, Self::Undetermined];
+    const ALL: [Self; 6] = [
+        Self::None,
+        Self::AckBeforeSync,
+        Self::ForgottenVotes,
+        Self::StopWithoutHandOver,
+        Self::UnnoticedLossOfRecords,
+        Self::Undetermined,
+    ];
 
     pub(crate) fn name(self) -> String {
         format!("{self:?}")
@@ -37,6 +45,7 @@ impl Plant {
             Self::AckBeforeSync => Some(Fault::PowerCutOfAll),
             Self::ForgottenVotes => Some(Fault::PowerCut),
             Self::StopWithoutHandOver => Some(Fault::OrderlyRestart),
+            Self::UnnoticedLossOfRecords => Some(Fault::EmptiedDisk),
         }
     }
 }

@@ -70,8 +70,18 @@ struct World<'a> {
     plant: Plant,
     /// Brokers that were asked to stop, until they have.
     stopping: BTreeMap<u32, Stopping>,
+    emptied: Emptied,
     /// How many faults there were.
     faults: u64,
+}
+
+/// Whether a broker has lost its disks: one in a run, and only when the others have everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Emptied {
+    NotYet,
+    /// As soon as the cluster can bear it.
+    Wanted,
+    Done,
 }
 
 /// A broker that was asked to stop.
@@ -190,6 +200,7 @@ impl World<'_> {
             unsettled_until: Duration::ZERO,
             plant,
             stopping: BTreeMap::new(),
+            emptied: Emptied::NotYet,
             faults: 0,
         }
     }
@@ -261,7 +272,7 @@ impl World<'_> {
         let died: Vec<u32> = self
             .machines
             .iter()
-            .filter(|(id, m)| !self.down.contains(id) && !m.is_powered())
+            .filter(|(id, m)| !self.down.contains(id) && !m.disks().is_powered())
             .map(|(id, _)| *id)
             .collect();
         for id in died {
@@ -270,6 +281,7 @@ impl World<'_> {
             self.lose_power(id, back);
         }
         self.take_stopped()?;
+        self.empty_if_wanted();
         let now = self.sim.elapsed();
         if !self.due.is_empty() || !self.stopping.is_empty() {
             self.unsettled_until = now + UNSETTLED;

@@ -7,10 +7,11 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use streambus_tests::event::What;
 
-use super::{BROKERS, CLIENTS, STOP_PATIENCE, Stopping, TICK, UNCONFIRMED_MAX, World};
+use super::{BROKERS, CLIENTS, Emptied, STOP_PATIENCE, Stopping, TICK, UNCONFIRMED_MAX, World};
 use crate::fault::{Due, Fault};
 use crate::machine::{PLANNED_MAX, host};
 use crate::network::Machine as MachineState;
+use crate::plant::Plant;
 
 impl World<'_> {
     pub(super) fn fault(&mut self, what: String) {
@@ -65,7 +66,7 @@ impl World<'_> {
                 let (id, nth) = (self.broker(), self.random.random_range(1..=PLANNED_MAX));
                 if !self.down.contains(&id) {
                     self.fault(format!("power of broker {id} will go in change {nth} of its disk"));
-                    self.machines[&id].plan_power_cut(nth);
+                    self.machines[&id].disks().plan_power_cut(nth);
                 }
             }
             Fault::PowerCutOfAll => {
@@ -138,6 +139,11 @@ impl World<'_> {
                     self.stopping.insert(id, Stopping { until, back, calm_after });
                 }
             }
+            Fault::EmptiedDisk => {
+                if self.emptied == Emptied::NotYet {
+                    self.emptied = Emptied::Wanted;
+                }
+            }
         }
     }
 
@@ -178,7 +184,7 @@ impl World<'_> {
     /// True when no fault is at work and the cluster has got over every earlier one.
     fn is_calm(&self) -> bool {
         let is_over = self.due.is_empty() && self.held.is_empty() && self.sim.elapsed() >= self.unsettled_until;
-        is_over && self.is_in_sync() && self.machines.values().all(|machine| !machine.has_plan())
+        is_over && self.is_in_sync() && self.machines.values().all(|machine| !machine.disks().has_plan())
     }
 
     /// Takes away the processes that have stopped as they were asked to; refuses one that does not end, or that still
@@ -209,6 +215,24 @@ impl World<'_> {
         others.filter_map(|(_, machine)| machine.image.lock().clone()).any(|image| {
             image.partitions().all(|(_, _, partition)| partition.leader.is_some_and(|leader| leader.get() != id))
         })
+    }
+
+    /// Empties one broker's disks, if that is wanted and every other broker has all that is acknowledged; with luck in the
+    /// same moment as the power of all goes, so that nobody is there who knows that one of them has lost everything.
+    pub(super) fn empty_if_wanted(&mut self) {
+        if self.emptied != Emptied::Wanted || !self.is_in_sync() {
+            return;
+        }
+        self.emptied = Emptied::Done;
+        let (id, is_alone) = (self.broker(), self.random.random_bool(0.5));
+        let is_alone = is_alone && self.plant != Plant::UnnoticedLossOfRecords;
+        let others = if is_alone { "" } else { ", and power of every broker is cut" };
+        self.fault(format!("the disks of broker {id} are emptied{others}"));
+        for dark in (1..=BROKERS).filter(|dark| *dark == id || !is_alone) {
+            let back = self.duration(300, 6_000);
+            self.lose_power(dark, back);
+        }
+        self.machines[&id].empty_disks();
     }
 
     /// The process is gone, the machine and its disks are there.
@@ -268,12 +292,13 @@ impl World<'_> {
 
     /// Ends every fault now.
     pub(super) fn heal(&mut self) {
+        self.emptied = Emptied::Done;
         for id in 1..=BROKERS {
-            if self.machines[&id].has_plan() {
+            if self.machines[&id].disks().has_plan() {
                 if !self.down.contains(&id) {
                     self.lose_power(id, TICK);
                 }
-                self.machines[&id].use_up_plan();
+                self.machines[&id].disks().use_up_plan();
             }
         }
         self.fault("everything is healed".to_owned());

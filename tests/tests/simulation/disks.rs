@@ -1,0 +1,107 @@
+//! What one broker keeps its data on: all of it outlives the process, and a power cut as far as it was synced.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore};
+use streambus_consensus::database::MemoryDatabase;
+use streambus_storage::disk::Disk as _;
+use streambus_storage::disk::faulty::{Fault, FaultyDisk};
+use streambus_storage::disk::memory::MemoryDisk;
+use streambus_storage::index::memory::MemoryIndex;
+
+use crate::forgetful::ForgetfulDisk;
+use crate::plant::Plant;
+
+/// The disks of one machine. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Disks {
+    forgetful: ForgetfulDisk,
+    pub(crate) records: FaultyDisk,
+    pub(crate) index: Arc<MemoryIndex>,
+    pub(crate) metadata: MemoryDatabase,
+    /// The machine's own draws.
+    random: Arc<Mutex<StdRng>>,
+    /// The last change of the records' disk for which a power cut is planned.
+    planned_until: Arc<AtomicU64>,
+}
+
+impl Disks {
+    /// Disks with nothing on them. A sync of the metadata takes up to `commit_ms_max` milliseconds.
+    pub(crate) fn empty(seed: u64, plant: Plant, random: &Arc<Mutex<StdRng>>, commit_ms_max: &Arc<AtomicU64>) -> Self {
+        let (drawn, longest) = (Arc::clone(random), Arc::clone(commit_ms_max));
+        let metadata = MemoryDatabase::new(move || {
+            Duration::from_millis(drawn.lock().random_range(1..=longest.load(Ordering::Relaxed)))
+        });
+        if plant == Plant::ForgottenVotes {
+            metadata.lie_about_syncs();
+        }
+        let forgetful = ForgetfulDisk::new(Arc::new(MemoryDisk::new()), plant == Plant::AckBeforeSync);
+        Self {
+            records: FaultyDisk::new(Arc::new(forgetful.clone()), seed),
+            forgetful,
+            index: Arc::new(MemoryIndex::new()),
+            metadata,
+            random: Arc::clone(random),
+            planned_until: Arc::default(),
+        }
+    }
+
+    /// The same metadata beside records that are gone: what nobody would notice who looks at the metadata alone.
+    pub(crate) fn without_records(&self) -> Self {
+        let forgetful = ForgetfulDisk::new(Arc::new(MemoryDisk::new()), false);
+        let seed = self.random.lock().next_u64();
+        Self {
+            records: FaultyDisk::new(Arc::new(forgetful.clone()), seed),
+            forgetful,
+            index: Arc::new(MemoryIndex::new()),
+            planned_until: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    /// The process is gone: what it wrote stays, what only its memory held does not.
+    pub(crate) fn lose_process(&self) {
+        self.index.crash();
+        self.metadata.crash(usize::MAX);
+    }
+
+    /// Power is gone: what was not synced may be lost.
+    pub(crate) fn lose_power(&self) {
+        self.forgetful.lose_power().expect("a disk in memory works");
+        self.records.cut_power().expect("a disk in memory works");
+        self.index.crash();
+        let kept = self.random.lock().random_range(0..=self.metadata.unsynced());
+        self.metadata.crash(kept);
+    }
+
+    /// Power will be lost in the middle of the `nth` change from now on.
+    pub(crate) fn plan_power_cut(&self, nth: u64) {
+        let at = self.records.counters().mutations + nth;
+        self.planned_until.fetch_max(at, Ordering::Relaxed);
+        self.records.plan(Fault::PowerCutAtMutation(at));
+    }
+
+    /// True while a planned power cut may still come.
+    pub(crate) fn has_plan(&self) -> bool {
+        self.records.counters().mutations < self.planned_until.load(Ordering::Relaxed)
+    }
+
+    /// Brings what is planned about now, on a machine without power: it must not come after everything is healed.
+    pub(crate) fn use_up_plan(&self) {
+        while self.has_plan() {
+            self.records.restart();
+            // It fails when the power goes, which is what it is done for.
+            let _gone = self.records.sync_dir();
+        }
+        self.records.cut_power().expect("a disk in memory works");
+    }
+
+    /// False once a planned power cut has come.
+    pub(crate) fn is_powered(&self) -> bool {
+        self.records.is_running()
+    }
+}
