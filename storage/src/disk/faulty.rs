@@ -145,6 +145,11 @@ impl FaultyDisk {
         self.state.lock().plan.push(fault);
     }
 
+    /// Takes `fault` back, if it was planned and has not come. False otherwise.
+    pub fn take_back(&self, fault: &Fault) -> bool {
+        self.state.lock().take(fault)
+    }
+
     /// What was done so far.
     pub fn counters(&self) -> Counters {
         self.state.lock().counters

@@ -1,7 +1,7 @@
 //! What one broker keeps its data on: all of it outlives the process, and a power cut as far as it was synced.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,9 +16,22 @@ use streambus_storage::index::memory::MemoryIndex;
 use crate::forgetful::ForgetfulDisk;
 use crate::plant::Plant;
 
+/// What fails once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskError {
+    Write,
+    Sync,
+    Allocation,
+}
+
+impl DiskError {
+    pub(crate) const ALL: [Self; 3] = [Self::Write, Self::Sync, Self::Allocation];
+}
+
 /// The disks of one machine. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Disks {
+    memory: MemoryDisk,
     forgetful: ForgetfulDisk,
     pub(crate) records: FaultyDisk,
     pub(crate) index: Arc<MemoryIndex>,
@@ -27,6 +40,12 @@ pub(crate) struct Disks {
     random: Arc<Mutex<StdRng>>,
     /// The last change of the records' disk for which a power cut is planned.
     planned_until: Arc<AtomicU64>,
+    /// The errors that were planned and not taken back.
+    errors: Arc<Mutex<Vec<Fault>>>,
+    is_full: Arc<AtomicBool>,
+    /// Whether anything but a power cut was wrong with the records' disk in this life of the process.
+    was_in_trouble: Arc<AtomicBool>,
+    plant: Plant,
 }
 
 impl Disks {
@@ -39,28 +58,28 @@ impl Disks {
         if plant == Plant::ForgottenVotes {
             metadata.lie_about_syncs();
         }
-        let forgetful = ForgetfulDisk::new(Arc::new(MemoryDisk::new()), plant == Plant::AckBeforeSync);
+        let memory = MemoryDisk::new();
+        let forgetful = ForgetfulDisk::new(Arc::new(memory.clone()), plant == Plant::AckBeforeSync);
         Self {
+            memory,
             records: FaultyDisk::new(Arc::new(forgetful.clone()), seed),
             forgetful,
             index: Arc::new(MemoryIndex::new()),
             metadata,
             random: Arc::clone(random),
             planned_until: Arc::default(),
+            errors: Arc::default(),
+            is_full: Arc::default(),
+            was_in_trouble: Arc::default(),
+            plant,
         }
     }
 
     /// The same metadata beside records that are gone: what nobody would notice who looks at the metadata alone.
     pub(crate) fn without_records(&self) -> Self {
-        let forgetful = ForgetfulDisk::new(Arc::new(MemoryDisk::new()), false);
         let seed = self.random.lock().next_u64();
-        Self {
-            records: FaultyDisk::new(Arc::new(forgetful.clone()), seed),
-            forgetful,
-            index: Arc::new(MemoryIndex::new()),
-            planned_until: Arc::default(),
-            ..self.clone()
-        }
+        let empty = Self::empty(seed, self.plant, &self.random, &Arc::default());
+        Self { metadata: self.metadata.clone(), ..empty }
     }
 
     /// The process is gone: what it wrote stays, what only its memory held does not.
@@ -98,6 +117,49 @@ impl Disks {
             let _gone = self.records.sync_dir();
         }
         self.records.cut_power().expect("a disk in memory works");
+    }
+
+    /// The `nth` write, sync or reservation of space from now on fails once. With that planted, all writes are lost from now
+    /// on and nobody is told.
+    pub(crate) fn plan_error(&self, kind: DiskError, nth: u64) {
+        let counters = self.records.counters();
+        let error = match kind {
+            DiskError::Write => Fault::FailWrite(counters.writes + nth),
+            DiskError::Sync => Fault::FailSync(counters.syncs + nth),
+            DiskError::Allocation => Fault::BreakAllocate(counters.allocations + nth),
+        };
+        self.was_in_trouble.store(true, Ordering::Relaxed);
+        self.errors.lock().push(error.clone());
+        match self.plant {
+            Plant::UnnoticedWriteErrors => self.forgetful.swallow_writes(true),
+            _ => self.records.plan(error),
+        }
+    }
+
+    /// Takes back the errors that have not come.
+    pub(crate) fn forget_errors(&self) {
+        self.forgetful.swallow_writes(false);
+        for error in self.errors.lock().drain(..) {
+            let _has_come = !self.records.take_back(&error);
+        }
+    }
+
+    /// Whether the records' disk has no room for anything more.
+    pub(crate) fn set_full(&self, is_full: bool) {
+        self.is_full.store(is_full, Ordering::Relaxed);
+        self.was_in_trouble.fetch_or(is_full, Ordering::Relaxed);
+        self.memory.set_capacity(if is_full { 0 } else { u64::MAX });
+    }
+
+    /// A process starts on them.
+    pub(crate) fn begin_life(&self) {
+        let is_in_trouble = self.is_full.load(Ordering::Relaxed) || !self.errors.lock().is_empty();
+        self.was_in_trouble.store(is_in_trouble, Ordering::Relaxed);
+    }
+
+    /// True if this life of the process has, or has had, reason to fail for the records' disk.
+    pub(crate) fn excuse_failure(&self) -> bool {
+        self.was_in_trouble.load(Ordering::Relaxed)
     }
 
     /// False once a planned power cut has come.

@@ -16,10 +16,12 @@ pub(crate) enum Fault {
     ClockJump,
     OrderlyRestart,
     EmptiedDisk,
+    DiskError,
+    FullDisk,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutInAWrite,
@@ -33,6 +35,8 @@ impl Fault {
         Self::ClockJump,
         Self::OrderlyRestart,
         Self::EmptiedDisk,
+        Self::DiskError,
+        Self::FullDisk,
     ];
 }
 
@@ -45,4 +49,7 @@ pub(crate) enum Due {
     Release(String, String),
     QuickLink(String, String),
     QuickDisk(u32),
+    /// No more errors of the disk, and a new process, because one that met an error writes no more.
+    SoundDisk(u32),
+    RoomOnDisk(u32),
 }

@@ -1,8 +1,9 @@
-//! A disk that confirms what it has only cached, when it is told to be one: a planted fault that a run must notice. Else
-//! it only hands on.
+//! A disk that lies: it confirms what it has only cached, or what it does not write at all. Planted faults that a run must
+//! notice; else it only hands on.
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use streambus_storage::aligned::{AlignedBuffer, Blocks};
@@ -25,11 +26,18 @@ pub(crate) struct ForgetfulDisk {
     inner: Arc<dyn Disk>,
     cached: Arc<Mutex<Vec<Cached>>>,
     forgets: bool,
+    /// Says that writes are done and does none.
+    swallows: Arc<AtomicBool>,
 }
 
 impl ForgetfulDisk {
     pub(crate) fn new(inner: Arc<dyn Disk>, forgets: bool) -> Self {
-        Self { inner, cached: Arc::default(), forgets }
+        Self { inner, cached: Arc::default(), forgets, swallows: Arc::default() }
+    }
+
+    /// Whether it says of every write that it is done, and does none.
+    pub(crate) fn swallow_writes(&self, swallows: bool) {
+        self.swallows.store(swallows, Ordering::Relaxed);
     }
 
     /// Undoes what was only cached, newest first.
@@ -45,11 +53,7 @@ impl ForgetfulDisk {
 
 impl Disk for ForgetfulDisk {
     fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
-        let inner = self.inner.open(name, how)?;
-        Ok(match self.forgets {
-            true => Arc::new(ForgetfulFile { inner, cached: Arc::clone(&self.cached) }),
-            false => inner,
-        })
+        Ok(Arc::new(ForgetfulFile { inner: self.inner.open(name, how)?, disk: self.clone() }))
     }
 
     fn exists(&self, name: &str) -> io::Result<bool> {
@@ -92,7 +96,7 @@ impl Disk for ForgetfulDisk {
 #[derive(Debug)]
 struct ForgetfulFile {
     inner: Arc<dyn DiskFile>,
-    cached: Arc<Mutex<Vec<Cached>>>,
+    disk: ForgetfulDisk,
 }
 
 impl DiskFile for ForgetfulFile {
@@ -101,12 +105,18 @@ impl DiskFile for ForgetfulFile {
     }
 
     fn write_at_durably(&self, position: u64, blocks: Blocks<'_>) -> io::Result<()> {
+        if self.disk.swallows.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if !self.disk.forgets {
+            return self.inner.write_at_durably(position, blocks);
+        }
         let mut before = vec![0; blocks.len()];
         if position + blocks.len() as u64 <= self.inner.len()? {
             self.inner.read_at(position, &mut before)?;
         }
         self.inner.write_at_durably(position, blocks)?;
-        let mut cached = self.cached.lock();
+        let mut cached = self.disk.cached.lock();
         cached.push(Cached { file: Arc::clone(&self.inner), position, before });
         if cached.len() > CACHED_MAX {
             cached.remove(0);

@@ -144,7 +144,7 @@ impl Machine {
         self.stop.lock().cancel();
     }
 
-    /// True once the process has done what it was asked, and is about to exit.
+    /// True once the process has ended by itself, asked or not, and is about to exit.
     pub(crate) fn has_stopped(&self) -> bool {
         self.has_stopped.load(Ordering::Relaxed)
     }
@@ -202,7 +202,8 @@ impl Machine {
     pub(crate) async fn run(self) -> turmoil::Result {
         let life = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
         let me = host(self.id);
-        let stop = self.stop.lock().clone();
+        let (stop, disks) = (self.stop.lock().clone(), self.disks());
+        disks.begin_life();
         self.trace.line(&me, &format!("starts for the {life}. time"));
         let machine = self.clone();
         let source = StoreSource::new(move |_: &Path, _, clock| {
@@ -216,7 +217,7 @@ impl Machine {
             random: Arc::new(Random::seeded(seed)),
             network: Arc::new(self.network.clone()),
             store: source,
-            metadata: DatabaseSource::Memory(self.disks().metadata),
+            metadata: DatabaseSource::Memory(disks.metadata.clone()),
         };
         let started = tokio::select! {
             biased;
@@ -226,10 +227,14 @@ impl Machine {
         let server = match started {
             Ok(server) => server,
             Err(error) => {
+                let failure = format!("does not start: {error}");
+                if disks.is_powered() && disks.excuse_failure() {
+                    return self.exit(&failure).await;
+                }
                 // The disk may have died under it, which the driver notices.
-                self.trace.line(&me, &format!("does not start: {error}"));
-                return match self.disks().is_powered() {
-                    true => Err(format!("broker {} does not start: {error}", self.id).into()),
+                self.trace.line(&me, &failure);
+                return match disks.is_powered() {
+                    true => Err(format!("broker {} {failure}", self.id).into()),
                     false => std::future::pending().await,
                 };
             }

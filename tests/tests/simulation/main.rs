@@ -113,3 +113,9 @@ fn stops_without_a_hand_over_are_caught() {
 fn an_emptied_disk_that_nobody_notices_is_caught() {
     is_caught(Plant::UnnoticedLossOfRecords);
 }
+
+/// A full disk refuses by the same ways as a failing one: who did not look at one answer would not look at the other.
+#[test]
+fn write_errors_that_nobody_notices_are_caught() {
+    is_caught(Plant::UnnoticedWriteErrors);
+}

@@ -16,17 +16,20 @@ pub(crate) enum Plant {
     StopWithoutHandOver,
     /// The disk that a broker keeps its records on is emptied, and the empty one says that it is the same.
     UnnoticedLossOfRecords,
+    /// A write that fails is reported as done, and so is every later one, on all brokers' disks at the same time.
+    UnnoticedWriteErrors,
     /// Something in the run draws from the system, so that it differs from its repetition.
     Undetermined,
 }
 
 impl Plant {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::None,
         Self::AckBeforeSync,
         Self::ForgottenVotes,
         Self::StopWithoutHandOver,
         Self::UnnoticedLossOfRecords,
+        Self::UnnoticedWriteErrors,
         Self::Undetermined,
     ];
 
@@ -46,6 +49,7 @@ impl Plant {
             Self::ForgottenVotes => Some(Fault::PowerCut),
             Self::StopWithoutHandOver => Some(Fault::OrderlyRestart),
             Self::UnnoticedLossOfRecords => Some(Fault::EmptiedDisk),
+            Self::UnnoticedWriteErrors => Some(Fault::DiskError),
         }
     }
 }

@@ -40,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const UNSETTLED: Duration = Duration::from_secs(5);
 /// How long a broker may take that was asked to stop: longer than all its patience with others together.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// When a supervisor starts a process again that could not start.
+const SUPERVISED_AFTER: Duration = Duration::from_millis(500);
 /// Acknowledgements before the first fault.
 const ACKED_FIRST: u64 = 100;
 

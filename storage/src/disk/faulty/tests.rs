@@ -50,6 +50,19 @@ fn a_power_cut_tears_only_the_write_in_flight() {
     assert!(seen.len() > 3, "tears differ: {seen:?}");
 }
 
+/// Catches a fault that comes after it was taken back, and one that is said to be taken back after it has come.
+#[test]
+fn what_is_taken_back_does_not_come() {
+    let disk = faulty(1);
+    let file = disk.open("a", OpenHow::CreateNew).expect("creates");
+    disk.plan(Fault::FailWrite(1));
+    assert!(disk.take_back(&Fault::FailWrite(1)), "it has not come");
+    file.write_at_durably(0, block(1).blocks(BLOCK_BYTES)).expect("nothing is planned");
+    disk.plan(Fault::FailWrite(2));
+    file.write_at_durably(0, block(2).blocks(BLOCK_BYTES)).expect_err("it is planned");
+    assert!(!disk.take_back(&Fault::FailWrite(2)), "it has come");
+}
+
 /// Catches names that survive without a sync, and synced ones that do not.
 #[test]
 fn a_power_cut_keeps_a_prefix_of_the_changes_of_names() {

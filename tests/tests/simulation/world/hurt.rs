@@ -7,9 +7,10 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use streambus_tests::event::What;
 
-use super::{BROKERS, CLIENTS, Emptied, STOP_PATIENCE, Stopping, TICK, UNCONFIRMED_MAX, World};
+use super::{BROKERS, CLIENTS, Emptied, STOP_PATIENCE, SUPERVISED_AFTER, Stopping, TICK, UNCONFIRMED_MAX, World};
+use crate::disks::DiskError;
 use crate::fault::{Due, Fault};
-use crate::machine::{PLANNED_MAX, host};
+use crate::machine::{Machine, PLANNED_MAX, host};
 use crate::network::Machine as MachineState;
 use crate::plant::Plant;
 
@@ -130,14 +131,26 @@ impl World<'_> {
             }
             Fault::OrderlyRestart => {
                 let (id, back) = (self.broker(), self.duration(50, 4_000));
-                if !self.down.contains(&id) && !self.stopping.contains_key(&id) {
+                if self.is_running(id) {
                     let is_calm = self.is_calm();
-                    self.fault(format!("broker {id} is asked to stop"));
-                    self.machines[&id].ask_to_stop();
-                    let until = self.sim.elapsed() + STOP_PATIENCE;
-                    let calm_after = is_calm.then_some(self.faults);
-                    self.stopping.insert(id, Stopping { until, back, calm_after });
+                    self.ask_to_stop(id, back, is_calm);
                 }
+            }
+            Fault::DiskError => {
+                let kind = *DiskError::ALL.choose(&mut self.random).expect("three");
+                let (id, nth, time) = (self.broker(), self.random.random_range(1..=4), self.duration(1_000, 6_000));
+                let is_planted = self.plant == Plant::UnnoticedWriteErrors;
+                for id in (1..=BROKERS).filter(|other| *other == id || is_planted) {
+                    self.fault(format!("{kind:?} {nth} of the disk of broker {id} fails, new process in {time:?}"));
+                    self.machines[&id].disks().plan_error(kind, nth);
+                    self.later(time, Due::SoundDisk(id));
+                }
+            }
+            Fault::FullDisk => {
+                let (id, time) = (self.broker(), self.duration(500, 6_000));
+                self.fault(format!("the disk of broker {id} is full for {time:?}"));
+                self.machines[&id].disks().set_full(true);
+                self.later(time, Due::RoomOnDisk(id));
             }
             Fault::EmptiedDisk => {
                 if self.emptied == Emptied::NotYet {
@@ -177,6 +190,14 @@ impl World<'_> {
             Due::QuickLink(one, other) => {
                 self.sim.set_link_max_message_latency(one, other, Duration::from_millis(8));
             }
+            Due::SoundDisk(id) => {
+                self.machines[&id].disks().forget_errors();
+                if self.is_running(id) {
+                    let back = self.duration(50, 2_000);
+                    self.ask_to_stop(id, back, false);
+                }
+            }
+            Due::RoomOnDisk(id) => self.machines[&id].disks().set_full(false),
             Due::QuickDisk(id) => self.machines[&id].commit_ms_max.store(4, Ordering::Relaxed),
         }
     }
@@ -187,23 +208,38 @@ impl World<'_> {
         is_over && self.is_in_sync() && self.machines.values().all(|machine| !machine.disks().has_plan())
     }
 
-    /// Takes away the processes that have stopped as they were asked to; refuses one that does not end, or that still
-    /// leads although nothing kept it from handing over.
+    /// True while broker `id` has a process that nobody has asked to stop.
+    fn is_running(&self, id: u32) -> bool {
+        !self.down.contains(&id) && !self.stopping.contains_key(&id)
+    }
+
+    /// `must_hand_over` unless another fault comes before it has stopped.
+    fn ask_to_stop(&mut self, id: u32, back: Duration, must_hand_over: bool) {
+        self.fault(format!("broker {id} is asked to stop"));
+        self.machines[&id].ask_to_stop();
+        let (until, faults) = (self.sim.elapsed() + STOP_PATIENCE, self.faults);
+        self.stopping.insert(id, Stopping { until, back, calm_after: must_hand_over.then_some(faults) });
+    }
+
+    /// Takes away the processes that have ended by themselves, asked or not; refuses one that was asked and does not end, or
+    /// that still leads although nothing kept it from handing over.
     pub(super) fn take_stopped(&mut self) -> Result<(), String> {
         let now = self.sim.elapsed();
         if let Some(id) = self.stopping.iter().find_map(|(id, stopping)| (now > stopping.until).then_some(*id)) {
             return Err(format!("broker {id} has not stopped {STOP_PATIENCE:?} after it was asked to"));
         }
-        let stopped: Vec<u32> = self.stopping.keys().copied().filter(|id| self.machines[id].has_stopped()).collect();
+        let is_over =
+            |(id, machine): (&u32, &Machine)| (!self.down.contains(id) && machine.has_stopped()).then_some(*id);
+        let stopped: Vec<u32> = self.machines.iter().filter_map(is_over).collect();
         for id in stopped {
-            let Some(Stopping { back, calm_after, .. }) = self.stopping.remove(&id) else { continue };
-            let must_have_handed_over = calm_after == Some(self.faults);
+            let (back, must_have_handed_over) = match self.stopping.remove(&id) {
+                Some(stopping) => (stopping.back, stopping.calm_after == Some(self.faults)),
+                None => (SUPERVISED_AFTER, false),
+            };
             self.fault(format!("broker {id} has stopped, back in {back:?}"));
             self.lose_process(id, back);
             if must_have_handed_over && !self.is_led_by_others(id) {
-                return Err(format!(
-                    "broker {id} has stopped in a cluster that was well, and nobody leads what it led"
-                ));
+                return Err(format!("broker {id} has stopped in a cluster that was well without handing over"));
             }
         }
         Ok(())
