@@ -50,6 +50,7 @@ pub struct BrokerMetrics {
     produced_records: IntCounter,
     produced_bytes: IntCounter,
     fetched_bytes: IntCounter,
+    fetched_near_bytes: IntCounter,
 }
 
 impl BrokerMetrics {
@@ -119,6 +120,10 @@ impl BrokerMetrics {
             produced_records: counter("streambus_produced_records_total", "Records appended for clients."),
             produced_bytes: counter("streambus_produced_bytes_total", "Bytes of record batches appended for clients."),
             fetched_bytes: counter("streambus_fetched_bytes_total", "Bytes of record batches handed to clients."),
+            fetched_near_bytes: counter(
+                "streambus_fetched_near_bytes_total",
+                "Those of them that this broker handed out as a follower, to consumers that read near by.",
+            ),
             registry,
             scraped,
             requests,
@@ -184,9 +189,11 @@ impl BrokerMetrics {
         self.produced_bytes.inc_by(count(bytes));
     }
 
-    /// Batches of `bytes` were handed to a client.
-    pub fn fetched(&self, bytes: usize) {
+    /// Batches of `bytes` were handed to a client, `near` of them of partitions that this broker follows.
+    pub fn fetched(&self, bytes: usize, near: usize) {
+        debug_assert!(near <= bytes);
         self.fetched_bytes.inc_by(count(bytes));
+        self.fetched_near_bytes.inc_by(count(near));
     }
 
     /// From now on, scrapes show this lifecycle's state and problems.

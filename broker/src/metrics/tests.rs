@@ -65,6 +65,8 @@ fn everything_renders_as_families_with_our_names_and_units() {
     metrics.request(ApiKey::Produce, Ok(()), Duration::from_millis(3));
     metrics.request(ApiKey::Produce, Err(ErrorCode::NotLeader), Duration::from_millis(3));
     metrics.http_request(Route::Probe, 503, Duration::ZERO);
+    metrics.fetched(10, 0);
+    metrics.fetched(20, 4);
     let parsed = parse(&metrics.render().expect("renders"));
     for (name, kind) in &parsed.kinds {
         assert!(name.starts_with("streambus_"), "{name}");
@@ -78,6 +80,8 @@ fn everything_renders_as_families_with_our_names_and_units() {
         ("streambus_request_seconds_bucket{api=\"produce\",le=\"0.0025\"}", 0.0),
         ("streambus_request_seconds_bucket{api=\"produce\",le=\"0.005\"}", 2.0),
         ("streambus_http_requests_total{route=\"probe\",status=\"5xx\"}", 1.0),
+        ("streambus_fetched_bytes_total", 30.0),
+        ("streambus_fetched_near_bytes_total", 4.0),
         ("streambus_catch_up_behind_bytes", 7.0),
         ("streambus_catch_up_sent_bytes_total", 8.0),
         ("streambus_state{state=\"starting\"}", 1.0),

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Deadline;
 use crate::metrics::BrokerMetrics;
 use crate::partition::fetch_wait::WaitSet;
+use crate::partition::read::ReadScope;
 use crate::service::directory::Directory;
 use crate::service::nearest::Reading;
 use crate::service::reader::{Got, Patience, ReadBudget, Wanted, read_all};
@@ -83,7 +84,7 @@ impl FetchService {
             let outcome = self.read(&request.partitions, &targets, bytes_max, patience).await;
             let enough = outcome.failed || outcome.bytes >= bytes_min || closing.is_cancelled();
             let Some(until) = until.filter(|until| !enough && !until.has_passed()) else {
-                self.metrics.fetched(outcome.bytes);
+                self.metrics.fetched(outcome.bytes, outcome.near_bytes(&targets));
                 return outcome.response(request.partitions);
             };
             let mut waits = WaitSet::new();
@@ -160,6 +161,15 @@ impl Outcome {
         if let Some(slot) = self.got.get_mut(place) {
             *slot = Some(got);
         }
+    }
+
+    /// Those of its bytes that are of partitions which this broker follows.
+    fn near_bytes(&self, targets: &[Target]) -> usize {
+        let near = targets.iter().zip(&self.got).filter_map(|(target, got)| {
+            target.as_ref().ok().filter(|reading| reading.scope == ReadScope::Followed)?;
+            got.as_ref()?.result.as_ref().ok().map(|out| out.fetched.batches.len())
+        });
+        near.sum()
     }
 
     /// The offset below which everything committed was seen: the wait is for more than that.

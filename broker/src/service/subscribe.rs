@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::BrokerMetrics;
 use crate::partition::fetch_wait::WaitSet;
-use crate::partition::read::Found;
+use crate::partition::read::{Found, ReadScope};
 use crate::service::directory::Directory;
 use crate::service::nearest::Reading;
 use crate::service::reader::{Got, Patience, ReadBudget, Wanted, read_all};
@@ -231,7 +231,7 @@ impl Subscription {
             }
         }
         let mut partitions = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut near_bytes) = (0, 0);
         let patience = Patience { deadline: None, closing: &self.closing };
         for Got { place, result } in read_all(&self.service.budget, wanted, bytes_max, patience).await {
             let Some(slot) = self.streams.get_mut(place) else { continue };
@@ -243,6 +243,9 @@ impl Subscription {
                     let is_caught_up = out.next >= out.fetched.high_watermark;
                     let is_pushed = !out.fetched.batches.is_empty();
                     bytes += out.fetched.batches.len();
+                    if stream.reading.scope == ReadScope::Followed {
+                        near_bytes += out.fetched.batches.len();
+                    }
                     let next = out.next;
                     if is_pushed {
                         partitions.push(outcome(Ok(out.fetched)));
@@ -265,7 +268,7 @@ impl Subscription {
             return None;
         }
         self.control.take_credit(bytes);
-        self.service.metrics.fetched(bytes);
+        self.service.metrics.fetched(bytes, near_bytes);
         Some(PushedBatches { subscription: self.id, partitions })
     }
 
