@@ -64,6 +64,8 @@ pub struct Options {
     pub network: Network,
     /// Settings of every broker, as `--set` takes them.
     pub settings: Vec<String>,
+    /// Whether each broker stands in a rack of its own, that of [`rack_of`].
+    pub has_racks: bool,
     /// What their data lies on.
     pub disks: Disks,
     /// What they run.
@@ -78,6 +80,7 @@ impl Default for Options {
             first_id: 1,
             network: Network::Direct,
             settings: Vec::new(),
+            has_racks: false,
             disks: Disks::default(),
             program: Program::Shipped,
         }
@@ -96,6 +99,7 @@ pub struct Cluster {
     doors: BTreeMap<u32, SocketAddr>,
     wiring: Wiring,
     settings: Vec<String>,
+    has_racks: bool,
     recorder: Recorder,
     folder: Option<TempDir>,
     _turn: MutexGuard<'static, ()>,
@@ -152,9 +156,19 @@ impl Cluster {
             (Network::Namespaces, namespaces) => Wiring::Namespaces(namespaces.expect("just built")),
         };
         let outside = nodes.split_off(options.brokers as usize);
-        let (recorder, settings) = (Recorder::new(), options.settings.clone());
         let founders = nodes.iter().map(|node| node.id).collect();
-        Self { nodes, outside, founders, doors, wiring, settings, recorder, folder: Some(folder), _turn: turn }
+        Self {
+            nodes,
+            outside,
+            founders,
+            doors,
+            wiring,
+            settings: options.settings.clone(),
+            has_racks: options.has_racks,
+            recorder: Recorder::new(),
+            folder: Some(folder),
+            _turn: turn,
+        }
     }
 
     /// The numbers of the brokers that belong to the cluster, running or not.
@@ -307,6 +321,14 @@ impl Cluster {
         get_within(self.node(id).addresses.http, path, Duration::from_secs(2)).ok().map(|(_, body)| body)
     }
 
+    /// The value of one series of a broker's metrics, named with its labels; `None` while it does not answer, or without
+    /// such a series.
+    pub fn metric(&self, id: u32, series: &str) -> Option<f64> {
+        let page = self.page(id, "/metrics")?;
+        let values = page.lines().filter_map(|line| line.rsplit_once(' '));
+        values.filter(|(name, _)| *name == series).find_map(|(_, value)| value.parse().ok())
+    }
+
     /// SIGKILL. Returns when it happened, on the recorder's clock.
     pub fn kill_nine(&mut self, id: u32) -> u64 {
         let at_us = self.recorder.fault(format!("kill -9 of broker {id}"));
@@ -407,6 +429,9 @@ impl Cluster {
     /// Arguments besides the addresses. A cluster of one is started as the single broker that it is.
     fn arguments(&self, id: u32) -> Vec<String> {
         let mut arguments = self.set_arguments();
+        if self.has_racks {
+            arguments.extend(["--rack".to_owned(), rack_of(id)]);
+        }
         if self.founders.len() > 1 {
             let listen = self.node(id).addresses.cluster.to_string();
             arguments.extend(["--cluster-listen".to_owned(), listen, "--peers".to_owned(), self.peers()]);
@@ -479,6 +504,11 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// The rack of one broker, where each has one of its own.
+pub fn rack_of(id: u32) -> String {
+    format!("rack-{id}")
 }
 
 /// Counts the clusters and impostors of this process.

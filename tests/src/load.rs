@@ -65,6 +65,8 @@ impl Default for LoadOptions {
 /// The running load.
 #[derive(Debug)]
 pub struct Load {
+    world: World,
+    readers: u32,
     producing: watch::Sender<bool>,
     watching: watch::Sender<bool>,
     producers: Vec<JoinHandle<()>>,
@@ -92,17 +94,38 @@ impl Load {
     ) -> Self {
         let (producing, watching) = (watch::channel(true).0, watch::channel(true).0);
         let options = Arc::new(options.clone());
-        let world = || World { addresses: addresses.to_vec(), options: options.clone(), recorder: recorder.clone() };
+        let world = World { addresses: addresses.to_vec(), options: Arc::clone(&options), recorder: recorder.clone() };
         let producers = (0..options.producers)
-            .map(|number| runtime.spawn(produce(world(), number, producing.subscribe(), runtime.clone())))
+            .map(|number| runtime.spawn(produce(world.clone(), number, producing.subscribe(), runtime.clone())))
             .collect();
-        let mut watchers: Vec<_> =
-            (0..options.readers).map(|number| runtime.spawn(follow(world(), number, watching.subscribe()))).collect();
+        let mut watchers = Vec::new();
         for (broker, address) in observed {
-            watchers.push(runtime.spawn(observe_leaders(world(), *broker, address.clone(), watching.subscribe())));
+            watchers.push(runtime.spawn(observe_leaders(
+                world.clone(),
+                *broker,
+                address.clone(),
+                watching.subscribe(),
+            )));
         }
-        watchers.push(runtime.spawn(observe_watermarks(world(), watching.subscribe())));
-        Self { producing, watching, producers, watchers }
+        watchers.push(runtime.spawn(observe_watermarks(world.clone(), watching.subscribe())));
+        let mut load = Self { world, readers: 0, producing, watching, producers, watchers };
+        for _ in 0..options.readers {
+            load.add_reader(runtime, None);
+        }
+        load
+    }
+
+    /// One more consumer that follows every partition from its first record, and stands in `rack`; returns its number.
+    pub fn add_reader(&mut self, runtime: &Handle, rack: Option<String>) -> u32 {
+        let number = self.readers;
+        self.readers += 1;
+        self.watchers.push(runtime.spawn(follow(self.world.clone(), number, rack, self.watching.subscribe())));
+        number
+    }
+
+    /// How many consumers there are, numbered from zero.
+    pub fn readers(&self) -> u32 {
+        self.readers
     }
 
     /// No more records; returns when every outstanding one has an outcome.
@@ -122,6 +145,7 @@ impl Load {
     }
 }
 
+#[derive(Clone, Debug)]
 struct World {
     addresses: Vec<String>,
     options: Arc<LoadOptions>,
@@ -129,16 +153,16 @@ struct World {
 }
 
 impl World {
-    async fn connect(&self, addresses: &[String]) -> Result<Client, Error> {
-        Client::connect_with(client_config(addresses, &self.options)).await
+    fn config(&self) -> Config {
+        client_config(&self.addresses, &self.options)
     }
 
     /// Connects while `going`; a cluster that is being hurt may take a while.
-    async fn connect_while(&self, addresses: &[String], going: &watch::Receiver<bool>) -> Option<Client> {
+    async fn connect_while(&self, config: Config, going: &watch::Receiver<bool>) -> Option<Client> {
         let mut pause = tokio::time::interval(GLANCE);
         while *going.borrow() {
             pause.tick().await;
-            if let Ok(client) = self.connect(addresses).await {
+            if let Ok(client) = Client::connect_with(config.clone()).await {
                 return Some(client);
             }
         }
@@ -147,7 +171,7 @@ impl World {
 }
 
 async fn produce(world: World, number: u32, going: watch::Receiver<bool>, runtime: Handle) {
-    let Some(bus) = world.connect_while(&world.addresses, &going).await else { return };
+    let Some(bus) = world.connect_while(world.config(), &going).await else { return };
     let producer = bus.producer();
     let topic: Arc<str> = world.options.topic.as_str().into();
     let mut collectors = Vec::new();
@@ -188,14 +212,37 @@ async fn produce(world: World, number: u32, going: watch::Receiver<bool>, runtim
 /// Waits for the deliveries of one partition in order, which is the order in which they are acknowledged.
 async fn collect(mut source: mpsc::Receiver<(Value, Delivery)>, recorder: Recorder) {
     while let Some((value, delivery)) = source.recv().await {
-        match delivery.await {
-            Ok(position) => {
-                let durable = position.receipt.durable;
-                let (partition, offset) = (position.partition, position.offset);
-                recorder.record(What::Acked { value, partition, offset, durable });
-            }
-            Err(error) => report(&recorder, value, &error),
+        settle(value, delivery, &recorder).await;
+    }
+}
+
+async fn settle(value: Value, delivery: Delivery, recorder: &Recorder) {
+    match delivery.await {
+        Ok(position) => {
+            let durable = position.receipt.durable;
+            let (partition, offset) = (position.partition, position.offset);
+            recorder.record(What::Acked { value, partition, offset, durable });
         }
+        Err(error) => report(recorder, value, &error),
+    }
+}
+
+/// Writes `records` to one partition as fast as they are taken, as the producer of this number, which nobody else has.
+pub(crate) async fn burst(bus: &Client, at: TopicPartition, number: u32, records: u64, recorder: &Recorder) {
+    let producer = bus.producer();
+    let topic: Arc<str> = at.topic.as_str().into();
+    let mut deliveries = Vec::new();
+    for sequence in 0..records {
+        let value = Value { producer: number, sequence };
+        recorder.record(What::Invoked { value });
+        let record = Record::new(Arc::clone(&topic), value.to_bytes()).partition(at.partition);
+        match producer.enqueue(record).await {
+            Ok(delivery) => deliveries.push((value, delivery)),
+            Err(error) => report(recorder, value, &error),
+        }
+    }
+    for (value, delivery) in deliveries {
+        settle(value, delivery, recorder).await;
     }
 }
 
@@ -207,8 +254,12 @@ fn report(recorder: &Recorder, value: Value, error: &Error) {
     });
 }
 
-async fn follow(world: World, reader: u32, mut going: watch::Receiver<bool>) {
-    let Some(bus) = world.connect_while(&world.addresses, &going).await else { return };
+async fn follow(world: World, reader: u32, rack: Option<String>, mut going: watch::Receiver<bool>) {
+    let config = match rack {
+        Some(rack) => world.config().rack(rack),
+        None => world.config(),
+    };
+    let Some(bus) = world.connect_while(config, &going).await else { return };
     let start = bus.consumer([world.options.topic.as_str()]).from(Start::Earliest).start().await;
     let mut consumer = match start {
         Ok(consumer) => consumer,
@@ -296,7 +347,7 @@ fn ask_leaders(
 }
 
 async fn observe_watermarks(world: World, going: watch::Receiver<bool>) {
-    let Some(bus) = world.connect_while(&world.addresses, &going).await else { return };
+    let Some(bus) = world.connect_while(world.config(), &going).await else { return };
     let topic = TopicName::new(&world.options.topic).expect("a valid name");
     let mut pause = tokio::time::interval(GLANCE);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,6 +1,6 @@
 //! Times of a run, out of its events: how long until the next acknowledgement after a fault, and the longest silence.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use crate::event::{Event, What};
@@ -23,6 +23,41 @@ pub fn recovery_us(events: &[Event], fault_us: u64) -> BTreeMap<u32, u64> {
         }
     }
     first
+}
+
+/// The consumers and partitions of which one got a record that was sent within `events`.
+pub fn read_since(events: &[Event]) -> BTreeSet<(u32, u32)> {
+    let mut sent: HashSet<Value> = HashSet::new();
+    let mut seen = BTreeSet::new();
+    for event in events {
+        match event.what {
+            What::Invoked { value } => {
+                sent.insert(value);
+            }
+            What::Read { reader, partition, value: Some(value), .. } if sent.contains(&value) => {
+                seen.insert((reader, partition));
+            }
+            _ => {}
+        }
+    }
+    seen
+}
+
+/// How long each record that was sent within `events`, and acknowledged within them, waited for that; microseconds.
+pub fn acknowledged_after_us(events: &[Event]) -> Times {
+    let mut sent: HashMap<Value, u64> = HashMap::new();
+    let mut micros = Vec::new();
+    for event in events {
+        match event.what {
+            What::Invoked { value } => {
+                sent.insert(value, event.at_us);
+            }
+            What::Acked { value, .. } => micros.extend(sent.remove(&value).map(|at_us| event.at_us - at_us)),
+            _ => {}
+        }
+    }
+    micros.sort_unstable();
+    Times { micros }
 }
 
 /// The longest time without an acknowledgement in any one partition, between its first and its last, in microseconds.
@@ -100,6 +135,19 @@ mod tests {
     fn only_records_sent_after_the_fault_show_recovery() {
         let events = [sent(1, 0), acked(12, 0, 0), sent(15, 1), acked(40, 1, 0), sent(41, 2), acked(90, 2, 1)];
         assert_eq!(recovery_us(&events, 10), BTreeMap::from([(0, 30), (1, 80)]));
+    }
+
+    #[test]
+    fn what_was_sent_before_is_neither_read_nor_timed() {
+        let read = |at_us, sequence, partition| Event {
+            at_us,
+            what: What::Read { reader: 4, partition, offset: sequence, value: Some(Value { producer: 0, sequence }) },
+        };
+        // Of record 0 only the end is among them; record 3 has no end.
+        let events = [acked(12, 0, 0), sent(15, 1), sent(16, 2), read(20, 0, 0), acked(40, 2, 1), acked(41, 1, 0)];
+        let events = [&events[..], &[sent(42, 3), read(43, 2, 1)]].concat();
+        assert_eq!(read_since(&events), BTreeSet::from([(4, 1)]));
+        assert_eq!(acknowledged_after_us(&events).micros, [24, 26]);
     }
 
     #[test]

@@ -3,20 +3,24 @@
 
 mod judging;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use streambus_client::{Client, Error, ErrorCode, Topic};
+use streambus_client::{Client, Error, ErrorCode, LeaderChoice, Topic, TopicPartition};
 use streambus_protocol::api::cluster::ClusterDescribeResponse;
 use streambus_protocol::api::topics::PartitionDescription;
+use streambus_protocol::ids::{BrokerId, TopicName};
 use tokio::runtime::Runtime;
 
 pub use judging::{Judged, Report};
 
 use crate::clock::Stopwatch;
 use crate::cluster::{Cluster, Options, PATIENCE};
-use crate::load::{Load, LoadOptions, client_config};
+use crate::load::{Load, LoadOptions, burst, client_config};
 use crate::patience::{wait_for, wait_for_async};
+
+/// The number of the first burst's producer: far above those of the load.
+const FIRST_BURST: u32 = 1_000;
 
 /// A cluster under load.
 #[derive(Debug)]
@@ -26,6 +30,9 @@ pub struct Run {
     name: String,
     load: Load,
     load_options: LoadOptions,
+    /// The load's topic, and those that the test wants to be looked after like it.
+    topics: Vec<String>,
+    bursts: u32,
     min_isr: u8,
     bus: Client,
     runtime: Runtime,
@@ -56,8 +63,17 @@ impl Run {
         let observed: BTreeMap<u32, String> = all.map(|id| (id, cluster.client_address(id).to_string())).collect();
         eprintln!("{name}: {brokers} broker(s), {} partition(s), {replicas} replica(s)", load.partitions);
         let started = Load::start(runtime.handle(), &cluster.client_addresses(), &observed, load, cluster.recorder());
-        let run =
-            Self { cluster, name: name.to_owned(), load: started, load_options: load.clone(), min_isr, bus, runtime };
+        let run = Self {
+            cluster,
+            name: name.to_owned(),
+            load: started,
+            load_options: load.clone(),
+            topics: vec![load.topic.clone()],
+            bursts: 0,
+            min_isr,
+            bus,
+            runtime,
+        };
         run.wait_acks(u64::from(load.partitions) * 50);
         run
     }
@@ -72,6 +88,49 @@ impl Run {
         if !reached {
             self.print_log_ends();
             panic!("the load stands still: no {more} acknowledgements within {PATIENCE:?}");
+        }
+    }
+
+    /// From now on `topic` is waited for like the load's: until it is in sync, and at the end until its replicas are
+    /// equal. What it holds is not the checker's.
+    pub fn look_after(&mut self, topic: &str) {
+        self.topics.push(topic.to_owned());
+    }
+
+    /// Writes so many records more to one partition at once, which the checker counts among the load's.
+    pub fn burst(&mut self, partition: u32, records: u64) {
+        let topic = TopicName::new(&self.load_options.topic).expect("a valid name");
+        let number = FIRST_BURST + self.bursts;
+        self.bursts += 1;
+        let what = format!("{records} records go to partition {partition} at once");
+        let recorder = self.cluster.recorder();
+        recorder.fault(what);
+        self.runtime.block_on(burst(&self.bus, TopicPartition { topic, partition }, number, records, recorder));
+    }
+
+    /// One more consumer of the load's topic, from the first record on, that stands in `rack`.
+    pub fn add_reader(&mut self, rack: Option<String>) {
+        let place = rack.clone().unwrap_or_else(|| "no rack".to_owned());
+        let number = self.load.add_reader(self.runtime.handle(), rack);
+        self.cluster.recorder().fault(format!("reader {number} begins, in {place}"));
+    }
+
+    /// Waits until every consumer has got, of every partition, a record that was sent after `since_us`.
+    pub fn wait_readers(&self, since_us: u64) {
+        let (readers, partitions) = (self.load.readers(), self.load_options.partitions);
+        let wanted = u64::from(readers) * u64::from(partitions);
+        let last = std::cell::RefCell::new(BTreeSet::new());
+        let reached = self.runtime.block_on(wait_for_async(PATIENCE, || async {
+            let seen = crate::measure::read_since(&self.cluster.recorder().events_since(since_us));
+            let is_enough = seen.len() as u64 >= wanted;
+            last.replace(seen);
+            is_enough.then_some(())
+        }));
+        if reached.is_none() {
+            self.print_log_ends();
+            let (last, all) = (last.borrow(), (0..readers).flat_map(|r| (0..partitions).map(move |p| (r, p))));
+            let missing: Vec<(u32, u32)> = all.filter(|place| !last.contains(place)).collect();
+            panic!("consumers stand still for {PATIENCE:?}; (consumer, partition): {missing:?}");
         }
     }
 
@@ -125,6 +184,49 @@ impl Run {
     /// The leader of each partition.
     pub fn leaders(&self) -> BTreeMap<u32, u32> {
         self.leaders_without(None)
+    }
+
+    /// Makes a broker the leader of one partition, and waits until it is: it is asked for again while it is refused, as a
+    /// replica out of sync is, or taken back, as the controller does for the preferred one.
+    pub fn lead(&self, partition: u32, to: u32) {
+        self.cluster.recorder().fault(format!("broker {to} shall lead partition {partition}"));
+        let mut refused = None;
+        let led = wait_for(PATIENCE, || {
+            if self.leaders()[&partition] == to {
+                return Some(());
+            }
+            let moved = self.ask(async |bus| {
+                let to = LeaderChoice::Broker(BrokerId::new(to));
+                bus.admin().elect_leader(&self.load_options.topic, partition, to).timeout(PATIENCE).await
+            });
+            refused = moved.err();
+            None
+        });
+        if led.is_none() {
+            self.print_log_ends();
+            panic!("broker {to} does not lead partition {partition} within {PATIENCE:?}: {refused:?}");
+        }
+    }
+
+    /// One partition of the load's topic as a broker that answers describes it, once `is_so`; `what` is what the test
+    /// waits for.
+    pub fn wait_partition(
+        &self,
+        partition: u32,
+        what: &str,
+        is_so: impl Fn(&PartitionDescription) -> bool,
+    ) -> PartitionDescription {
+        let last = std::cell::RefCell::new(None);
+        let found = self.runtime.block_on(wait_for_async(PATIENCE, || async {
+            let partitions = described(&self.bus, &self.load_options.topic).await?;
+            let now = partitions.into_iter().find(|now| now.layout.index.get() == partition);
+            last.replace(now.clone());
+            now.filter(&is_so)
+        }));
+        found.unwrap_or_else(|| {
+            self.print_log_ends();
+            panic!("{what}: not within {PATIENCE:?}; partition {partition} is {:?}", last.borrow())
+        })
     }
 
     /// The broker that decides about metadata.
@@ -184,7 +286,7 @@ impl Run {
             for address in &addresses {
                 let config = client_config(std::slice::from_ref(address), &self.load_options);
                 let bus = Client::connect_with(config).await.ok()?;
-                let partitions = described(&bus, &self.load_options.topic).await;
+                let partitions = self.all_described(&bus).await;
                 bus.close().await;
                 if !partitions?.iter().all(|p| p.layout.isr.len() == p.layout.replicas.len()) {
                     return None;
@@ -193,9 +295,18 @@ impl Run {
             Some(())
         }));
         healed.ok_or_else(|| {
-            let state = self.runtime.block_on(described(&self.bus, &self.load_options.topic));
+            let state = self.runtime.block_on(self.all_described(&self.bus));
             format!("not every replica is in sync within {patience:?}: {state:?}")
         })
+    }
+
+    /// The partitions of all topics that are looked after.
+    async fn all_described(&self, bus: &Client) -> Option<Vec<PartitionDescription>> {
+        let mut all = Vec::new();
+        for topic in &self.topics {
+            all.extend(described(bus, topic).await?);
+        }
+        Some(all)
     }
 
     /// Runs a client call of the test on the run's runtime.

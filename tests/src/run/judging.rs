@@ -28,6 +28,13 @@ const READ_BACK_LIMIT: Duration = Duration::from_secs(20);
 /// Violations that a failure prints; the rest is in the history.
 const SHOWN_MAX: usize = 20;
 
+/// A topic at the end of a run.
+struct Place {
+    topic: DescribeTopicResponse,
+    /// By partition.
+    watermarks: BTreeMap<u32, u64>,
+}
+
 /// What a run showed.
 #[derive(Debug)]
 pub struct Report {
@@ -84,7 +91,11 @@ impl Run {
             violations.push(Violation::NotHealed { what });
         }
         let read = self.read_back(patience).map_err(|what| violations.push(Violation::NotHealed { what })).ok();
-        let places = self.watermarks().zip(self.topic());
+        let mut places = Vec::new();
+        for topic in &self.topics {
+            let unknown = || Violation::NotHealed { what: format!("nobody says where '{topic}' is") };
+            self.place(topic).map_or_else(|| violations.push(unknown()), |place| places.push(place));
+        }
         let (runtime, load) = (&self.runtime, &mut self.load);
         runtime.block_on(load.stop_watching());
         self.measure_brokers();
@@ -151,20 +162,19 @@ impl Run {
         }
     }
 
-    fn watermarks(&self) -> Option<BTreeMap<u32, u64>> {
-        let topic = TopicName::new(&self.load_options.topic).expect("a valid name");
-        let wanted = (0..self.load_options.partitions).map(|partition| {
-            let at = TopicPartition { topic: topic.clone(), partition };
-            (at, OffsetQuery::Latest)
-        });
-        let found = self.runtime.block_on(async { self.bus.admin().list_offsets(wanted).timeout(PATIENCE).await });
-        Some(found.ok()?.into_iter().map(|(at, found)| (at.partition, found.offset.get())).collect())
-    }
-
-    fn topic(&self) -> Option<DescribeTopicResponse> {
-        self.runtime
-            .block_on(async { self.bus.admin().describe_topic(&self.load_options.topic).timeout(PATIENCE).await })
-            .ok()
+    /// Where a topic's replicas are, and how far each partition is committed; `None` when nobody says so.
+    fn place(&self, topic: &str) -> Option<Place> {
+        let name = TopicName::new(topic).expect("a valid name");
+        self.runtime.block_on(async {
+            let topic = self.bus.admin().describe_topic(topic).timeout(PATIENCE).await.ok()?;
+            let partitions = topic.partitions.iter().map(|partition| partition.layout.index.get());
+            let wanted: Vec<_> = partitions
+                .map(|partition| (TopicPartition { topic: name.clone(), partition }, OffsetQuery::Latest))
+                .collect();
+            let found = self.bus.admin().list_offsets(wanted).timeout(PATIENCE).await.ok()?;
+            let watermarks = found.into_iter().map(|(at, found)| (at.partition, found.offset.get())).collect();
+            Some(Place { topic, watermarks })
+        })
     }
 
     /// Records what each running broker has come to use (I14).
@@ -177,11 +187,7 @@ impl Run {
     }
 
     /// Stops every broker, verifies each disk and compares the replicas of each partition up to its watermark.
-    fn compare_disks(
-        &mut self,
-        places: Option<(BTreeMap<u32, u64>, DescribeTopicResponse)>,
-        patience: Duration,
-    ) -> Vec<Violation> {
+    fn compare_disks(&mut self, places: Vec<Place>, patience: Duration) -> Vec<Violation> {
         let mut violations = Vec::new();
         let mut dumps = BTreeMap::new();
         for id in self.cluster.ids() {
@@ -196,8 +202,8 @@ impl Run {
                 Err(what) => violations.push(Violation::DiskDamaged { broker: id, what }),
             }
         }
-        let Some((watermarks, topic)) = places else { return violations };
-        for partition in &topic.partitions {
+        let partitions = places.iter().flat_map(|place| place.topic.partitions.iter().map(move |of| (place, of)));
+        for (Place { topic, watermarks }, partition) in partitions {
             let layout = &partition.layout;
             let name = format!("{}/{}", topic.id, layout.index.get());
             let of = |id: &BrokerId| {
