@@ -10,6 +10,7 @@ mod disk_errors;
 mod disk_full;
 mod kill;
 mod membership;
+mod moves;
 mod near;
 mod network;
 mod one;
