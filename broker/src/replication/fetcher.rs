@@ -453,3 +453,6 @@ async fn until(deadline: Option<Deadline>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

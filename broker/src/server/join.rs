@@ -245,3 +245,34 @@ async fn reached(
     let image = images.wait_for(is_there).await.map(|image| Arc::clone(&image));
     image.map_err(|_| StartError::Interrupted("this broker registered"))
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use streambus_consensus::config::ConsensusConfig;
+    use streambus_consensus::database::{DatabaseSource, MemoryDatabase};
+    use streambus_consensus::node::ConsensusEnv;
+    use streambus_protocol::api::metadata::BrokerEndpoint;
+
+    use super::*;
+
+    // Catches a broker whose metadata has failed and that waits, before it ends, for an answer that it cannot get.
+    #[tokio::test]
+    async fn without_metadata_there_is_nobody_to_hand_over_to() {
+        let me = BrokerId::new(1);
+        let directory = tempfile::tempdir().expect("a directory");
+        let endpoint = BrokerEndpoint { id: me, host: "h".to_owned(), port: 1, rack: None };
+        let config = ConsensusConfig::alone(directory.path().to_path_buf(), endpoint);
+        let database = DatabaseSource::Memory(MemoryDatabase::new(|| Duration::ZERO));
+        let env = ConsensusEnv { database, ..ConsensusEnv::alone(me, || [7; 16]) };
+        let metadata = MetadataNode::start(config, env).await.expect("a node");
+        metadata.shutdown().await;
+        let (wants, wanted) = watch::channel(Wants::Serve);
+        let (_answered, answers) = watch::channel(None);
+        let session = Duration::from_secs(3_600);
+        let place = Place { session, wants, answers, contact: Contact::alone(), disks: ClusterDisks::default() };
+        let left = place.leave(&metadata, session).now_or_never();
+        assert_eq!(left, Some(()), "it waits for a controller");
+        assert_eq!(*wanted.borrow(), Wants::ShutDown, "it has said so all the same");
+    }
+}

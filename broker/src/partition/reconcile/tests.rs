@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::FutureExt;
 use streambus_consensus::command::{Assignment, Command};
+use streambus_protocol::api::produce::Acks;
+use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, TopicId};
 use streambus_protocol::timestamp::Timestamp;
 use streambus_storage::clock::ManualClock;
@@ -121,4 +125,53 @@ async fn newer_metadata_is_acted_on_while_a_leadership_waits_for_the_disk() {
     work(&|| leadership(2) == Some(Leadership::There(TWO))).await;
     stop.cancel();
     following.await.expect("it ends");
+}
+
+/// Follows the metadata to `image`, while the disk does its work.
+async fn reach(mut reconciler: Reconciler, image: Arc<ClusterImage>, store: &Store) -> Reconciler {
+    let reaching = TaskTracker::new().spawn(async move { reconciler.reach(image).await.map(|()| reconciler) });
+    while !reaching.is_finished() {
+        store.step();
+        tokio::task::yield_now().await;
+    }
+    reaching.await.expect("no panic").expect("reached")
+}
+
+// Catches a partition that moved off this broker and is held on to: whoever waits for a commit here is not told who leads,
+// and what a former leader sends late is still copied into a log that nobody looks after.
+#[tokio::test]
+async fn a_partition_that_moved_away_is_given_up() {
+    let mut metadata = Metadata::founded();
+    metadata.start(ONE);
+    metadata.start(TWO);
+    let at = Timestamp::from_millis(1);
+    let id = |n: u8| PartitionId { topic: TopicId::from_bytes([n; 16]), partition: PartitionIndex::new(0) };
+    for (n, replicas) in [(1, vec![ONE, TWO]), (2, vec![TWO, ONE])] {
+        metadata.apply(&Command::CreateTopic {
+            name: TopicName::new(&format!("t{n}")).expect("a name"),
+            id: TopicId::from_bytes([n; 16]),
+            partitions: vec![Assignment { replicas }],
+            config: BTreeMap::new(),
+            at,
+        });
+    }
+    let registry = Arc::new(Registry::new());
+    let store = fixture::store(StoreConfig::default());
+    let owner = Owner { broker: ONE, lag_limit: Duration::from_secs(10) };
+    let clock = Arc::new(ManualClock::new(at));
+    let reconciler = Reconciler::new(owner, store.clone(), Arc::clone(&registry), clock);
+    let reconciler = reach(reconciler, metadata.image(), &store).await;
+    let held = |n: u8| registry.get(id(n)).expect("held here");
+    let (led, followed) = (held(1), held(2));
+    let produced = led.append(fixture::batch(b"v", None), LeaderEpoch::UNKNOWN, Acks::All).expect("it leads");
+    assert!(followed.follower_position(TWO, 1_000).is_some(), "it follows");
+
+    for n in [1, 2] {
+        metadata.apply(&Command::Reassign { id: id(n), replicas: vec![TWO], throttle: None });
+    }
+    reach(reconciler, metadata.image(), &store).await;
+    assert!(registry.is_empty(), "neither is held here any more");
+    let refused = produced.committed().now_or_never().expect("at once").expect_err("it is not committed");
+    assert_eq!((refused.code, refused.leader.map(|hint| hint.leader)), (ErrorCode::LeadershipLost, Some(TWO)));
+    assert!(followed.follower_position(TWO, 1_000).is_none(), "it copies on");
 }
