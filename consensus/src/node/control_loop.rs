@@ -193,10 +193,7 @@ impl Inner {
         let mut commands = Vec::new();
         if let Some(office) = self.office.lock().as_mut() {
             commands.append(&mut self.requested.lock());
-            // Without a majority this node answers nobody, so it cannot say who was silent: as if it had been paused.
-            if is_followed {
-                commands.extend(office.liveness.tick(self.now(), &image));
-            }
+            commands.extend(office.overdue(self.now(), &image, is_followed));
             if now >= office.next_drain {
                 office.next_drain = now + DRAIN_EVERY;
                 let draining = image.brokers.iter().filter(|(_, broker)| broker.draining);

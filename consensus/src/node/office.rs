@@ -3,20 +3,26 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use openraft::Instant as _;
+use openraft::alias::InstantOf;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Instant as _, RaftMetrics};
 use streambus_protocol::ids::BrokerId;
 use tokio::time::{Instant, timeout};
 
 use super::Inner;
 use super::propose::Unanswered;
 use super::takeover::PROBE_TTL;
+use crate::command::Command;
 use crate::controller::liveness::{Heartbeat, Liveness, ShutdownVerdict};
 use crate::error::TransferError;
 use crate::forward::{Forward, Forwarded};
 use crate::heartbeat::{HEARTBEAT_TTL, HeartbeatAnswer, HeartbeatError, ShutdownProgress};
+use crate::image::ClusterImage;
 use crate::network::{Peer, Probe};
-use crate::types::RaftId;
+use crate::types::{RaftId, TypeConfig};
+
+/// A moment of Raft's clock.
+type RaftInstant = InstantOf<TypeConfig>;
 
 /// What a controller knows beyond the replicated state. It is drawn up anew by each controller.
 pub(super) struct Office {
@@ -24,6 +30,14 @@ pub(super) struct Office {
     pub(super) term: u64,
     pub(super) next_balance: Instant,
     pub(super) next_drain: Instant,
+}
+
+impl Office {
+    /// What to propose about brokers whose sessions are over. Without a majority behind it a controller answers nobody, so
+    /// that it cannot say who was silent: as if it had been paused.
+    pub(super) fn overdue(&mut self, now: Duration, image: &ClusterImage, is_followed: bool) -> Vec<Command> {
+        if is_followed { self.liveness.tick(now, image) } else { Vec::new() }
+    }
 }
 
 impl Inner {
@@ -97,20 +111,7 @@ impl Inner {
     fn quorum_silence(&self) -> Option<Duration> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        // Its images are at least as new as this says.
-        let is_up_to_date =
-            metrics.last_applied.as_ref().is_some_and(|id| id.committed_leader_id() == &metrics.vote.leader_id);
-        if !metrics.state.is_leader() || !is_up_to_date {
-            return None;
-        }
-        // A majority of one answers itself, which is not counted as an answer.
-        if metrics.membership_config.membership().voter_ids().eq([self.identity.raft_id]) {
-            return Some(Duration::ZERO);
-        }
-        // Not counted from the election: who votes has said nothing about the time since, which may be long, if this
-        // process stood still in between.
-        let silence = metrics.last_quorum_acked.as_ref()?.elapsed();
-        (silence <= self.config.tuning.election_max).then_some(silence)
+        quorum_silence(&metrics, self.identity.raft_id, self.config.tuning.election_max, RaftInstant::now())
     }
 
     /// The first of these whose process is there: one that is gone would leave the office empty for a while.
@@ -156,5 +157,124 @@ impl Inner {
             }
         };
         timeout(patience, succeeded).await.map_err(|_| TransferError::NotTaken(patience))?
+    }
+}
+
+/// How long before `now` the controller `me` sent what a quorum answered last, as `metrics` have it: at most `lease`.
+fn quorum_silence(
+    metrics: &RaftMetrics<TypeConfig>,
+    me: RaftId,
+    lease: Duration,
+    now: RaftInstant,
+) -> Option<Duration> {
+    // Its images are at least as new as this says.
+    let is_up_to_date =
+        metrics.last_applied.as_ref().is_some_and(|id| id.committed_leader_id() == &metrics.vote.leader_id);
+    if !metrics.state.is_leader() || !is_up_to_date {
+        return None;
+    }
+    // A majority of one answers itself, which is not counted as an answer.
+    if metrics.membership_config.membership().voter_ids().eq([me]) {
+        return Some(Duration::ZERO);
+    }
+    // Not counted from the election: who votes has said nothing about the time since, which may be long, if this process
+    // stood still in between.
+    let answered = metrics.last_quorum_acked?;
+    let silence = now.saturating_duration_since(answered.into_inner());
+    (silence <= lease).then_some(silence)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
+
+    use openraft::ServerState;
+    use streambus_protocol::api::metadata::BrokerEndpoint;
+    use streambus_protocol::ids::{ClusterId, DirectoryId};
+
+    use super::*;
+    use crate::command::{ClusterEndpoint, Incarnation};
+    use crate::explore::State;
+    use crate::outcome::Outcome;
+    use crate::types::{LogId, Membership, RaftNode, StoredMembership, Vote};
+
+    const ME: RaftId = RaftId::new(1);
+    const LEASE: Duration = Duration::from_millis(800);
+
+    /// A controller of these voters that a quorum answered at `answered`.
+    fn in_office(voters: &[u64], answered: Option<RaftInstant>) -> RaftMetrics<TypeConfig> {
+        let voters: BTreeSet<RaftId> = voters.iter().copied().map(RaftId::new).collect();
+        let node = |id: &RaftId| (*id, RaftNode { broker: BrokerId::new(1), host: "h".to_owned(), port: 1 });
+        let nodes: BTreeMap<RaftId, RaftNode> = voters.iter().map(node).collect();
+        let membership = Membership::new(vec![voters], nodes).unwrap();
+        let vote = Vote::new_committed(4, ME);
+        RaftMetrics {
+            state: ServerState::Leader,
+            vote,
+            last_applied: Some(LogId::new(vote.leader_id, 9)),
+            last_quorum_acked: answered.map(Into::into),
+            membership_config: Arc::new(StoredMembership::new(None, membership)),
+            ..RaftMetrics::new_initial(ME)
+        }
+    }
+
+    /// Catches: a controller that vouches for leaders, itself among them, although no quorum has answered it, or none for a
+    /// lease, or before it has what its predecessor committed; a lone one that never does.
+    #[test]
+    fn only_a_controller_that_a_quorum_answered_within_a_lease_is_followed() {
+        let answered = RaftInstant::now();
+        let silence = |metrics: &RaftMetrics<TypeConfig>, now| quorum_silence(metrics, ME, LEASE, now);
+        let three = in_office(&[1, 2, 3], Some(answered));
+        assert_eq!(silence(&three, answered), Some(Duration::ZERO));
+        assert_eq!(silence(&three, answered + LEASE), Some(LEASE));
+        assert_eq!(silence(&three, answered + LEASE + Duration::from_millis(1)), None, "somebody else may be elected");
+        assert_eq!(silence(&in_office(&[1, 2, 3], None), answered), None, "a vote is no answer");
+        let behind = LogId::new(Vote::new_committed(3, RaftId::new(2)).leader_id, 9);
+        let behind = RaftMetrics { last_applied: Some(behind), ..three.clone() };
+        assert_eq!(silence(&behind, answered), None, "its predecessor may have committed more");
+        assert_eq!(silence(&RaftMetrics { last_applied: None, ..three.clone() }, answered), None);
+        assert_eq!(silence(&RaftMetrics { state: ServerState::Follower, ..three }, answered), None);
+        assert_eq!(silence(&in_office(&[1], None), answered), Some(Duration::ZERO), "it is its own quorum");
+        assert_eq!(silence(&in_office(&[2], None), answered), None, "it has no vote itself");
+    }
+
+    /// Catches: a controller that had no majority for longer than a session and then fences everybody, since it refused to
+    /// hear them all the while.
+    #[test]
+    fn a_controller_without_a_majority_fences_nobody_then_or_right_after() {
+        let mut state = State::new();
+        state.apply(1, &Command::FoundCluster { cluster_id: ClusterId::from_bytes([1; 16]) }).unwrap();
+        let broker = BrokerId::new(1);
+        let register = Command::RegisterBroker {
+            incarnation: Incarnation::from_bytes([1; 16]),
+            endpoint: BrokerEndpoint { id: broker, host: "h".to_owned(), port: 1, rack: None },
+            cluster: ClusterEndpoint { host: "h".to_owned(), port: 2 },
+            directory: DirectoryId::from_bytes([1; 16]),
+            intact: true,
+            version: "0".to_owned(),
+        };
+        let Ok(Outcome::BrokerRegistered { epoch }) = state.apply(2, &register) else { panic!("not registered") };
+        state.apply(3, &Command::UnfenceBroker { broker, epoch }).unwrap();
+        let (session, step) = (Duration::from_secs(3), Duration::from_millis(50));
+        let mut now = Duration::ZERO;
+        let liveness = Liveness::new(now, state.image(), session, None);
+        let at = Instant::now();
+        let mut office = Office { liveness, term: 1, next_balance: at, next_drain: at };
+        // Ticks every now and then for `time`, and says what came of it.
+        let mut run = |time: Duration, is_followed: bool| {
+            let end = now + time;
+            let mut commands = Vec::new();
+            while now < end {
+                now += step;
+                commands.extend(office.overdue(now, state.image(), is_followed));
+            }
+            commands
+        };
+        assert_eq!(run(session / 2, true), []);
+        assert_eq!(run(session * 10, false), [], "it hears nobody");
+        assert_eq!(run(session, true), [], "everybody has a whole session to be heard");
+        let fence = Command::FenceBroker { broker, epoch };
+        assert_eq!(run(step, true), [fence], "and no more");
     }
 }

@@ -245,6 +245,29 @@ async fn controller_vouches_for_nobody_before_it_is_answered_and_has_everything(
     }
 }
 
+/// Catches: a controller that is heard only as often as a heartbeat may take: one that is lost costs it its lease then, and
+/// others notice late that it is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controller_is_heard_far_more_often_than_a_heartbeat_may_take() {
+    let mut cluster = Cluster::new();
+    cluster.tuning.heartbeat = Duration::from_millis(10);
+    cluster.start(&[1, 2, 3]).await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let follower = if controller == 1 { 2 } else { 1 };
+    let heard = || cluster.network.calls(broker(follower), Lane::Heartbeat, Rpc::Append);
+    let before = heard();
+    let often = async {
+        let mut ticks = interval(Duration::from_millis(5));
+        while heard() < before + 40 {
+            ticks.tick().await;
+        }
+    };
+    // Raft alone would have sent a quarter of them by then.
+    let time = cluster.tuning.answer * 10;
+    assert!(timeout(time, often).await.is_ok(), "{} heartbeats within {time:?}", heard() - before);
+    cluster.stop().await;
+}
+
 /// Catches: a controller without a quorum that tells its own broker to go on serving.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn isolated_controller_hears_nobody() {
