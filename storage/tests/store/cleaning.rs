@@ -116,12 +116,15 @@ fn check(log: &PartitionLog, written: &Written, tombstones_may_go: bool) {
     }
 }
 
-/// Flips a bit in the payload of the entry or batch that `find` finds in the journal.
+/// Into the payload of an entry or a batch with records.
+const WITHIN: usize = 150;
+
+/// Flips a bit of the journal where `find` says.
 fn flip_where(world: &World, find: impl Fn(&[u8]) -> Option<usize>) {
     let names = world.memory.list("journal-").expect("listed");
     let found = names.into_iter().find_map(|name| {
         let at = find(&world.memory.read_file(&name).expect("readable"))?;
-        Some((name, at as u64 + 150))
+        Some((name, at as u64))
     });
     let (name, position) = found.expect("it is in the journal");
     world.memory.flip_bit(&name, position, 1).expect("flipped");
@@ -311,7 +314,9 @@ fn a_repair_brings_no_deleted_record_back() {
     for key in 2..60 {
         add(&[(key, value(key))]);
     }
-    flip_where(&world, |bytes| bytes.windows(original.len()).position(|window| window == &original[..]));
+    flip_where(&world, |bytes| {
+        bytes.windows(original.len()).position(|window| window == &original[..]).map(|at| at + WITHIN)
+    });
     let limit = streambus_storage::partition_log::ReadLimit { bytes_max: 1, below: log.log_end() };
     crate::world::read(&log, Offset::ZERO, limit).expect_err("damaged");
     assert_eq!(log.damaged().len(), 1);
@@ -328,6 +333,44 @@ fn a_repair_brings_no_deleted_record_back() {
     for now in [70_000, 80_000, 90_000] {
         clean(&store, now);
     }
+    assert_eq!(newest(&records(&log)).get(&1), None, "both are gone");
+}
+
+// Catches a log that counts as compacted where a repair has put what another replica had there, which need not be: the
+// tombstone would go and leave the deleted record.
+#[test]
+fn what_a_repair_brings_back_is_compacted_again_before_its_tombstone_goes() {
+    let mut world = World::new(48);
+    world.config.tail_cache_bytes = 0;
+    let store = world.open();
+    let log = create(&store, 0, rules());
+    let value = |key: u8| Some(Bytes::from(vec![key; 300]));
+    let add = |records: &[(u8, Option<Bytes>)]| {
+        let batch = batch(log.log_end(), records, Compression::None, 1_000);
+        log.append(batch.clone()).expect("accepted");
+        settle(&store);
+        batch.into_bytes()
+    };
+    let original = add(&[(1, value(1))]);
+    add(&[(1, None)]);
+    for key in 2..60 {
+        add(&[(key, value(key))]);
+    }
+    assert_eq!(clean(&store, 5_000), 1, "the deleted record");
+    assert_eq!(newest(&records(&log))[&1], (1, None), "the tombstone's time has not come");
+    // What is left of it decays. It has no payload but its header.
+    let left = read_all(&log).expect("readable").remove(0);
+    flip_where(&world, |bytes| bytes.windows(left.len()).position(|window| window == &left[..]).map(|at| at + 30));
+    let limit = streambus_storage::partition_log::ReadLimit { bytes_max: 1, below: log.log_end() };
+    crate::world::read(&log, Offset::ZERO, limit).expect_err("damaged");
+    log.repair(vec![original]).expect("repaired");
+    settle(&store);
+    assert_eq!(log.damaged(), []);
+    assert!(records(&log).contains_key(&0), "the other replica had not been compacted");
+    for key in 60..120 {
+        add(&[(key, value(key))]);
+    }
+    clean(&store, 70_000);
     assert_eq!(newest(&records(&log)).get(&1), None, "both are gone");
 }
 
@@ -349,7 +392,9 @@ fn a_damaged_copy_does_not_bring_back_what_it_replaced() {
     drop((log, store));
     // The copy of the batch with key 3: an entry of the kind rewrite, at offset 6.
     let is_copy = |entry: &[u8]| &entry[..4] == b"SBEN" && entry[24..32] == 6_u64.to_le_bytes() && entry[60] == 9;
-    flip_where(&world, |bytes| (4096..bytes.len() - 200).step_by(8).find(|at| is_copy(&bytes[*at..*at + 64])));
+    flip_where(&world, |bytes| {
+        (4096..bytes.len() - 200).step_by(8).find(|at| is_copy(&bytes[*at..*at + 64])).map(|at| at + WITHIN)
+    });
     for is_lost in [false, true] {
         if is_lost {
             world.index.wipe();
