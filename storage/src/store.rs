@@ -28,6 +28,7 @@ pub(crate) mod clean;
 pub(crate) mod commit_sink;
 pub(crate) mod compact;
 mod directory;
+mod index_damage;
 pub(crate) mod inner;
 pub mod lock;
 pub(crate) mod maintenance;

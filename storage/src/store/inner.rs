@@ -10,6 +10,7 @@ use streambus_protocol::ids::DirectoryId;
 use super::clean::Cleaning;
 use super::commit_sink::CommitSink;
 use super::compact::Compaction;
+use super::index_damage::IndexDamage;
 use super::lock::DirectoryLock;
 use super::maintenance::Maintenance;
 use crate::clock::Clock;
@@ -51,6 +52,7 @@ pub(crate) struct StoreInner {
     pub(crate) cleaning: Mutex<Cleaning>,
     /// Damage whose log is not known: every log's tail may be affected.
     pub(crate) unattributed: Mutex<Vec<DamagedRange>>,
+    pub(crate) index_damage: Mutex<IndexDamage>,
     /// Background tasks that have panicked.
     pub(crate) panicked: Mutex<BTreeSet<&'static str>>,
     /// Free bytes to keep, for the status; the journal enforces it.
@@ -120,10 +122,26 @@ impl StoreInner {
     pub(crate) fn index_failed(&self, error: &IndexError) {
         match error {
             IndexError::Damaged(problem) => {
-                tracing::error!(problem, "the index is damaged: restart the broker to rebuild it from the journal");
+                let (is_news, is_noted) = {
+                    let mut damage = self.index_damage.lock();
+                    (damage.is_news(problem), damage.is_noted)
+                };
+                match is_news {
+                    true => {
+                        tracing::error!(
+                            problem,
+                            "the index is damaged: restart the broker to rebuild it from the journal"
+                        );
+                    }
+                    false => tracing::debug!(problem, "the index is damaged, as was said before"),
+                }
+                if is_noted {
+                    return;
+                }
                 let note = |disk: &dyn Disk| disk.write_file_atomically(INDEX_DAMAGED_FILE, problem.as_bytes());
-                if let Err(error) = self.change_names(INDEX_DAMAGED_FILE, note) {
-                    tracing::warn!(%error, "could not note that the index needs rebuilding");
+                match self.change_names(INDEX_DAMAGED_FILE, note) {
+                    Ok(()) => self.index_damage.lock().is_noted = true,
+                    Err(error) => tracing::warn!(%error, "could not note that the index needs rebuilding"),
                 }
             }
             IndexError::Store(problem) => tracing::warn!(problem, "the index failed"),

@@ -144,6 +144,7 @@ fn try_open(
         compaction: Mutex::default(),
         cleaning: Mutex::default(),
         unattributed: Mutex::new(unattributed),
+        index_damage: Mutex::default(),
         panicked: Mutex::default(),
         reserve_bytes,
         committer: Mutex::new(committer),
