@@ -7,6 +7,12 @@
 //!
 //! A torn write is what a crash leaves, and fine: it was never promised. It differs from damage in that no record comes
 //! behind it, and in that no single bit makes it whole.
+//!
+//! A power cut may also leave the later of two records that were written since the last sync, without the earlier one. That
+//! is refused like damage. The log cannot tell the two apart: what it would need is a word, on the disk before anything is
+//! promised, of how far it is synced, which is a second sync for each group; and a later record that says how far the log
+//! was synced before it says nothing of its own group, of which a part may as well have been promised and lost. Refusing
+//! loses nothing: such a node joins anew.
 
 use std::fs;
 use std::io;
@@ -211,6 +217,22 @@ mod tests {
         let mut longer = bytes;
         longer.extend([0; 5_000]);
         assert_eq!(check(&longer), Ok(()));
+    }
+
+    /// Catches: a page that is gone and, with a whole record behind it, taken for what a crash tore: perhaps it was promised.
+    #[test]
+    fn a_hole_before_a_record_is_damage() {
+        const PAGE_BYTES: usize = 4096;
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = fs::read(database(folder.path())).unwrap();
+        let before_last = headers(&bytes).last().unwrap() / PAGE_BYTES - 1;
+        for page in [1, before_last] {
+            let hole = page * PAGE_BYTES..(page + 1) * PAGE_BYTES;
+            let mut holed = bytes.clone();
+            holed[hole.clone()].fill(0);
+            let found = check(&holed).expect_err("a record comes behind it");
+            assert!(found < hole.end && found + PAGE_BYTES > hole.start, "{found} for {hole:?}");
+        }
     }
 
     /// Catches: a start on a log whose end is gone, which forgets votes, and one that never comes to an end.
