@@ -42,7 +42,8 @@ pub enum Bootstrap {
         me: BrokerId,
         /// Where peers reach this broker's cluster listener.
         advertised: (String, u16),
-        /// How long a majority of the founders waits for the rest before it founds without them. Default 10 s.
+        /// How long a majority of the founders, once it is there, waits for the rest before it founds without them. Default
+        /// 10 s.
         founding_patience: Duration,
     },
 }

@@ -134,9 +134,37 @@ pub(crate) struct Census<'a> {
     pub(crate) founders: &'a BTreeSet<BrokerId>,
     /// What peers said of their disks, in this life of the process and most recently.
     pub(crate) heard: &'a BTreeMap<BrokerId, Standing>,
-    /// Since this node began to ask.
+    /// How long it has been so: for founders, that a majority of them is there (see [`Company`]); for a lone disk, that it
+    /// asks.
     pub(crate) waited: Duration,
     pub(crate) patience: Duration,
+}
+
+/// Since when a majority of the founders is there. The patience that founders have with the others counts from then, once for
+/// all that is done meanwhile: whoever has waited for it alone has not waited for those who come after the second.
+#[derive(Debug, Default)]
+pub(crate) struct Company {
+    since: Option<Duration>,
+}
+
+impl Company {
+    /// Notes at `now` what was `heard`, and says for how long a majority has been there without a gap.
+    pub(crate) fn look(
+        &mut self,
+        me: BrokerId,
+        founders: &BTreeSet<BrokerId>,
+        heard: &BTreeMap<BrokerId, Standing>,
+        now: Duration,
+    ) -> Duration {
+        let is_there = |founder: &&BrokerId| {
+            **founder == me || heard.get(founder).is_some_and(|s| !matches!(s, Standing::Opening))
+        };
+        if founders.iter().filter(is_there).count() <= founders.len() / 2 {
+            self.since = None;
+            return Duration::ZERO;
+        }
+        now.saturating_sub(*self.since.get_or_insert(now))
+    }
 }
 
 /// What an empty disk does next.
@@ -305,6 +333,27 @@ mod tests {
         assert_eq!(empty(1, &[(2, Empty)], PATIENCE), Ok(EmptyDisk::Draw));
         assert_eq!(empty(1, &[(2, Empty), (3, Empty)], Duration::ZERO), Ok(EmptyDisk::Draw));
         assert!(matches!(empty(2, &[(1, Empty), (3, Empty)], PATIENCE), Ok(EmptyDisk::Wait(_))), "not its business");
+    }
+
+    /// Catches: a second founder that comes late, with whom the cluster is founded at once although the third is on its way;
+    /// a wait that begins anew with each step of founding, or goes on while too few are there.
+    #[test]
+    fn patience_counts_from_when_a_majority_is_there() {
+        let founders: BTreeSet<BrokerId> = (1..=3).map(id).collect();
+        let mut company = Company::default();
+        let mut look = |heard: &[(u32, Standing)], now: u64| {
+            let heard = heard.iter().map(|(n, standing)| (id(*n), *standing)).collect();
+            company.look(id(1), &founders, &heard, Duration::from_secs(now))
+        };
+        let second = |standing| [(2, standing)];
+        assert_eq!(look(&[], 60), Duration::ZERO);
+        assert_eq!(look(&second(Standing::Opening), 61), Duration::ZERO, "it does not know yet what it is");
+        assert_eq!(look(&second(Standing::Empty), 62), Duration::ZERO);
+        assert_eq!(look(&second(Standing::Empty), 66), Duration::from_secs(4));
+        assert_eq!(look(&second(Standing::Formatted(cluster(1))), 72), PATIENCE, "also while it is being founded");
+        assert_eq!(look(&[(3, Standing::Empty)], 73), Duration::from_secs(11), "a majority, whoever");
+        assert_eq!(look(&[], 74), Duration::ZERO);
+        assert_eq!(look(&second(Standing::Empty), 75), Duration::ZERO, "from the start");
     }
 
     /// Catches: an emptied disk that votes again under its founder's id, or founds a second cluster beside its own.

@@ -17,7 +17,7 @@ use super::disk::{Content, Disk};
 use crate::config::{Bootstrap, ConsensusConfig};
 use crate::error::StartError;
 use crate::founding::occupied::Occupied;
-use crate::founding::{Census, EmptyDisk, FirstFounder, LoneDisk, StartPhase};
+use crate::founding::{Census, Company, EmptyDisk, FirstFounder, LoneDisk, StartPhase};
 use crate::hello::{self, Hello, HelloAnswer, Holder, Introduction, Joined, Place, Standing, Wish};
 use crate::identity::Identity;
 use crate::network::RaftTransport;
@@ -48,6 +48,8 @@ pub(super) struct Neighbours {
     door: PeerDoor,
     /// Why peers did not answer, as logged last.
     problems: Mutex<BTreeMap<BrokerId, String>>,
+    began: Instant,
+    company: Mutex<Company>,
 }
 
 type Answers = BTreeMap<BrokerId, Result<Introduction, String>>;
@@ -78,6 +80,8 @@ impl Neighbours {
             transport,
             door,
             problems: Mutex::default(),
+            began: Instant::now(),
+            company: Mutex::default(),
         }))
     }
 
@@ -185,10 +189,10 @@ impl Neighbours {
 
     async fn settle_empty(&self, disk: &Disk, draw: &mut impl FnMut() -> [u8; 16]) -> Result<Identity, StartError> {
         self.door.stand(Standing::Empty);
-        let began = Instant::now();
         let founder = loop {
             let answers = self.ask_all(None).await;
-            match self.census(&standings(&answers), began.elapsed()).empty_disk()? {
+            let heard = standings(&answers);
+            match self.census(&heard, self.in_company(&heard)).empty_disk()? {
                 EmptyDisk::Wait(phase) => self.door.report(phase),
                 EmptyDisk::Draw => break self.expected_cluster.unwrap_or_else(|| ClusterId::from_bytes(draw())),
                 EmptyDisk::Adopt(cluster) | EmptyDisk::Follow(cluster) => break cluster,
@@ -260,10 +264,10 @@ impl Neighbours {
 
     /// The first founder waits until the others can vote; then nobody may format a founder's disk any more.
     pub(super) async fn gather(&self, identity: &Identity) -> Result<(), StartError> {
-        let began = Instant::now();
         loop {
             let answers = self.ask_all(Some(described(identity, 0))).await;
-            match self.census(&standings(&answers), began.elapsed()).first_founder(identity.cluster_id)? {
+            let heard = standings(&answers);
+            match self.census(&heard, self.in_company(&heard)).first_founder(identity.cluster_id)? {
                 FirstFounder::Wait(phase) => self.door.report(phase),
                 FirstFounder::Initialise => break,
             }
@@ -295,6 +299,11 @@ impl Neighbours {
             self.door.report(StartPhase::WaitingForQuorum { unreachable });
             sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// For how long a majority of the founders has been there.
+    fn in_company(&self, heard: &BTreeMap<BrokerId, Standing>) -> Duration {
+        self.company.lock().look(self.me, &self.founders, heard, self.began.elapsed())
     }
 
     fn census<'a>(&'a self, heard: &'a BTreeMap<BrokerId, Standing>, waited: Duration) -> Census<'a> {

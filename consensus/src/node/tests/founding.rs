@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 use streambus_protocol::ids::{ClusterId, TopicName};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Every founder votes under its founder's id, all have the same cluster, and a command reaches all of them.
 async fn check_founded(cluster: &Cluster) {
@@ -79,13 +79,17 @@ async fn founders_that_are_killed_while_founding_found_one_cluster_all_the_same(
     }
 }
 
-/// Catches: a cluster that cannot be founded while one of three machines is away, a founder that comes late and votes
-/// under an id under which it was never known to be empty, or is never let in.
+/// Catches: a cluster that cannot be founded while one of three machines is away, or only after that one was waited for at
+/// each step anew; a founder that comes late and votes under an id under which it was never known to be empty, or is never
+/// let in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_three_found_the_cluster_and_the_third_joins_it() {
     let mut cluster = Cluster::new();
-    cluster.patience = Duration::from_millis(300);
+    cluster.patience = Duration::from_secs(5);
+    let began = Instant::now();
     cluster.start(&[1, 2]).await;
+    let took = began.elapsed();
+    assert!(took >= cluster.patience && took < cluster.patience * 2 - Duration::from_secs(1), "{took:?}");
     cluster.host(1).await;
     cluster.nodes[&2].propose_within(create("t", 1, HOST), PATIENCE).await.unwrap();
     cluster.start(&[3]).await;
