@@ -175,6 +175,27 @@ async fn three_brokers_found_one_cluster_and_all_of_them_know_its_topics() {
     }
 }
 
+// Catches a broker that denies a topic because it has not heard of it yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_one_broker_made_exists_at_every_other_at_once() {
+    let founders = Founders::new(3);
+    let servers = founders.start_all().await;
+    let mut clients = Vec::new();
+    for server in servers.values() {
+        clients.push(client(server).await);
+    }
+    for round in 0..30 {
+        let topic = format!("round-{round}");
+        create(&mut clients[round % 3], &topic, 3).await;
+        assert!(layout(&mut clients[(round + 1) % 3], &topic).await.is_some(), "{topic} is denied");
+        let described = clients[(round + 2) % 3].call(&DescribeTopicRequest { name: name(&topic) }).await;
+        assert!(described.is_ok(), "{topic}: {described:?}");
+    }
+    let denied = clients[0].call(&DescribeTopicRequest { name: name("round-3o") }).await.expect_err("there is none");
+    assert_eq!(denied.code, ErrorCode::UnknownTopic, "{denied:?}");
+    assert!(denied.message.contains("round-3"), "it suggests what is near: {denied:?}");
+}
+
 // Catches a planned stop that leaves its partitions without a leader, and a broker that does not come back as itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stops_hands_its_leaderships_over_first_and_comes_back() {
@@ -258,6 +279,16 @@ async fn a_leader_without_a_controller_refuses_what_others_hold_too() {
     assert_eq!(old.controller, None);
     let states: Vec<&str> = old.brokers.iter().map(|broker| broker.state.as_str()).collect();
     assert_eq!(states, ["ready", "silent", "silent"]);
+    // What it knows it says; what it does not know may exist all the same.
+    assert!(layout(&mut last, "shared").await.is_some());
+    let unsure = last.call(&DescribeTopicRequest { name: name("never-made") }).await.expect_err("nobody knows");
+    assert_eq!(unsure.code, ErrorCode::NoController, "{unsure:?}");
+    assert!(unsure.message.contains("never-made"), "{unsure:?}");
+    let asked = MetadataRequest { topics: Some(vec![name("shared"), name("never-made")]) };
+    let answer: MetadataResponse = last.call(&asked).await.expect("metadata");
+    let outcomes: Vec<Option<ErrorCode>> =
+        answer.topics.iter().map(|topic| topic.outcome.as_ref().err().map(|error| error.code)).collect();
+    assert_eq!(outcomes, [None, Some(ErrorCode::NoController)]);
     servers.insert(2, founders.start(2).await);
     until(async || latest(&mut last, shared, first).await, |answer| !is_refused(answer)).await.ok();
     let now = until(async || describe(&mut last).await, |cluster| cluster.without_quorum_ms.is_none()).await;
