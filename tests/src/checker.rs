@@ -10,7 +10,7 @@
 //! | I3 order, per producer and in real time | `final_read`, `real_time::acknowledgements` |
 //! | I4 nothing twice | `final_read` |
 //! | I5 nothing invented | `final_read` |
-//! | I6 watermarks never go back, nothing is read above them | `real_time::watermarks`, `real_time::readers` |
+//! | I6 watermarks never go back, and what was read stays where it was read | `real_time::watermarks`, `real_time::readers` |
 //! | I7 groups, I8 transactions | not judged: the broker has neither yet |
 //! | I9 one leader per epoch, enough replicas behind an acknowledgement | `leadership`, `real_time::acknowledgements` |
 //! | I10 a vote is never forgotten; the rest of Raft | `terms`; openraft's own suite and the explorers |
