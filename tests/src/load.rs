@@ -13,15 +13,13 @@ use streambus_protocol::ids::TopicName;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::event::What;
 use crate::history::Value;
 use crate::raw_caller::RawCaller;
 use crate::recorder::Recorder;
 
-/// How often a producer gives records to its client.
-const BEAT: Duration = Duration::from_millis(10);
 /// How often the observer asks.
 const GLANCE: Duration = Duration::from_millis(200);
 /// How long one question of the observer may take.
@@ -38,8 +36,10 @@ pub struct LoadOptions {
     pub partitions: u32,
     /// Producers, each with a client of its own.
     pub producers: u32,
-    /// Records a second of each producer.
+    /// Records a second of each producer, but at least one each beat.
     pub rate: u32,
+    /// How often a producer gives records to its client. The producers' beats are spread evenly.
+    pub beat: Duration,
     /// Consumers, each following every partition with a client of its own.
     pub readers: u32,
     /// How long a record may wait for its acknowledgement.
@@ -55,6 +55,7 @@ impl Default for LoadOptions {
             partitions: 4,
             producers: 2,
             rate: 500,
+            beat: Duration::from_millis(10),
             readers: 1,
             delivery_timeout: Duration::from_secs(60),
             min_isr: None,
@@ -181,9 +182,10 @@ async fn produce(world: World, number: u32, going: watch::Receiver<bool>, runtim
         collectors.push(runtime.spawn(collect(source, world.recorder.clone())));
         sinks.push(sink);
     }
-    let mut beat = tokio::time::interval(BEAT);
+    let LoadOptions { producers, rate, beat: every, .. } = *world.options;
+    let mut beat = tokio::time::interval_at(Instant::now() + every * number / producers, every);
     beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let per_beat = u64::from(world.options.rate) * BEAT.as_millis() as u64 / 1_000;
+    let per_beat = u64::from(rate) * every.as_millis() as u64 / 1_000;
     let mut sequence = 0;
     while *going.borrow() {
         beat.tick().await;
