@@ -5,6 +5,7 @@ mod harness;
 
 mod apis;
 mod compaction;
+mod compression;
 mod hostile;
 mod limits;
 mod produce_fetch;
