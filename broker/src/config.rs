@@ -337,7 +337,7 @@ const MIB: u64 = 1024 * KIB;
 /// What `load` works on. Nothing is read from the outside.
 #[derive(Clone, Debug, Default)]
 pub struct LoadRequest {
-    /// Configuration files, path (for messages) and text, weakest first: the main file, then `conf.d/*.toml` by name.
+    /// Configuration files, path (for messages) and text, weakest first.
     pub files: Vec<(PathBuf, String)>,
     /// Environment variables; names that do not start with `STREAMBUS__` are ignored.
     pub env: Vec<(String, String)>,

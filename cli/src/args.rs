@@ -131,6 +131,12 @@ mod tests {
     fn the_fixed_spellings_parse() {
         for line in [
             "streambus server --data-dir d --listen 127.0.0.1:0 --http 127.0.0.1:0",
+            "streambus server --broker-id 1 --data-dir d --listen h:1 --cluster-listen h:2 --http h:3 --peers 1@h:2,2@i:2,3@j:2",
+            "streambus server --broker-id 1 --data-dir d --listen h:1 --cluster-listen h:2 --http h:3 --peers 1@h:2 --rack r",
+            "streambus -b a:1,b:2,c:3 topic create orders --partitions 3 --replicas 3",
+            "streambus -b a:1 -b b:2 -b c:3 topic describe orders",
+            "streambus -b a:1,b:2 topic transfer-leader orders --partition 0",
+            "streambus -b a:1,b:2 topic transfer-leader orders --partition 0 --to 2",
             "streambus -b a:1 topic create orders --partitions 3 --replicas 1 --config retention.ms=1 --config durability=sync",
             "streambus -b a:1 produce orders -f %k\\t%v\\n --acks all",
             "streambus -b a:1 produce orders -f %v --acks none -o json",

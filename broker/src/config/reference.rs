@@ -56,9 +56,10 @@ Every setting has one name. `limits.connections` is
 - in the environment: `STREAMBUS__LIMITS__CONNECTIONS=10000`,
 - as a flag of `streambus server`: `--set limits.connections=10000`; the common ones have a short flag too.
 
-A stronger source wins: flags, then the environment, then files (`--config FILE`, then `conf.d/*.toml` beside it by
-name, a later file over an earlier one), then the defaults below. `streambus config show --effective` prints what is in
-force and where each value came from; `streambus config lint` checks without starting.
+A stronger source wins: flags, then the environment, then files, then the defaults below. Files are `--config FILE`, then
+`conf.d/*.toml` beside it by name, then the `*.toml` of `--config-dir DIR` by name; a later file wins over an earlier one.
+`streambus config show --effective` prints what is in force and where each value came from; `streambus config lint` checks
+without starting.
 
 A running broker reads its files again on SIGHUP (`kill -HUP`): it logs what changed, takes over at once what says so below,
 and names what waits for the next start. When there is a mistake it keeps everything as it was and logs all mistakes. Flags

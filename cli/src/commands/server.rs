@@ -2,6 +2,8 @@
 
 mod reload;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -27,10 +29,10 @@ use signals::{Asked, Signals};
 /// Where configuration comes from besides flags: files and the environment.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Sources {
-    /// A configuration file
+    /// A configuration file; *.toml in a folder conf.d beside it are read after it, by name
     #[arg(long, env = "STREAMBUS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// A directory whose *.toml files are read after the file, by name
+    /// A directory whose *.toml files are read last, by name
     #[arg(long, value_name = "DIR")]
     pub config_dir: Option<PathBuf>,
     /// Any setting by its key, such as limits.connections=500; repeatable
@@ -109,13 +111,30 @@ impl ServerArgs {
 
 /// Reads the sources and merges them with `flags`.
 pub fn load(sources: &Sources, flags: Vec<(String, String)>) -> Result<Effective, Failure> {
+    let files = files(sources)?;
+    // A variable that is not text cannot be one of ours; its name is checked all the same.
+    let env = std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+        .collect();
+    config::load(LoadRequest { files, env, flags }).map_err(|errors| Failure::usage(errors.to_string()))
+}
+
+/// The configuration files with their texts, weakest first: the file, those of `conf.d` beside it, those of the directory.
+fn files(sources: &Sources) -> Result<Vec<(PathBuf, String)>, Failure> {
     let mut files = Vec::new();
+    let mut folders = Vec::new();
     if let Some(path) = &sources.config {
         files.push((path.clone(), read(path)?));
+        let beside = path.with_file_name("conf.d");
+        // Not there is nothing said; there and not readable is a mistake, as with every other source.
+        if beside.try_exists().map_err(|error| unreadable(&beside, &error))? {
+            folders.push(beside);
+        }
     }
-    if let Some(dir) = &sources.config_dir {
-        let entries = std::fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let entries = entries.map_err(|error| unreadable(dir, &error))?;
+    folders.extend(sources.config_dir.clone());
+    for folder in folders {
+        let entries = std::fs::read_dir(&folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let entries = entries.map_err(|error| unreadable(&folder, &error))?;
         let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
         paths.sort();
@@ -124,11 +143,7 @@ pub fn load(sources: &Sources, flags: Vec<(String, String)>) -> Result<Effective
             files.push((path, text));
         }
     }
-    // A variable that is not text cannot be one of ours; its name is checked all the same.
-    let env = std::env::vars_os()
-        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
-        .collect();
-    config::load(LoadRequest { files, env, flags }).map_err(|errors| Failure::usage(errors.to_string()))
+    Ok(files)
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
