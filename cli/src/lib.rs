@@ -5,7 +5,7 @@
 //!
 //! This crate parses, calls and prints. It must never hold a rule of the product: what a topic may be called, how a
 //! record is placed or when it is durable is for the crates below it. `format`, `instant` and `suggest` are pure;
-//! `terminal` and `clock` are the adapters to the outside.
+//! `terminal`, `clock` and `program` are the adapters to the outside.
 
 pub mod allocator;
 pub mod args;
@@ -15,6 +15,7 @@ pub mod failure;
 pub mod format;
 pub mod instant;
 pub mod output;
+pub mod program;
 pub mod progress;
 pub mod session;
 pub mod suggest;

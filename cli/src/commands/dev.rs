@@ -5,7 +5,7 @@ use clap::Args;
 use super::server::{self, Reloader, Sources};
 use crate::args::Global;
 use crate::failure::{Exit, Failure};
-use crate::terminal;
+use crate::{program, terminal};
 
 /// Options of `dev`.
 #[derive(Debug, Args)]
@@ -41,7 +41,8 @@ pub fn run(global: &Global, args: &DevArgs) -> Result<Exit, Failure> {
         .map_err(|error| Failure::failed(format!("setting up logs failed: {error}")))?;
     let reloader = Reloader { sources: args.sources.clone(), flags, telemetry };
     server::serve(config, &reloader, |running, elapsed| {
-        terminal::note(&server::ready_text(running, elapsed));
+        let (client, http) = (running.client_address(), running.http_address());
+        terminal::note(&server::ready_text(&program::word(), client, http, elapsed));
         terminal::note(&format!("data in {}, removed at the end; Ctrl-C ends it", directory.path().display()));
     })
 }

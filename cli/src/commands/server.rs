@@ -5,6 +5,7 @@ mod signals;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::args::{BROKER_DEFAULT, Global};
 use crate::clock::Elapsed;
 use crate::commands::version::VERSION;
 use crate::failure::{Exit, Failure};
-use crate::terminal;
+use crate::{program, terminal};
 
 pub use reload::Reloader;
 use signals::{Asked, Signals};
@@ -171,7 +172,8 @@ pub fn run(global: &Global, args: &ServerArgs) -> Result<Exit, Failure> {
     let reloader = Reloader { sources: args.sources.clone(), flags: args.flags(), telemetry };
     serve(effective.into_config(), &reloader, |server, elapsed| {
         if !global.quiet {
-            terminal::note(&ready_text(server, elapsed));
+            let (client, http) = (server.client_address(), server.http_address());
+            terminal::note(&ready_text(&program::word(), client, http, elapsed));
         }
     })
 }
@@ -239,16 +241,15 @@ async fn run_until_stopped(server: &RunningServer, ready: impl FnOnce()) -> Stat
     }
 }
 
-/// One line of facts and three to try next.
-pub fn ready_text(server: &RunningServer, elapsed: Duration) -> String {
-    let (client, http) = (server.client_address(), server.http_address());
+/// One line of facts and three to try next, in which the program is called `program`.
+pub fn ready_text(program: &str, client: SocketAddr, http: SocketAddr, elapsed: Duration) -> String {
     let flag = if client.to_string() == BROKER_DEFAULT { String::new() } else { format!("-b {client} ") };
     format!(
         "streambus {} is ready after {} ms: clients {client}, HTTP {http}\n\
          try:\n  \
-         streambus {flag}topic create orders --partitions 3\n  \
-         printf 'ada\\t{{\"item\":1}}\\n' | streambus {flag}produce orders -f '%k\\t%v\\n'\n  \
-         streambus {flag}consume orders -e -f '%p %o %k\\t%v\\n'",
+         {program} {flag}topic create orders --partitions 3\n  \
+         printf 'ada\\t{{\"item\":1}}\\n' | {program} {flag}produce orders -f '%k\\t%v\\n'\n  \
+         {program} {flag}consume orders -e -f '%p %o %k\\t%v\\n'",
         VERSION,
         elapsed.as_millis(),
     )

@@ -77,3 +77,24 @@ fn the_file_then_its_conf_d_then_the_directory_each_by_name() {
     let missing = Sources { config_dir: Some(folder.path().join("none")), ..Sources::default() };
     assert!(files(&missing).unwrap_err().what.contains("cannot be read"));
 }
+
+/// Catches a line to try that calls another program than the one that runs, or asks another broker.
+#[test]
+fn the_lines_to_try_call_this_program_and_this_broker() {
+    let text = |client: &str| {
+        let (client, http) = (client.parse().unwrap(), "127.0.0.1:8080".parse().unwrap());
+        ready_text("/src/target/release/streambus", client, http, Duration::from_millis(7))
+    };
+    let here = text("127.0.0.1:9092");
+    let lines: Vec<&str> = here.lines().collect();
+    assert_eq!(
+        lines[0],
+        format!("streambus {VERSION} is ready after 7 ms: clients 127.0.0.1:9092, HTTP 127.0.0.1:8080")
+    );
+    assert_eq!(lines[2], "  /src/target/release/streambus topic create orders --partitions 3");
+    assert!(lines[3].contains("| /src/target/release/streambus produce orders"), "{here}");
+    assert!(lines[4].starts_with("  /src/target/release/streambus consume orders"), "{here}");
+    let elsewhere = text("127.0.0.1:9093");
+    let asks_it = |line: &&str| line.contains("/src/target/release/streambus -b 127.0.0.1:9093 ");
+    assert_eq!(elsewhere.lines().filter(asks_it).count(), 3, "{elsewhere}");
+}
