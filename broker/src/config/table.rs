@@ -200,7 +200,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         kind: Kind::Bytes { min: MIB, max: GIB, slot: |c| &mut c.storage.commit_queue_bytes },
         flag: None,
         reload: Reload::Restart,
-        doc: "Accepted batches that may wait for the disk; beyond it, producers are told to try again.",
+        doc: "Accepted batches that may wait for the disk; beyond it, producers are told to try again. A power cut takes at \
+              most this much and two commits of `storage.commit_bytes` from topics with `durability=async`, all together.",
     },
     Setting {
         key: "storage.spare_segments",
