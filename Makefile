@@ -6,10 +6,11 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-# ccache makes a second compilation of RocksDB take seconds; without it plain clang is used.
-CCACHE := $(shell command -v ccache >/dev/null 2>&1 && echo "ccache ")
-export CC := $(CCACHE)clang
-export CXX := $(CCACHE)clang++
+# ccache makes a second compilation of RocksDB take seconds; without it plain clang is used. Looked for when a recipe runs and
+# not when this file is read: `deps` may just have installed it, and another CC next time would compile RocksDB again.
+CCACHE = $(shell command -v ccache >/dev/null 2>&1 && echo "ccache ")
+export CC = $(CCACHE)clang
+export CXX = $(CCACHE)clang++
 export CARGO_TERM_COLOR ?= auto
 
 CARGO := cargo
@@ -67,6 +68,13 @@ lint: deps ## Check formatting, lints and documentation
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --release --locked -p streambus-planted -p streambus-cli --features streambus-cli/planted-bugs --bin streambus-planted -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps --quiet
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check licenses bans sources; \
+		else echo 'note: cargo-deny is not installed: licences and sources of dependencies were not checked' >&2; fi
+
+# No part of lint: what is known against a dependency changes without a commit of ours, and looking it up takes a network.
+.PHONY: advisories
+advisories: ## Look up what is known against our dependencies (needs cargo-deny and a network)
+	$(CARGO) deny --locked check advisories
 
 .PHONY: verify
 verify: lint test ## The one gate: everything a change must pass

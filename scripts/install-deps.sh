@@ -7,6 +7,29 @@ set -euo pipefail
 
 rust_min=1.88
 
+# Runs a command as root, or ends with what to run.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "error: run this as root, then try again: $*" >&2
+        exit 1
+    fi
+}
+
+install() {
+    echo "installing: $*" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# True when $1 is a version of Rust that suffices.
+suffices() { [[ $1 == [0-9]* && $(printf '%s\n%s\n' "$rust_min" "$1" | sort -V | head -n 1) == "$rust_min" ]]; }
+
+# The version of package $1 that would be installed: nothing, or "(none)", when there is none.
+candidate() { apt-cache policy "$1" 2>/dev/null | awk '/Candidate:/ {print $2}'; }
+
 missing=()
 command -v make >/dev/null || missing+=(make)
 command -v git >/dev/null || missing+=(git)
@@ -26,15 +49,8 @@ if [ "${#missing[@]}" -gt 0 ]; then
         echo "error: missing ${missing[*]}; install them with this system's package manager" >&2
         exit 1
     fi
-    sudo=
-    if [ "$(id -u)" -ne 0 ]; then
-        command -v sudo >/dev/null || { echo "error: missing ${missing[*]}; run as root: apt-get install ${missing[*]}" >&2; exit 1; }
-        sudo=sudo
-    fi
-    echo "installing: ${missing[*]}" >&2
-    export DEBIAN_FRONTEND=noninteractive
-    $sudo apt-get update -qq
-    $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    as_root apt-get update -qq
+    install "${missing[@]}"
 fi
 
 if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
@@ -42,16 +58,28 @@ if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo"
     exit 1
 fi
 if ! command -v cargo >/dev/null; then
-    if apt-cache show rustup >/dev/null 2>&1; then
-        sudo=; [ "$(id -u)" -eq 0 ] || sudo=sudo
-        $sudo apt-get install -y -qq rustup >/dev/null && rustup default stable
+    ! command -v apt-get >/dev/null || as_root apt-get update -qq
+    # Debian 13 and newer have rustup, which brings the newest Rust. Debian 12 has a new Rust too, kept up to date for its
+    # browsers, in packages that end in -web; its package rustc is years too old.
+    if [[ $(candidate rustup) == [0-9]* ]]; then
+        install rustup
+        rustup default stable
+    elif suffices "$(candidate cargo-web)"; then
+        install rustc-web cargo-web rust-web-clippy rustfmt-web
     else
-        echo "error: Rust $rust_min or newer is needed and this release does not package it; install it with rustup, then run this again" >&2
+        cat >&2 <<TEXT
+error: Rust $rust_min or newer is needed, and this system packages none. Either
+  enable the security updates of this Debian release (its rustc-web and cargo-web are new enough), or
+  install Rust with rustup's own installer (its home page says how), then: . "\$HOME/.cargo/env"
+and run this again.
+TEXT
         exit 1
     fi
+    # The shell remembers where commands were not.
+    hash -r
 fi
 have=$(rustc --version | awk '{print $2}')
-if [ "$(printf '%s\n%s\n' "$rust_min" "$have" | sort -V | head -n 1)" != "$rust_min" ]; then
-    echo "error: Rust $rust_min or newer is needed, this is $have; run: rustup update stable" >&2
+if ! suffices "$have"; then
+    echo "error: Rust $rust_min or newer is needed, this is $have; where rustup installed it, run: rustup update stable" >&2
     exit 1
 fi
