@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Starts three brokers on this machine and prints what to try; Ctrl-C stops them in order. Data stays in DATA/broker-N, so
-# the next start is the same cluster. Usage: scripts/cluster.sh STREAMBUS_BINARY DATA
+# the next start is the same cluster. Usage: scripts/cluster.sh STREAMBUS_BINARY DATA [ADDRESS]
 set -euo pipefail
 streambus=$1
 data=$2
+host=${3:-127.0.0.1}
 brokers=(1 2 3)
-peers=1@127.0.0.1:9192,2@127.0.0.1:9193,3@127.0.0.1:9194
+peers=1@$host:9192,2@$host:9193,3@$host:9194
 declare -A process=()
 
-client() { echo "127.0.0.1:$((9091 + $1))"; }
-http() { echo "127.0.0.1:$((8079 + $1))"; }
+client() { echo "$host:$((9091 + $1))"; }
+http() { echo "$host:$((8079 + $1))"; }
 
 # Every way out ends the brokers: SIGTERM drains, and an ended one is no error.
 stop() {
@@ -23,7 +24,7 @@ trap 'stop; exit 0' INT TERM
 mkdir -p "$data"
 for id in "${brokers[@]}"; do
     "$streambus" server --broker-id "$id" --data-dir "$data/broker-$id" --listen "$(client "$id")" \
-        --cluster-listen "127.0.0.1:$((9191 + id))" --http "$(http "$id")" --peers "$peers" 2>>"$data/broker-$id.log" &
+        --cluster-listen "$host:$((9191 + id))" --http "$(http "$id")" --peers "$peers" 2>>"$data/broker-$id.log" &
     process[$id]=$!
 done
 for id in "${brokers[@]}"; do

@@ -14,6 +14,7 @@ mod moves;
 mod near;
 mod network;
 mod one;
+mod operator;
 mod pause;
 mod power;
 mod refusals;
