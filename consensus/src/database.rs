@@ -86,6 +86,17 @@ pub enum DatabaseError {
         /// What the system says.
         source: io::Error,
     },
+    /// There is no room for another byte.
+    #[error(
+        "the disk of the metadata database {path} is full: {source}; make room on it and start this broker again: what it has \
+         confirmed is there"
+    )]
+    Full {
+        /// Where it is.
+        path: PathBuf,
+        /// What RocksDB says.
+        source: rocksdb::Error,
+    },
     /// Any other failure of the file system.
     #[error("the metadata database {path} cannot be opened: {source}")]
     Failed {

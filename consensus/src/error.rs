@@ -21,7 +21,7 @@ pub enum StartError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// A stored value or snapshot is damaged, or the file system failed.
-    #[error("the cluster metadata cannot be read: {0}")]
+    #[error("the cluster metadata cannot be used: {0}")]
     Storage(#[source] io::Error),
     /// The timings contradict each other.
     #[error("the metadata timings are not valid: {0}")]

@@ -387,6 +387,11 @@ impl Cluster {
         }
     }
 
+    /// True when a broker's process has ended by itself.
+    pub fn has_ended(&mut self, id: u32) -> bool {
+        self.node_mut(id).has_died()
+    }
+
     /// Waits until a broker's process ends by itself.
     pub fn wait_exit(&mut self, id: u32) -> ExitStatus {
         let status = self.node_mut(id).wait_exit(PATIENCE);

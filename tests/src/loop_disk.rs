@@ -5,7 +5,7 @@
 //! After the cut the first must be gone or empty and the second whole, or the cut was none and the test fails.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -18,6 +18,9 @@ use crate::shim;
 const PROOF_BYTES: usize = 64 * 1024;
 const UNSYNCED: &str = "unsynced";
 const SYNCED: &str = "synced";
+/// What takes the space of a full disk.
+const BALLAST: &str = "ballast";
+const CRUMBS: &str = "crumbs";
 /// How long a file system may stay busy after its last process ended.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -41,7 +44,7 @@ pub fn available(test: &str) -> bool {
 
 fn try_one() -> Option<String> {
     let folder = tempfile::tempdir().expect("a folder");
-    LoopDisk::try_new(folder.path(), "probe", 16 << 20).err()
+    LoopDisk::try_new(folder.path(), "probe", 16 << 20, &[]).err()
 }
 
 /// One mounted file system. Unmounted when dropped.
@@ -55,15 +58,21 @@ pub struct LoopDisk {
 impl LoopDisk {
     /// Makes and mounts a file system of `bytes` in `folder`. Panics when this machine refuses: ask [`missing`] first.
     pub fn new(folder: &Path, name: &str, bytes: u64) -> Self {
-        Self::try_new(folder, name, bytes).unwrap_or_else(|why| panic!("a disk of its own: {why}"))
+        Self::try_new(folder, name, bytes, &[]).unwrap_or_else(|why| panic!("a disk of its own: {why}"))
     }
 
-    fn try_new(folder: &Path, name: &str, bytes: u64) -> Result<Self, String> {
+    /// The same without extents, so that no file can reserve space ahead: once it is full, nothing grows any more.
+    pub fn without_reservations(folder: &Path, name: &str, bytes: u64) -> Self {
+        let features = ["-O", "^extent,^64bit"];
+        Self::try_new(folder, name, bytes, &features).unwrap_or_else(|why| panic!("a disk of its own: {why}"))
+    }
+
+    fn try_new(folder: &Path, name: &str, bytes: u64, features: &[&str]) -> Result<Self, String> {
         let (image, mounted_at) = (folder.join(format!("{name}.image")), folder.join(name));
         let file = File::create_new(&image).map_err(|error| format!("{}: {error}", image.display()))?;
         file.set_len(bytes).map_err(|error| format!("{}: {error}", image.display()))?;
         // Nothing is reserved for root, which the brokers of a test are.
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).args(features).arg(&image))?;
         fs::create_dir(&mounted_at).map_err(|error| format!("{}: {error}", mounted_at.display()))?;
         let mut disk = Self { image, mounted_at, is_mounted: false };
         disk.mount()?;
@@ -93,14 +102,25 @@ impl LoopDisk {
     /// Takes all but `left` bytes, so that the disk is full for everybody else.
     pub fn fill(&self, left: u64) {
         let free = free_bytes(&self.mounted_at);
-        let ballast = self.mounted_at.join("ballast");
+        let ballast = self.mounted_at.join(BALLAST);
         let taken = free.saturating_sub(left).to_string();
         run(Command::new("fallocate").args(["-l", &taken]).arg(&ballast)).expect("the disk can be filled");
     }
 
-    /// Gives back what [`Self::fill`] took.
+    /// Takes every byte that is left. May be called again when somebody has given up some.
+    pub fn fill_up(&self) {
+        // Where the large file would need another block to find its blocks, the small one takes the last ones.
+        for name in [BALLAST, CRUMBS] {
+            let path = self.mounted_at.join(name);
+            grow_as_far_as_possible(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+    }
+
+    /// Gives back what [`Self::fill`] or [`Self::fill_up`] took.
     pub fn empty(&self) {
-        fs::remove_file(self.mounted_at.join("ballast")).expect("the disk was filled");
+        fs::remove_file(self.mounted_at.join(BALLAST)).expect("the disk was filled");
+        // Only a disk that was filled up has them.
+        let _removed = fs::remove_file(self.mounted_at.join(CRUMBS));
     }
 
     /// Writes the two files that [`Self::restore`] looks at.
@@ -148,6 +168,26 @@ pub fn cut_power(tools: &Path, disks: &[&LoopDisk]) {
     disks.iter().for_each(|disk| disk.write_proof());
     let directories = disks.iter().map(|disk| &disk.mounted_at);
     run(Command::new(&program).args(directories)).unwrap_or_else(|why| panic!("the power could not be cut: {why}"));
+}
+
+/// Appends zeros until the file system has room for none, also once it has written down what it was given.
+fn grow_as_far_as_possible(path: &Path) -> std::io::Result<()> {
+    let zeros = [0; 64 * 1024];
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    loop {
+        let (mut grown, mut portion) = (0, zeros.len());
+        while portion > 0 {
+            match file.write(&zeros[..portion]) {
+                Ok(written) => grown += written,
+                Err(error) if error.kind() == ErrorKind::StorageFull => portion /= 2,
+                Err(error) => return Err(error),
+            }
+        }
+        file.sync_all()?;
+        if grown == 0 {
+            return Ok(());
+        }
+    }
 }
 
 fn free_bytes(path: &Path) -> u64 {
@@ -209,5 +249,23 @@ mod tests {
         fs::remove_file(disk.data().join("big")).expect("a part of it");
         disk.empty();
         fs::write(disk.data().join("big"), vec![0; 4 << 20]).expect("there is room again");
+    }
+
+    #[test]
+    fn a_disk_that_is_filled_up_takes_not_a_byte() {
+        if !available("a disk that is filled up") {
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = LoopDisk::without_reservations(folder.path(), "one", 16 << 20);
+        fs::create_dir(disk.data()).expect("a folder");
+        fs::write(disk.data().join("kept"), vec![0; 1 << 20]).expect("there is room");
+        disk.fill_up();
+        assert!(fs::write(disk.data().join("small"), b"x").is_err(), "there is no room for it");
+        fs::remove_file(disk.data().join("kept")).expect("it is there");
+        disk.fill_up();
+        assert!(fs::write(disk.data().join("small"), b"x").is_err(), "what was given up is taken too");
+        disk.empty();
+        fs::write(disk.data().join("small"), b"x").expect("there is room again");
     }
 }

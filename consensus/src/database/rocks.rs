@@ -1,7 +1,7 @@
 //! The database in RocksDB: a column family for each of ours, one WAL, small buffers.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, WriteBatch,
@@ -11,6 +11,8 @@ use super::{Change, DatabaseError, Family, Pair, Pairs, record_log};
 
 /// What the system says of a file that is not there.
 const MISSING: &str = "No such file or directory";
+/// What the system says when there is no room; RocksDB's kinds of errors do not tell.
+const FULL: &str = "No space left on device";
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -38,6 +40,7 @@ impl Family {
 /// An open database in a directory.
 pub(super) struct RocksDatabase {
     db: DB,
+    path: PathBuf,
 }
 
 impl RocksDatabase {
@@ -48,6 +51,7 @@ impl RocksDatabase {
         let failed = |source: rocksdb::Error| {
             let path = path.clone();
             match source.kind() {
+                _ if source.as_ref().contains(FULL) => DatabaseError::Full { path, source },
                 rocksdb::ErrorKind::Corruption => DatabaseError::Damaged { path, source },
                 // It makes a database that is missing as a whole: what it misses, another of its files names.
                 _ if source.as_ref().contains(MISSING) => DatabaseError::Damaged { path, source },
@@ -58,7 +62,17 @@ impl RocksDatabase {
         let options = database_options().map_err(failed)?;
         let families = Family::ALL.map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(f, &cache)));
         let db = DB::open_cf_descriptors(&options, &path, families).map_err(failed)?;
-        Ok(Self { db })
+        Ok(Self { db, path })
+    }
+
+    /// Why something was not written. RocksDB goes on by itself when there is room again; whoever relies on this database does
+    /// not, since a vote or an entry may be missing by then.
+    fn not_written(&self, source: rocksdb::Error) -> io::Error {
+        if source.as_ref().contains(FULL) {
+            let full = DatabaseError::Full { path: self.path.clone(), source };
+            return io::Error::new(io::ErrorKind::StorageFull, full);
+        }
+        io::Error::other(source)
     }
 
     pub(super) fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
@@ -76,11 +90,11 @@ impl RocksDatabase {
                 }
             }
         }
-        self.db.write(batch).map_err(io::Error::other)
+        self.db.write(batch).map_err(|source| self.not_written(source))
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.db.flush_wal(true).map_err(io::Error::other)
+        self.db.flush_wal(true).map_err(|source| self.not_written(source))
     }
 
     pub(super) fn scan(&self, family: Family, from: &[u8]) -> io::Result<Pairs<'_>> {

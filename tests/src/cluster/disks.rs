@@ -1,5 +1,6 @@
 //! What is done to the disks and clocks of a cluster's brokers.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::shim::{Rule, Shim};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Disks {
     loop_bytes: Option<u64>,
+    metadata_bytes: Option<u64>,
     shim: Option<WriteThrough>,
 }
 
@@ -33,6 +35,12 @@ impl Disks {
     /// [`Self::loops`] where this machine has them; otherwise a power cut is a kill.
     pub fn loops_if_possible(self, bytes: u64) -> Self {
         if loop_disk::missing().is_none() { self.loops(bytes) } else { self }
+    }
+
+    /// A file system of its own for each broker's metadata, of so many bytes, on which no space can be reserved ahead. Ask
+    /// [`crate::loop_disk::available`] first.
+    pub fn metadata_apart(self, bytes: u64) -> Self {
+        Self { metadata_bytes: Some(bytes), ..self }
     }
 
     /// The [`Shim`] in every broker: calls can be made to fail, the wall clock can be shifted.
@@ -61,6 +69,13 @@ pub(super) fn equip(node: &mut Node, folder: &Path, disks: Disks) {
         let disk = LoopDisk::new(folder, &format!("disk-{}", node.id), bytes);
         node.data = disk.data();
         node.disk = Some(disk);
+    }
+    if let Some(bytes) = disks.metadata_bytes {
+        let disk = LoopDisk::without_reservations(folder, &format!("metadata-{}", node.id), bytes);
+        std::fs::create_dir_all(&node.data).expect("a data directory");
+        std::fs::create_dir(disk.data()).expect("an empty disk takes a directory");
+        symlink(disk.data(), node.data.join("metadata")).expect("a link to the metadata's disk");
+        node.metadata_disk = Some(disk);
     }
     if let Some(how) = disks.shim {
         let shim = Shim::build(folder, node.id);
@@ -119,6 +134,18 @@ impl Cluster {
         self.recorder.fault(format!("the disk of broker {id} has room again"))
     }
 
+    /// Takes every byte that is left on the disk of a broker's metadata.
+    pub fn fill_metadata_disk(&self, id: u32) -> u64 {
+        self.metadata_disk(id).fill_up();
+        self.recorder.fault(format!("the metadata disk of broker {id} is full to the last byte"))
+    }
+
+    /// Takes back [`Self::fill_metadata_disk`].
+    pub fn empty_metadata_disk(&self, id: u32) -> u64 {
+        self.metadata_disk(id).empty();
+        self.recorder.fault(format!("the metadata disk of broker {id} has room again"))
+    }
+
     /// From now on these calls of a broker fail.
     pub fn fail_calls(&self, id: u32, slot: u64, rule: &Rule) -> u64 {
         self.shim(id).arm(slot, rule);
@@ -149,6 +176,10 @@ impl Cluster {
 
     fn disk(&self, id: u32) -> &LoopDisk {
         self.node(id).disk.as_ref().expect("this fault needs Disks::loops")
+    }
+
+    fn metadata_disk(&self, id: u32) -> &LoopDisk {
+        self.node(id).metadata_disk.as_ref().expect("this fault needs Disks::metadata_apart")
     }
 
     fn disk_mut(&mut self, id: u32) -> &mut LoopDisk {

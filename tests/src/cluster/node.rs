@@ -49,11 +49,14 @@ pub(super) struct Node {
     pub(super) shim: Option<Shim>,
     /// Under the data directory, when it is one of its own. Behind `child`: a process ends before its disk goes.
     pub(super) disk: Option<LoopDisk>,
+    /// Under its metadata alone, when that lies apart.
+    pub(super) metadata_disk: Option<LoopDisk>,
 }
 
 impl Node {
     pub(super) fn new(id: u32, addresses: Addresses, data: PathBuf, log: PathBuf) -> Self {
-        Self { id, addresses, data, log, program: Program::Shipped, child: None, shim: None, disk: None }
+        let (child, shim, disk, metadata_disk) = (None, None, None, None);
+        Self { id, addresses, data, log, program: Program::Shipped, child, shim, disk, metadata_disk }
     }
 
     /// Starts the process, with `entry` in front of the program; returns its id. It is not ready yet.

@@ -10,6 +10,7 @@ mod disk_errors;
 mod disk_full;
 mod kill;
 mod membership;
+mod metadata_full;
 mod moves;
 mod near;
 mod network;
