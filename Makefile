@@ -90,7 +90,7 @@ demo: build ## A story in the terminal: three brokers, kill -9 of a leader under
 
 TRIALS ?= 20
 .PHONY: failover
-failover: build ## Measure TRIALS (20) times each: kill -9, silent isolation, planned moves, rolling restarts
+failover: build ## Measure TRIALS (20) times each: kill -9, silent isolation, planned moves, rolling restarts, wiped disks
 	$(CARGO) build --release --locked -p streambus-tests --bin streambus-failover
 	STREAMBUS_TRIALS=$(TRIALS) $(TARGET)/release/streambus-failover
 

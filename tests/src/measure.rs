@@ -87,6 +87,12 @@ impl Times {
         self.micros.sort_unstable();
     }
 
+    /// Adds all of another measurement.
+    pub fn extend(&mut self, other: &Self) {
+        self.micros.extend_from_slice(&other.micros);
+        self.micros.sort_unstable();
+    }
+
     /// The value that so many of a hundred do not exceed (nearest rank), if there is one.
     pub fn percentile_us(&self, percent: usize) -> Option<u64> {
         let rank = (self.micros.len() * percent).div_ceil(100);
