@@ -93,8 +93,10 @@ impl Run {
         let read = self.read_back(patience).map_err(|what| violations.push(Violation::NotHealed { what })).ok();
         let mut places = Vec::new();
         for topic in &self.topics {
-            let unknown = || Violation::NotHealed { what: format!("nobody says where '{topic}' is") };
-            self.place(topic).map_or_else(|| violations.push(unknown()), |place| places.push(place));
+            match self.place(topic) {
+                Some(place) => places.push(place),
+                None => violations.push(Violation::NotHealed { what: format!("nobody says where '{topic}' is") }),
+            }
         }
         let (runtime, load) = (&self.runtime, &mut self.load);
         runtime.block_on(load.stop_watching());
