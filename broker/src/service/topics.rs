@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use streambus_consensus::blocking;
-use streambus_consensus::command::Command;
+use streambus_consensus::command::{Assignment, Command};
 use streambus_consensus::image::{ClusterImage, TopicImage};
 use streambus_consensus::outcome::Outcome;
 use streambus_consensus::placement;
@@ -87,8 +87,10 @@ impl TopicService {
         request: CreateTopicRequest,
         deadline: Deadline,
     ) -> Result<CreateTopicResponse, ErrorBody> {
-        let image = self.directory.image();
-        if image.topic_by_name(&request.name).is_some() {
+        // Another broker may just have deleted it.
+        if self.directory.image().topic_by_name(&request.name).is_some()
+            && self.directory.current(deadline).await?.topic_by_name(&request.name).is_some()
+        {
             return Err(ErrorBody::new(ErrorCode::TopicExists, format!("topic '{}' exists", request.name)));
         }
         let mut config = request.config;
@@ -101,9 +103,7 @@ impl TopicService {
         };
         let settings = in_sync_default(&mut config, settings, replication_factor);
         check_in_sync(&settings, usize::from(replication_factor))?;
-        let live = placement::candidates(&self.directory.image());
-        let partitions = placement::place(&live, count, replication_factor, self.random.next_u64())
-            .map_err(|error| refusal::placement(&error))?;
+        let partitions = self.place(count, replication_factor, self.random.next_u64(), deadline).await?;
         let response = |id| CreateTopicResponse { id, partitions: count, replication_factor };
         if request.validate_only {
             return Ok(response(TopicId::from_bytes([0; 16])));
@@ -208,9 +208,7 @@ impl TopicService {
         if added == 0 {
             return Ok(AddPartitionsResponse { total: current });
         }
-        let live = placement::candidates(&self.directory.image());
-        let new = placement::place(&live, added, replication_factor(&topic), u64::from(current))
-            .map_err(|error| refusal::placement(&error))?;
+        let new = self.place(added, replication_factor(&topic), u64::from(current), deadline).await?;
         let command = Command::AddPartitions { id: topic.id, new, expected_count: current };
         match self.propose(command, deadline).await? {
             Outcome::PartitionsAdded { total } => {
@@ -282,6 +280,25 @@ impl TopicService {
             Some(Err(error)) => Err(refusal::blocking_failed(&error)),
             None => Err(ErrorBody::new(ErrorCode::Timeout, "the deadline passed before the log was trimmed")),
         }
+    }
+
+    /// Places partitions on brokers that serve. That they are too few is said only when a controller confirms it: one of
+    /// them may just have begun.
+    async fn place(
+        &self,
+        partitions: u32,
+        replication_factor: u16,
+        offset: u64,
+        deadline: Deadline,
+    ) -> Result<Vec<Assignment>, ErrorBody> {
+        let place_in = |image: &ClusterImage| {
+            placement::place(&placement::candidates(image), partitions, replication_factor, offset)
+        };
+        if let Ok(placed) = place_in(&self.directory.image()) {
+            return Ok(placed);
+        }
+        let image = self.directory.current(deadline).await?;
+        place_in(&image).map_err(|error| refusal::placement(&error))
     }
 
     async fn propose(&self, command: Command, deadline: Deadline) -> Result<Outcome, ErrorBody> {
