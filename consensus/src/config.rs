@@ -10,6 +10,13 @@ use streambus_protocol::ids::{BrokerId, ClusterId};
 
 use crate::command::ClusterEndpoint;
 
+/// The folder of the metadata in a data directory.
+pub(crate) const METADATA_DIRECTORY: &str = "metadata";
+/// The folder of its database, within.
+pub(crate) const DATABASE_DIRECTORY: &str = "db";
+/// The folder of its snapshots, within.
+pub(crate) const SNAPSHOT_DIRECTORY: &str = "snapshots";
+
 /// A metadata node's configuration.
 #[derive(Clone, Debug)]
 pub struct ConsensusConfig {
@@ -130,7 +137,7 @@ impl ConsensusConfig {
 
     /// The directory of everything this crate stores.
     pub fn directory(&self) -> PathBuf {
-        self.data_dir.join("metadata")
+        self.data_dir.join(METADATA_DIRECTORY)
     }
 }
 

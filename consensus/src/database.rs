@@ -7,13 +7,13 @@
 //! A broker keeps it in RocksDB (`rocks`). A simulation, in which no thread may run, gives it a [`MemoryDatabase`].
 
 mod memory;
-mod record_log;
 mod rocks;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use streambus_rocksfiles::FileDamage;
 use tokio::sync::watch;
 
 pub use self::memory::MemoryDatabase;
@@ -66,18 +66,16 @@ pub enum DatabaseError {
         /// What RocksDB says.
         source: rocksdb::Error,
     },
-    /// One of its logs is damaged where RocksDB would not notice.
+    /// One of its files is damaged, maybe where RocksDB would not notice.
     #[error(
-        "the metadata database is damaged: {file} from byte {position} on; what it held there may have been promised, so it \
-         must not be used or emptied in place: restore the disk, or remove this node from the cluster and join it again \
-         with an empty directory"
+        "the metadata database is damaged: {} from byte {} on ({}); what it held there may have been promised, so it must \
+         not be used or emptied in place: restore the disk, or remove this node from the cluster and join it again with an \
+         empty directory",
+        .0.file.display(),
+        .0.position,
+        .0.what
     )]
-    DamagedLog {
-        /// The log.
-        file: PathBuf,
-        /// The first byte that does not check.
-        position: usize,
-    },
+    DamagedFile(FileDamage),
     /// Its files cannot be read.
     #[error("the metadata database {path} cannot be read: {source}; check the disk and the directory's permissions")]
     Unreadable {
@@ -134,6 +132,29 @@ impl Database {
             DatabaseSource::Memory(database) => Engine::Memory(database.open()),
         };
         Ok(Self { engine, open: watch::Sender::new(()) })
+    }
+
+    /// Opens the existing database in the directory `path` to read it: nothing is written there, and another process may
+    /// have it open. Its logs must have been proven.
+    pub(crate) fn open_read_only(path: &Path) -> Result<Self, DatabaseError> {
+        let engine = Engine::Rocks(RocksDatabase::open_read_only(path)?);
+        Ok(Self { engine, open: watch::Sender::new(()) })
+    }
+
+    /// Writes what is in memory to tables.
+    #[cfg(test)]
+    pub(crate) fn flush_to_tables(&self) {
+        if let Engine::Rocks(rocks) = &self.engine {
+            rocks.flush_to_tables();
+        }
+    }
+
+    /// The names of the tables in its directory.
+    pub(crate) fn tables(&self) -> io::Result<Vec<String>> {
+        match &self.engine {
+            Engine::Rocks(rocks) => rocks.tables(),
+            Engine::Memory(_) => Ok(Vec::new()),
+        }
     }
 
     /// A receiver whose sender is gone once the database is closed and may be opened again.

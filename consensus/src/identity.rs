@@ -20,6 +20,8 @@ use crate::types::RaftId;
 const FILE: &str = "identity";
 const PARTIAL: &str = "identity.partial";
 const PLACE: &[u8] = b"identity";
+/// The key of the directory's id in the database.
+pub(crate) const MARK: &[u8] = b"directory";
 const VERSION: u8 = 1;
 
 /// The identity of one data directory.
@@ -215,6 +217,18 @@ impl Identity {
         out.raw(self.directory_id.as_bytes());
         seal(Seal::Identity, PLACE, &out.finish())
     }
+}
+
+/// What is stored under [`MARK`] in the database of directory `id`.
+pub(crate) fn seal_mark(id: DirectoryId) -> Vec<u8> {
+    seal(Seal::Directory, MARK, id.as_bytes())
+}
+
+/// The directory's id as its database has it.
+pub(crate) fn unseal_mark(sealed: &[u8]) -> Result<DirectoryId, DecodeError> {
+    let mut input = Decoder::new(unseal(Seal::Directory, MARK, sealed)?);
+    let id = DirectoryId::from_bytes(input.array()?);
+    input.finish().map(|()| id)
 }
 
 fn decode(sealed: &[u8]) -> Result<(Identity, Phase), DecodeError> {

@@ -27,6 +27,7 @@ mod hello;
 pub mod identity;
 pub mod image;
 pub mod in_process;
+pub mod inspect;
 mod last_heard;
 pub mod limits;
 mod log_store;

@@ -253,6 +253,26 @@ enum Gaps {
 }
 
 impl LogReader {
+    pub(crate) fn new(database: Arc<Database>) -> Self {
+        Self { database }
+    }
+
+    /// Reads vote, positions and every entry there must be; returns how many entries there are.
+    pub(crate) fn verify(&self) -> io::Result<u64> {
+        self.vote()?;
+        self.position(COMMITTED)?;
+        let first = self.purged()?.map_or(0, |purged| purged.index + 1);
+        let end = self.last_entry()?.map_or(first, |last| first.max(last.log_id.index + 1));
+        let mut next = first;
+        while next < end {
+            let piece = self.entries(next, end, LOG_READ_BYTES_MAX, Gaps::Refused)?;
+            let read = piece.last().map_or(end, |last| last.log_id.index + 1);
+            assert!(next < read && read <= end, "a piece holds at least one entry of what was asked for");
+            next = read;
+        }
+        Ok(end - first)
+    }
+
     fn entries(&self, start: u64, end: u64, bytes_max: usize, gaps: Gaps) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         if start >= end {

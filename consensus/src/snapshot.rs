@@ -196,6 +196,41 @@ impl SnapshotStore {
     }
 }
 
+/// The whole snapshots in `directory`, in the order of their names; none when it does not exist.
+pub(crate) fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(SUFFIX)) {
+            found.push(path);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Reads a snapshot's file and proves it.
+pub(crate) fn verify_file(path: &Path) -> Result<(), SnapshotFileError> {
+    verify(&open_file(path)?.read_all()?)?;
+    Ok(())
+}
+
+/// Why a snapshot's file is no good.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SnapshotFileError {
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Unreadable(#[from] io::Error),
+    /// It does not check.
+    #[error("it is damaged: {0}")]
+    Damaged(#[from] DecodeError),
+}
+
 fn file_name(last: Option<&LogId>) -> String {
     match last {
         Some(id) => format!("{:016x}-{:016x}-{:016x}{SUFFIX}", id.index, id.leader_id.term, id.leader_id.node_id.get()),

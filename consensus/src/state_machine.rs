@@ -49,13 +49,7 @@ impl StateMachine {
         outcomes: OutcomeBoard,
     ) -> io::Result<Self> {
         let (applied, membership) = stored_position(&database)?;
-        let mut builder = StateBuilder::default();
-        for pair in database.scan(Family::State, FIRST_ROW)? {
-            let (key, sealed) = pair?;
-            let value = unseal(Seal::Row, &key, &sealed).map_err(damaged)?;
-            builder.add(&key, value).map_err(damaged)?;
-        }
-        let state = builder.finish(applied.map_or(0, |id| id.index)).map_err(damaged)?;
+        let state = stored_state(&database, applied.as_ref())?;
         let published = watch::Sender::new(Arc::new(state.image().clone()));
         Ok(Self { database, snapshots, state, applied, membership, published, outcomes })
     }
@@ -195,6 +189,17 @@ pub(crate) fn stored_position(database: &Database) -> io::Result<(Option<LogId>,
         Some(sealed) => read_applied(&sealed).map_err(damaged),
         None => Ok((None, StoredMembership::default())),
     }
+}
+
+/// The state in this database, where `applied` is applied; refuses one with a damaged or missing row.
+pub(crate) fn stored_state(database: &Database, applied: Option<&LogId>) -> io::Result<ClusterState> {
+    let mut builder = StateBuilder::default();
+    for pair in database.scan(Family::State, FIRST_ROW)? {
+        let (key, sealed) = pair?;
+        let value = unseal(Seal::Row, &key, &sealed).map_err(damaged)?;
+        builder.add(&key, value).map_err(damaged)?;
+    }
+    builder.finish(applied.map_or(0, |id| id.index)).map_err(damaged)
 }
 
 fn damaged(e: DecodeError) -> io::Error {

@@ -11,12 +11,13 @@ const FILE_LINES_MAX: usize = 600;
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("planted", &[]),
     ("protocol", &[]),
-    ("storage", &["planted", "protocol"]),
-    ("consensus", &["planted", "protocol"]),
+    ("rocksfiles", &[]),
+    ("storage", &["planted", "protocol", "rocksfiles"]),
+    ("consensus", &["planted", "protocol", "rocksfiles"]),
     ("broker", &["planted", "protocol", "storage", "consensus"]),
     ("client", &["protocol"]),
     ("bench", &["protocol", "storage", "client"]),
-    ("cli", &["planted", "protocol", "storage", "broker", "client", "bench"]),
+    ("cli", &["planted", "protocol", "storage", "consensus", "broker", "client", "bench"]),
     ("tests", &["planted", "protocol", "storage", "consensus", "broker", "client", "bench"]),
 ];
 

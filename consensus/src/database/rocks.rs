@@ -1,4 +1,7 @@
 //! The database in RocksDB: a column family for each of ours, one WAL, small buffers.
+//!
+//! Its files are proven before anything of them is believed. RocksDB takes some damage for the end of a log, and goes over a
+//! damaged list of deleted ranges with a line in its own log: what was deleted would be back.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +10,9 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Options, WriteBatch,
 };
 
-use super::{Change, DatabaseError, Family, Pair, Pairs, record_log};
+use streambus_rocksfiles::{Unreadable, damaged_logs, damaged_tables};
+
+use super::{Change, DatabaseError, Family, Pair, Pairs};
 
 /// What the system says of a file that is not there.
 const MISSING: &str = "No such file or directory";
@@ -45,24 +50,33 @@ pub(super) struct RocksDatabase {
 
 impl RocksDatabase {
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
-        record_log::check_directory(path)?;
-        let path = path.to_path_buf();
-        let cache = Cache::new_lru_cache(MIB);
-        let failed = |source: rocksdb::Error| {
-            let path = path.clone();
-            match source.kind() {
-                _ if source.as_ref().contains(FULL) => DatabaseError::Full { path, source },
-                rocksdb::ErrorKind::Corruption => DatabaseError::Damaged { path, source },
-                // It makes a database that is missing as a whole: what it misses, another of its files names.
-                _ if source.as_ref().contains(MISSING) => DatabaseError::Damaged { path, source },
-                _ if source.to_string().contains("lock") => DatabaseError::InUse { path, source },
-                _ => DatabaseError::Failed { path, source },
+        if let Some(damage) = damaged_logs(path).map_err(unreadable)?.into_iter().next() {
+            return Err(DatabaseError::DamagedFile(damage));
+        }
+        let suspects = damaged_tables(path).map_err(unreadable)?;
+        if let Some(first) = suspects.first() {
+            // Which of them the database has, only RocksDB can say. A crash leaves others, and it removes them.
+            let database = match Self::open_with(path, Compactions::Never) {
+                Ok(database) => database,
+                Err(passing @ (DatabaseError::InUse { .. } | DatabaseError::Full { .. })) => return Err(passing),
+                Err(_) => return Err(DatabaseError::DamagedFile(first.clone())),
+            };
+            let tables =
+                database.tables().map_err(|source| DatabaseError::Unreadable { path: path.to_owned(), source })?;
+            if let Some(damage) = suspects.into_iter().find(|damage| damage.is_of(&tables)) {
+                return Err(DatabaseError::DamagedFile(damage));
             }
-        };
-        let options = database_options().map_err(failed)?;
-        let families = Family::ALL.map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(f, &cache)));
-        let db = DB::open_cf_descriptors(&options, &path, families).map_err(failed)?;
-        Ok(Self { db, path })
+        }
+        Self::open_with(path, Compactions::AtOnce)
+    }
+
+    fn open_with(path: &Path, compactions: Compactions) -> Result<Self, DatabaseError> {
+        let failed = |source| failed(path, source);
+        let mut options = database_options().map_err(failed)?;
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        let db = DB::open_cf_descriptors(&options, path, descriptors(compactions)).map_err(failed)?;
+        Ok(Self { db, path: path.to_owned() })
     }
 
     /// Why something was not written. RocksDB goes on by itself when there is room again; whoever relies on this database does
@@ -73,6 +87,29 @@ impl RocksDatabase {
             return io::Error::new(io::ErrorKind::StorageFull, full);
         }
         io::Error::other(source)
+    }
+
+    /// Opens what is there without a lock and without writing anything.
+    pub(super) fn open_read_only(path: &Path) -> Result<Self, DatabaseError> {
+        let failed = |source| failed(path, source);
+        let options = database_options().map_err(failed)?;
+        let families = descriptors(Compactions::Never);
+        let db = DB::open_cf_descriptors_read_only(&options, path, families, false).map_err(failed)?;
+        Ok(Self { db, path: path.to_owned() })
+    }
+
+    /// The names of its tables, within its directory.
+    pub(super) fn tables(&self) -> io::Result<Vec<String>> {
+        let files = self.db.live_files().map_err(io::Error::other)?;
+        Ok(files.into_iter().map(|file| file.name).collect())
+    }
+
+    /// Writes what is in memory to tables.
+    #[cfg(test)]
+    pub(super) fn flush_to_tables(&self) {
+        for family in Family::ALL {
+            self.db.flush_cf(self.family(family).unwrap()).unwrap();
+        }
     }
 
     pub(super) fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
@@ -114,14 +151,45 @@ impl RocksDatabase {
     }
 }
 
+/// Whether tables may be merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compactions {
+    AtOnce,
+    /// What a compaction reads of a damaged table it would write as if it were sound.
+    Never,
+}
+
+fn failed(path: &Path, source: rocksdb::Error) -> DatabaseError {
+    let path = path.to_path_buf();
+    match source.kind() {
+        _ if source.as_ref().contains(FULL) => DatabaseError::Full { path, source },
+        rocksdb::ErrorKind::Corruption => DatabaseError::Damaged { path, source },
+        // It makes a database that is missing as a whole: what it misses, another of its files names.
+        _ if source.as_ref().contains(MISSING) => DatabaseError::Damaged { path, source },
+        _ if source.to_string().contains("lock") => DatabaseError::InUse { path, source },
+        _ => DatabaseError::Failed { path, source },
+    }
+}
+
+fn unreadable(error: Unreadable) -> DatabaseError {
+    DatabaseError::Unreadable { path: error.path, source: error.source }
+}
+
+fn descriptors(compactions: Compactions) -> [ColumnFamilyDescriptor; 3] {
+    let cache = Cache::new_lru_cache(MIB);
+    Family::ALL.map(|family| {
+        let mut options = family_options(family, &cache);
+        options.set_disable_auto_compactions(compactions == Compactions::Never);
+        ColumnFamilyDescriptor::new(family.name(), options)
+    })
+}
+
 fn database_options() -> Result<Options, rocksdb::Error> {
     // Replaying a WAL of a few hundred KiB is quicker than writing a table at every start; only the text form has it.
     let mut options = Options::default().get_options_from_string("avoid_flush_during_recovery=true")?;
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
     // A torn last record is normal. Anything else that does not check is damage, and a shorter log is no answer to
     // damage: an entry or a vote that was promised would be gone without anybody noticing. What RocksDB cannot tell apart
-    // `record_log` does.
+    // `damaged_logs` does.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_max_total_wal_size(4 * MIB as u64);
     options.set_db_write_buffer_size(4 * MIB);
@@ -148,4 +216,118 @@ fn family_options(family: Family, cache: &Cache) -> Options {
     options.set_max_write_buffer_number(2);
     options.set_target_file_size_base(2 * MIB as u64);
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The files of `folder` whose names satisfy `wanted`, in their order.
+    fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let named = |path: &PathBuf| wanted(path.file_name().unwrap().to_str().unwrap());
+        let mut found: Vec<PathBuf> = entries.filter(named).collect();
+        found.sort();
+        found
+    }
+
+    fn put(database: &RocksDatabase, at: u32) {
+        let change = Change::Put { family: Family::Log, key: at.to_be_bytes().to_vec(), value: vec![7; 120] };
+        database.write(&[change]).unwrap();
+    }
+
+    /// A database whose log holds 300 records, and its log.
+    fn logged(folder: &Path) -> PathBuf {
+        let database = RocksDatabase::open(folder).unwrap();
+        (0..300).for_each(|at| put(&database, at));
+        database.sync().unwrap();
+        drop(database);
+        files(folder, |name| name.ends_with(".log")).pop().expect("a log")
+    }
+
+    fn refusal(folder: &Path) -> String {
+        RocksDatabase::open(folder).err().expect("it is damaged").to_string()
+    }
+
+    /// Catches: a start on a log whose end is gone, which forgets votes, and one that never comes to an end.
+    #[test]
+    fn a_database_with_a_damaged_log_is_refused_and_the_file_named() {
+        // A length that leads past the end; a kind of files that are used again, at a record behind the first.
+        for (byte, bit) in [(5, 0x20), (6, 0x04)] {
+            let folder = tempfile::tempdir().unwrap();
+            let log = logged(folder.path());
+            let bytes = fs::read(&log).unwrap();
+            // All in the first block.
+            let mut at = 0;
+            for _ in 0..100 {
+                at += 7 + usize::from(u16::from_le_bytes([bytes[at + 4], bytes[at + 5]]));
+            }
+            let mut flipped = bytes.clone();
+            flipped[at + byte] ^= bit;
+            fs::write(&log, &flipped).unwrap();
+            let error = refusal(folder.path());
+            assert!(error.contains(&log.display().to_string()) && error.contains("restore"), "{error}");
+            assert!(error.contains(&format!("from byte {at} ")), "{error}");
+            fs::write(&log, &bytes).unwrap();
+            RocksDatabase::open(folder.path()).unwrap();
+        }
+    }
+
+    /// Catches: a flipped bit that names another file, told as a failure without a remedy.
+    #[test]
+    fn a_database_whose_manifest_is_missing_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        logged(folder.path());
+        fs::write(folder.path().join("CURRENT"), "MANIFEST-900000\n").unwrap();
+        let error = refusal(folder.path());
+        assert!(error.contains("damaged") && error.contains("restore"), "{error}");
+    }
+
+    /// Catches: a start on a damaged table, above all on one whose list of deleted ranges is damaged, which RocksDB passes
+    /// over: what was deleted would be back. And a start that takes what a crash has left for a table, or after which none is ever merged.
+    #[test]
+    fn a_database_with_a_damaged_table_is_refused_and_the_file_named() {
+        let folder = tempfile::tempdir().unwrap();
+        logged(folder.path());
+        let database = RocksDatabase::open(folder.path()).unwrap();
+        database.flush_to_tables();
+        let delete = |from: u32, until: u32| Change::DeleteRange {
+            family: Family::Log,
+            from: from.to_be_bytes().to_vec(),
+            until: until.to_be_bytes().to_vec(),
+        };
+        database.write(&[delete(100, 300)]).unwrap();
+        database.flush_to_tables();
+        assert_eq!(database.last(Family::Log).unwrap().unwrap().0, 99_u32.to_be_bytes().into());
+        drop(database);
+        let tables = files(folder.path(), |name| name.ends_with(".sst"));
+        assert_eq!(tables.len(), 2, "entries, and a deleted range");
+        for table in &tables {
+            let bytes = fs::read(table).unwrap();
+            for byte in (0..bytes.len()).step_by(31) {
+                let mut flipped = bytes.clone();
+                flipped[byte] ^= 1;
+                fs::write(table, &flipped).unwrap();
+                let error = refusal(folder.path());
+                let name = table.file_name().unwrap().to_str().unwrap();
+                assert!(error.contains(name) && error.contains("restore"), "byte {byte}: {error}");
+            }
+            fs::write(table, &bytes).unwrap();
+        }
+        let database = RocksDatabase::open(folder.path()).unwrap();
+        assert_eq!(database.last(Family::Log).unwrap().unwrap().0, 99_u32.to_be_bytes().into());
+        drop(database);
+
+        let left_over = folder.path().join("000001.sst");
+        fs::write(&left_over, b"torn").unwrap();
+        let database = RocksDatabase::open(folder.path()).unwrap();
+        assert_eq!(database.last(Family::Log).unwrap().unwrap().0, 99_u32.to_be_bytes().into());
+        let options = files(folder.path(), |name| name.starts_with("OPTIONS-")).pop().expect("what it runs with");
+        let options = fs::read_to_string(options).unwrap();
+        assert!(options.contains("disable_auto_compactions=false"), "{options}");
+        assert!(!options.contains("disable_auto_compactions=true"), "{options}");
+    }
 }

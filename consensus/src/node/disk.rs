@@ -7,15 +7,13 @@ use std::sync::Arc;
 
 use streambus_protocol::ids::{BrokerId, ClusterId, DirectoryId};
 
+use crate::config::DATABASE_DIRECTORY;
 use crate::database::{BeforeSync, Database, DatabaseSource, Family};
-use crate::encoding::{Decoder, Seal, seal, unseal};
 use crate::error::StartError;
-use crate::identity::{Identity, IdentityError, Phase};
+use crate::identity::{Identity, IdentityError, MARK, Phase, seal_mark, unseal_mark};
 use crate::log_store::LogStore;
 use crate::state_machine::stored_position;
 use crate::types::RaftId;
-
-const DIRECTORY: &[u8] = b"directory";
 
 /// An open metadata directory.
 pub(super) struct Disk {
@@ -59,7 +57,7 @@ impl Disk {
             File::open(parent).and_then(|parent| parent.sync_all()).map_err(StartError::Storage)?;
         }
         let stored = Identity::read(path)?;
-        let database = Arc::new(Database::open_in(source, &path.join("db"))?);
+        let database = Arc::new(Database::open_in(source, &path.join(DATABASE_DIRECTORY))?);
         let log = LogStore::open(Arc::clone(&database), before_sync).map_err(StartError::Storage)?;
         let disk = Self { path: path.to_path_buf(), database, log };
         let mark = disk.mark()?;
@@ -120,18 +118,16 @@ impl Disk {
 
     /// The directory id inside the database.
     fn mark(&self) -> Result<Option<DirectoryId>, StartError> {
-        let Some(sealed) = self.database.get(Family::Meta, DIRECTORY).map_err(StartError::Storage)? else {
+        let Some(sealed) = self.database.get(Family::Meta, MARK).map_err(StartError::Storage)? else {
             return Ok(None);
         };
-        let damaged = |source| IdentityError::Damaged { file: self.path.join("db"), source };
-        let payload = unseal(Seal::Directory, DIRECTORY, &sealed).map_err(damaged)?;
-        let mut input = Decoder::new(payload);
-        Ok(Some(DirectoryId::from_bytes(input.array().map_err(damaged)?)))
+        let damaged = |source| IdentityError::Damaged { file: self.path.join(DATABASE_DIRECTORY), source };
+        Ok(Some(unseal_mark(&sealed).map_err(damaged)?))
     }
 
     async fn write_mark(&self, id: DirectoryId) -> io::Result<()> {
         let mut batch = self.database.batch();
-        batch.put(Family::Meta, DIRECTORY, &seal(Seal::Directory, DIRECTORY, id.as_bytes()))?;
+        batch.put(Family::Meta, MARK, &seal_mark(id))?;
         batch.write()?;
         self.log.sync().await
     }

@@ -14,7 +14,7 @@ use super::disk::{Content, Disk};
 use super::settle::Neighbours;
 use super::{ConsensusEnv, Inner, MetadataNode};
 use crate::command::{Command, Incarnation};
-use crate::config::ConsensusConfig;
+use crate::config::{ConsensusConfig, SNAPSHOT_DIRECTORY};
 use crate::error::{ProposeError, StartError, UnknownOutcome};
 use crate::founding::StartPhase;
 use crate::hello::Standing;
@@ -68,7 +68,7 @@ impl MetadataNode {
     ) -> Result<Arc<Inner>, StartError> {
         let raft_config = Arc::new(config.tuning.raft_config()?);
         let Disk { path, database, log } = disk;
-        let snapshots = Arc::new(SnapshotStore::open(&path.join("snapshots")).map_err(StartError::Storage)?);
+        let snapshots = Arc::new(SnapshotStore::open(&path.join(SNAPSHOT_DIRECTORY)).map_err(StartError::Storage)?);
         let closed = database.watch_closed();
         let outcomes = OutcomeBoard::default();
         let state =

@@ -14,11 +14,7 @@
 //! was synced before it says nothing of its own group, of which a part may as well have been promised and lost. Refusing
 //! loses nothing: such a node joins anew.
 
-use std::fs;
-use std::io;
-use std::path::Path;
-
-use super::DatabaseError;
+use crate::Flaw;
 
 const BLOCK_BYTES: usize = 32 * 1024;
 const HEADER_BYTES: usize = 7;
@@ -30,27 +26,8 @@ const KINDS: std::ops::RangeInclusive<u8> = 1..=4;
 const POLYNOMIAL: u32 = 0x82F6_3B78;
 const MASK_DELTA: u32 = 0xA282_EAD8;
 
-/// Refuses a database whose logs are damaged. One that does not exist is fine.
-pub(super) fn check_directory(path: &Path) -> Result<(), DatabaseError> {
-    let unreadable = |source| DatabaseError::Unreadable { path: path.to_path_buf(), source };
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(unreadable(error)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(unreadable)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".log") || name.starts_with("MANIFEST-") {
-            let bytes = fs::read(entry.path()).map_err(unreadable)?;
-            check(&bytes).map_err(|position| DatabaseError::DamagedLog { file: entry.path(), position })?;
-        }
-    }
-    Ok(())
-}
-
-/// The position of the damage, if there is any.
-fn check(bytes: &[u8]) -> Result<(), usize> {
+/// Refuses a log that is damaged; a torn end is no damage.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), Flaw> {
     let mut at = 0;
     loop {
         let left = BLOCK_BYTES - at % BLOCK_BYTES;
@@ -64,7 +41,7 @@ fn check(bytes: &[u8]) -> Result<(), usize> {
     }
     let is_damaged = Record::at(bytes, at).is_some_and(|record| record.is_one_bit_off(bytes, at))
         || (at + 1..bytes.len()).any(|later| starts_record(bytes, later));
-    if is_damaged { Err(at) } else { Ok(()) }
+    if is_damaged { Err(Flaw { position: at, what: "a record does not match its checksum" }) } else { Ok(()) }
 }
 
 fn starts_record(bytes: &[u8], at: usize) -> bool {
@@ -147,21 +124,24 @@ const fn unmasked(stored: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Database, Family};
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
-    /// A database whose log spans two blocks, and its log.
-    fn database(folder: &Path) -> std::path::PathBuf {
-        let database = Database::open(folder).unwrap();
+    /// The log of a database that was closed, over two blocks long.
+    fn log(folder: &Path) -> Vec<u8> {
+        let mut options = rocksdb::Options::default();
+        options.create_if_missing(true);
+        let database = rocksdb::DB::open(&options, folder).unwrap();
         for at in 0..300_u32 {
-            let mut batch = database.batch();
-            batch.put(Family::Log, &at.to_be_bytes(), &[7; 120]).unwrap();
-            batch.write().unwrap();
+            database.put(at.to_be_bytes(), [7; 120]).unwrap();
         }
-        database.sync().unwrap();
+        database.flush_wal(true).unwrap();
         drop(database);
         let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        files.into_iter().find(|file| file.extension().is_some_and(|kind| kind == "log")).expect("a log")
+        let logs = files.filter(|file| file.extension().is_some_and(|kind| kind == "log"));
+        logs.map(|log| fs::read(log).unwrap()).max_by_key(Vec::len).expect("a log")
     }
 
     /// Headers of the records, the last one included.
@@ -182,7 +162,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_damage() {
         let folder = tempfile::tempdir().unwrap();
-        let bytes = fs::read(database(folder.path())).unwrap();
+        let bytes = log(folder.path());
         assert!(bytes.len() > BLOCK_BYTES + 1_000, "{} bytes", bytes.len());
         assert_eq!(check(&bytes), Ok(()));
         let headers = headers(&bytes);
@@ -193,7 +173,7 @@ mod tests {
             for bit in 0..8 {
                 let mut flipped = bytes.clone();
                 flipped[byte] ^= 1 << bit;
-                let found = check(&flipped).expect_err("a flipped bit is damage");
+                let found = check(&flipped).expect_err("a flipped bit is damage").position;
                 assert!(found <= byte && byte - found <= BLOCK_BYTES, "{byte}: {found}");
             }
         }
@@ -203,7 +183,7 @@ mod tests {
     #[test]
     fn a_torn_end_is_no_damage() {
         let folder = tempfile::tempdir().unwrap();
-        let bytes = fs::read(database(folder.path())).unwrap();
+        let bytes = log(folder.path());
         for end in (0..bytes.len()).rev().step_by(11) {
             assert_eq!(check(&bytes[..end]), Ok(()), "cut at {end}");
         }
@@ -224,43 +204,14 @@ mod tests {
     fn a_hole_before_a_record_is_damage() {
         const PAGE_BYTES: usize = 4096;
         let folder = tempfile::tempdir().unwrap();
-        let bytes = fs::read(database(folder.path())).unwrap();
+        let bytes = log(folder.path());
         let before_last = headers(&bytes).last().unwrap() / PAGE_BYTES - 1;
         for page in [1, before_last] {
             let hole = page * PAGE_BYTES..(page + 1) * PAGE_BYTES;
             let mut holed = bytes.clone();
             holed[hole.clone()].fill(0);
-            let found = check(&holed).expect_err("a record comes behind it");
+            let found = check(&holed).expect_err("a record comes behind it").position;
             assert!(found < hole.end && found + PAGE_BYTES > hole.start, "{found} for {hole:?}");
         }
-    }
-
-    /// Catches: a start on a log whose end is gone, which forgets votes, and one that never comes to an end.
-    #[test]
-    fn a_database_with_a_damaged_log_is_refused_and_the_file_named() {
-        // A length that leads past the end; a kind of files that are used again, at a record behind the first.
-        for (byte, bit) in [(5, 0x20), (6, 0x04)] {
-            let folder = tempfile::tempdir().unwrap();
-            let log = database(folder.path());
-            let bytes = fs::read(&log).unwrap();
-            let at = headers(&bytes).into_iter().rev().nth(20).unwrap() + byte;
-            let mut flipped = bytes.clone();
-            flipped[at] ^= bit;
-            fs::write(&log, &flipped).unwrap();
-            let error = Database::open(folder.path()).err().expect("it is damaged").to_string();
-            assert!(error.contains(&log.display().to_string()) && error.contains("restore"), "{error}");
-            fs::write(&log, &bytes).unwrap();
-            Database::open(folder.path()).unwrap();
-        }
-    }
-
-    /// Catches: a flipped bit that names another file, told as a failure without a remedy.
-    #[test]
-    fn a_database_whose_manifest_is_missing_is_damaged() {
-        let folder = tempfile::tempdir().unwrap();
-        database(folder.path());
-        fs::write(folder.path().join("CURRENT"), "MANIFEST-900000\n").unwrap();
-        let error = Database::open(folder.path()).err().expect("what it names is missing").to_string();
-        assert!(error.contains("damaged") && error.contains("restore"), "{error}");
     }
 }
