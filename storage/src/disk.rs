@@ -16,6 +16,8 @@
 //! 5. Reads see every write that returned before they started. A read past the end is `UnexpectedEof`.
 //! 6. An open file stays usable after it is renamed or removed.
 //! 7. Nothing is retried inside: one failure of the device is one error to the caller.
+//! 8. A directory may be opened for reading only, as [`real`] can: every operation that would change it fails with
+//!    `PermissionDenied`, and opening it changes nothing either. [`conformance::check_read_only`] checks that.
 
 use std::fmt::Debug;
 use std::io;

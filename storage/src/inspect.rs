@@ -1,8 +1,10 @@
-//! Looking at a data directory from outside, whether or not a broker runs on it: nothing is ever written.
+//! Looking at a data directory from outside, whether or not a broker runs on it: nothing is ever written, and neither write
+//! permission nor free space is needed.
 //!
-//! [`verify_dir`] proves every file it finds: identity, checkpoints, every journal segment, the index and its agreement
-//! with the journal. [`dump_dir`] prints one line per journal entry. On a directory in use both see it as it was a
-//! moment ago; the last commit may then look cut, which is not counted as damage unless a checkpoint knows it to be durable.
+//! [`verify_dir`] proves the files that storage keeps: identity, checkpoints, every journal segment, the index's manifest
+//! and tables and its agreement with the journal. It does not look at the cluster's metadata, which is another crate's.
+//! [`dump_dir`] prints one line per journal entry. On a directory in use both see it as it was a moment ago; the last commit
+//! may then look cut, which is not counted as damage unless a checkpoint knows it to be durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 
 use streambus_protocol::ids::DirectoryId;
 use streambus_protocol::offset::Offset;
+use streambus_rocksfiles::{FileDamage, damaged_logs, damaged_tables};
 
 use crate::checkpoint::Checkpoint;
 use crate::disk::real::RealDisk;
@@ -122,6 +125,21 @@ impl VerifyReport {
         }
     }
 
+    /// Adds what is wrong with files of the index.
+    fn add_index_files(&mut self, damaged: Vec<FileDamage>) {
+        for damage in damaged {
+            let name = damage.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            self.add(Damage {
+                file: format!("{INDEX_DIRECTORY}/{name}"),
+                position: Some(damage.position),
+                length: None,
+                what: format!("{}; the index is rebuilt from the journal", damage.what),
+                log: None,
+                batch: None,
+            });
+        }
+    }
+
     fn add_file(&mut self, file: &str, what: String) {
         self.add(Damage { file: file.to_owned(), position: None, length: None, what, log: None, batch: None });
     }
@@ -140,9 +158,9 @@ impl VerifyReport {
 /// [`InspectError`] when there is nothing that could be verified.
 pub fn verify_dir(path: &Path) -> Result<VerifyReport, InspectError> {
     let disk = open_disk(path)?;
-    let index_directory = path.join(INDEX_DIRECTORY);
-    let index = index_directory.is_dir().then(|| RocksIndex::open_read_only(&index_directory, SIZES));
-    let mut report = verify(&disk, index.map(|opened| opened.map(|index| Arc::new(index) as Arc<dyn IndexStore>)))?;
+    let found = open_index(&path.join(INDEX_DIRECTORY))?;
+    let mut report = verify(&disk, found.index)?;
+    report.add_index_files(found.damaged);
     report.ok = report.damaged.is_empty() && report.damaged_unlisted == 0;
     Ok(report)
 }
@@ -156,19 +174,61 @@ pub fn dump_dir(path: &Path, sink: &mut dyn io::Write) -> Result<(), DumpError> 
     dump::dump(&disk, sink)
 }
 
+/// What there is of an index.
+struct IndexFound {
+    /// As [`verify`] takes it; a store that is not to be read when files of it are damaged.
+    index: IndexToVerify,
+    damaged: Vec<FileDamage>,
+}
+
+/// The index's files, proven before its content is read.
+fn open_index(directory: &Path) -> Result<IndexFound, InspectError> {
+    let refused = |error: streambus_rocksfiles::Unreadable| InspectError::Unreadable {
+        path: error.path.display().to_string(),
+        source: error.source,
+    };
+    if !directory.is_dir() {
+        return Ok(IndexFound { index: IndexToVerify::Missing, damaged: Vec::new() });
+    }
+    let damaged = damaged_logs(directory).map_err(refused)?;
+    if !damaged.is_empty() {
+        return Ok(IndexFound { index: IndexToVerify::FilesDamaged, damaged });
+    }
+    let mut damaged = damaged_tables(directory).map_err(refused)?;
+    let opened = RocksIndex::open_read_only(directory, SIZES).and_then(|index| Ok((index.tables()?, index)));
+    let (tables, index) = match opened {
+        Ok(opened) => opened,
+        Err(_) if !damaged.is_empty() => return Ok(IndexFound { index: IndexToVerify::FilesDamaged, damaged }),
+        Err(error) => return Ok(IndexFound { index: IndexToVerify::Refused(error), damaged }),
+    };
+    // A crash leaves tables that the index does not have.
+    damaged.retain(|damage| damage.is_of(&tables));
+    let index = if damaged.is_empty() { IndexToVerify::Open(Arc::new(index)) } else { IndexToVerify::FilesDamaged };
+    Ok(IndexFound { index, damaged })
+}
+
 fn open_disk(path: &Path) -> Result<RealDisk, InspectError> {
     let unreadable = |source| InspectError::Unreadable { path: path.display().to_string(), source };
-    let disk = RealDisk::open_buffered(path).map_err(unreadable)?;
+    let disk = RealDisk::open_read_only(path).map_err(unreadable)?;
     let known =
         disk.exists(IDENTITY_FILE).map_err(unreadable)? || !segments::list(&disk).map_err(unreadable)?.is_empty();
     if known { Ok(disk) } else { Err(InspectError::NotADataDirectory { path: path.display().to_string() }) }
 }
 
+/// The index of a directory that is verified.
+pub(crate) enum IndexToVerify {
+    /// There is none.
+    Missing,
+    /// Its content can be read.
+    Open(Arc<dyn IndexStore>),
+    /// It does not open.
+    Refused(IndexError),
+    /// Files of it are damaged, which is reported by itself: its content is not read.
+    FilesDamaged,
+}
+
 /// Verifies what `disk` and `index` hold.
-pub(crate) fn verify(
-    disk: &dyn Disk,
-    index: Option<Result<Arc<dyn IndexStore>, IndexError>>,
-) -> Result<VerifyReport, InspectError> {
+pub(crate) fn verify(disk: &dyn Disk, index: IndexToVerify) -> Result<VerifyReport, InspectError> {
     let mut report = VerifyReport::default();
     let directory = verify_identity(disk, &mut report)?;
     let mut logs = BTreeMap::new();
@@ -196,18 +256,18 @@ pub(crate) fn verify(
     let walked = segments::walk(disk, directory, (replay_from, durable_below), names, &mut report)?;
     report.logs = walked.live_logs.len() as u64;
     match index {
-        Some(Ok(store)) => {
+        IndexToVerify::Open(store) => {
             let index = Index::new(store);
             match index.verify() {
                 Ok(()) => cross_check::cross_check(disk, directory, &index, &walked, &logs, &mut report),
                 Err(error) => report.add_file(INDEX_DIRECTORY, error.to_string()),
             }
         }
-        Some(Err(error)) => report.add_file(INDEX_DIRECTORY, error.to_string()),
-        None if replay_from.is_some() => {
+        IndexToVerify::Refused(error) => report.add_file(INDEX_DIRECTORY, error.to_string()),
+        IndexToVerify::Missing if replay_from.is_some() => {
             report.add_file(INDEX_DIRECTORY, "the index is missing; it is rebuilt from the journal".to_owned());
         }
-        None => {}
+        IndexToVerify::Missing | IndexToVerify::FilesDamaged => {}
     }
     Ok(report)
 }

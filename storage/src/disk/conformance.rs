@@ -25,6 +25,52 @@ pub fn check(fresh: &mut dyn FnMut() -> Arc<dyn Disk>) {
     small_files(&*fresh());
 }
 
+/// Checks an implementation that only reads: `reader` opens the directory that `writer`, which is empty yet, writes.
+///
+/// # Panics
+/// When it reads wrong, or when anything changes.
+pub fn check_read_only(writer: &dyn Disk, reader: &dyn Fn() -> Arc<dyn Disk>) {
+    let file = writer.open("a", OpenHow::CreateNew).expect("creates");
+    file.write_at_durably(0, filled(1, 2).blocks(2 * BLOCK_BYTES)).expect("writes");
+    writer.write_file_atomically("b", b"small").expect("writes");
+    let contents = || {
+        let names = writer.list("").expect("lists");
+        let read = |name: &String| (name.clone(), writer.read_file(name).expect("reads"));
+        names.iter().map(read).collect::<Vec<_>>()
+    };
+    let before = contents();
+    let disk = reader();
+    names(&*disk);
+    assert_eq!(disk.list("").expect("lists"), ["a", "b"]);
+    assert!(disk.exists("a").expect("looks") && !disk.exists("c").expect("looks"));
+    assert_eq!(disk.read_file("b").expect("reads"), b"small");
+    assert_eq!(kind(disk.read_file("c")), Some(ErrorKind::NotFound));
+    for how in [OpenHow::ReadOnly, OpenHow::Scan] {
+        assert_eq!(kind(disk.open("c", how)), Some(ErrorKind::NotFound), "{how:?}");
+        let file = disk.open("a", how).expect("opens");
+        assert_eq!(file.len().expect("measures"), 2 * BLOCK);
+        let mut block = filled(0, 1);
+        file.read_at(BLOCK, block.as_mut_slice()).expect("reads");
+        assert_eq!(block.as_slice(), filled(1, 1).as_slice(), "{how:?}");
+        let refused = file.write_at_durably(0, filled(2, 1).blocks(BLOCK_BYTES));
+        assert_eq!(kind(refused), Some(ErrorKind::PermissionDenied), "{how:?}");
+        assert_eq!(kind(file.allocate(8 * BLOCK)), Some(ErrorKind::PermissionDenied), "{how:?}");
+    }
+    let refused = [
+        ("create", kind(disk.open("c", OpenHow::CreateNew))),
+        ("open for writing", kind(disk.open("a", OpenHow::Existing))),
+        ("rename", kind(disk.rename("a", "c"))),
+        ("remove", kind(disk.remove("a"))),
+        ("replace", kind(disk.write_file_atomically("b", b"other"))),
+        ("create small", kind(disk.write_file_atomically("c", b"new"))),
+        ("sync", kind(disk.sync_dir())),
+    ];
+    for (operation, found) in refused {
+        assert_eq!(found, Some(ErrorKind::PermissionDenied), "{operation}");
+    }
+    assert!(contents() == before, "something was changed");
+}
+
 fn filled(byte: u8, blocks: usize) -> AlignedBuffer {
     let mut buffer = AlignedBuffer::zeroed(blocks * BLOCK_BYTES);
     buffer.as_mut_slice().fill(byte);

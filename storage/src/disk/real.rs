@@ -5,6 +5,8 @@
 //! flag and refuse the write. Reads go through a second, buffered descriptor. Linux keeps the two coherent: a direct
 //! write invalidates the cached pages it covers before and after it. A [`OpenHow::Scan`] file reads directly into
 //! aligned memory.
+//!
+//! A directory may also be opened for reading only: then nothing of it is touched, not even to find out how it writes.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -29,6 +31,14 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 pub struct RealDisk {
     path: PathBuf,
     mode: WriteMode,
+    access: Access,
+}
+
+/// What may be done with a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    ReadWrite,
+    ReadOnly,
 }
 
 impl RealDisk {
@@ -38,7 +48,7 @@ impl RealDisk {
     /// # Errors
     /// When the directory does not exist or refuses buffered synced writes too.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let direct = Self { path: path.to_owned(), mode: WriteMode::Direct };
+        let direct = Self { path: path.to_owned(), mode: WriteMode::Direct, access: Access::ReadWrite };
         match direct.probe() {
             Ok(()) => Ok(direct),
             Err(error) => {
@@ -58,9 +68,27 @@ impl RealDisk {
     /// # Errors
     /// When the directory does not exist or refuses synced writes.
     pub fn open_buffered(path: &Path) -> io::Result<Self> {
-        let buffered = Self { path: path.to_owned(), mode: WriteMode::BufferedThenSync };
+        let mode = WriteMode::BufferedThenSync;
+        let buffered = Self { path: path.to_owned(), mode, access: Access::ReadWrite };
         buffered.probe()?;
         Ok(buffered)
+    }
+
+    /// Opens the existing directory `path` to read it. Nothing is probed and nothing written: every operation that would
+    /// change the directory fails with `PermissionDenied`. Neither write permission nor free space is needed.
+    ///
+    /// # Errors
+    /// When the directory does not exist or cannot be listed.
+    pub fn open_read_only(path: &Path) -> io::Result<Self> {
+        std::fs::read_dir(path)?;
+        Ok(Self { path: path.to_owned(), mode: WriteMode::BufferedThenSync, access: Access::ReadOnly })
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        match self.access {
+            Access::ReadWrite => Ok(()),
+            Access::ReadOnly => Err(io::ErrorKind::PermissionDenied.into()),
+        }
     }
 
     fn probe(&self) -> io::Result<()> {
@@ -100,6 +128,9 @@ impl Disk for RealDisk {
     fn open(&self, name: &str, how: OpenHow) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path_of(name)?;
         let writes = matches!(how, OpenHow::CreateNew | OpenHow::Existing);
+        if writes {
+            self.check_writable()?;
+        }
         let buffered = OpenOptions::new().read(true).write(writes).create_new(how == OpenHow::CreateNew).open(&path)?;
         if self.mode == WriteMode::BufferedThenSync && how == OpenHow::Scan {
             // After a failed sync the page cache may show what never reached the device.
@@ -136,14 +167,19 @@ impl Disk for RealDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.path_of(from)?, self.path_of(to)?)
+        let (from, to) = (self.path_of(from)?, self.path_of(to)?);
+        self.check_writable()?;
+        std::fs::rename(from, to)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.path_of(name)?)
+        let path = self.path_of(name)?;
+        self.check_writable()?;
+        std::fs::remove_file(path)
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        self.check_writable()?;
         File::open(&self.path)?.sync_all()
     }
 
@@ -158,6 +194,7 @@ impl Disk for RealDisk {
 
     fn write_file_atomically(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let path = self.path_of(name)?;
+        self.check_writable()?;
         let temporary = self.path_of(&format!("{name}{TEMPORARY_SUFFIX}"))?;
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary)?;
         file.write_all_at(bytes, 0)?;
@@ -268,6 +305,18 @@ mod tests {
             assert_eq!(disk.write_mode(), WriteMode::BufferedThenSync);
             Arc::new(disk)
         });
+    }
+
+    /// Catches a directory opened for reading only that is written to, by its opening or by any operation.
+    #[test]
+    fn a_directory_opened_for_reading_only_conforms_and_is_never_changed() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let writer = RealDisk::open_buffered(directory.path()).expect("opens");
+        conformance::check_read_only(&writer, &|| {
+            Arc::new(RealDisk::open_read_only(directory.path()).expect("opens for reading"))
+        });
+        let missing = RealDisk::open_read_only(&directory.path().join("missing")).expect_err("there is none");
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 
     /// True when `path` has its first block in the page cache; `None` when the file system cannot say.

@@ -1,7 +1,8 @@
 //! The ordered store on RocksDB, tuned small: keys of 17 bytes, a block cache and a write buffer of a few MiB, no
 //! write-ahead log, no compression, one flush and one compaction at a time.
 //!
-//! RocksDB checks a checksum on every block it reads from disk, so a flipped bit is an error here and never a value.
+//! RocksDB checks a checksum on every block it reads from disk, so a flipped bit is an error here and never a value. In its
+//! logs it would take one for their end, or read it for ever: they are proven before it opens them.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -38,6 +39,7 @@ pub struct RocksSizes {
 impl RocksIndex {
     /// Opens or creates the store in `path`.
     pub fn open(path: &Path, sizes: RocksSizes) -> Result<Self, IndexError> {
+        refuse_damaged_logs(path)?;
         let db = DB::open(&options(sizes), path).map_err(|problem| match problem.kind() {
             // It makes what is missing as a whole: what it misses, another of its files names.
             ErrorKind::IOError if problem.as_ref().contains(MISSING) => IndexError::Damaged(problem.into_string()),
@@ -48,10 +50,17 @@ impl RocksIndex {
 
     /// Opens an existing store without writing a byte.
     pub fn open_read_only(path: &Path, sizes: RocksSizes) -> Result<Self, IndexError> {
+        refuse_damaged_logs(path)?;
         let mut options = options(sizes);
         options.create_if_missing(false);
         let db = DB::open_for_read_only(&options, path, false).map_err(error)?;
         Ok(Self { db })
+    }
+
+    /// The names of the tables that hold its content, within its directory.
+    pub fn tables(&self) -> Result<Vec<String>, IndexError> {
+        let files = self.db.live_files().map_err(error)?;
+        Ok(files.into_iter().map(|file| file.name).collect())
     }
 
     /// Removes the store in `path` with all its files.
@@ -61,6 +70,20 @@ impl RocksIndex {
             Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(problem) => Err(IndexError::Store(format!("cannot remove '{}': {problem}", path.display()))),
         }
+    }
+}
+
+/// Refuses a store whose logs are damaged, naming file and byte; one that does not exist is fine.
+fn refuse_damaged_logs(path: &Path) -> Result<(), IndexError> {
+    let damaged = streambus_rocksfiles::damaged_logs(path).map_err(|error| IndexError::Store(error.to_string()))?;
+    match damaged.first() {
+        Some(damage) => Err(IndexError::Damaged(format!(
+            "'{}' from byte {} on: {}",
+            damage.file.display(),
+            damage.position,
+            damage.what
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -213,6 +236,35 @@ mod tests {
         assert_eq!(index.get(b"k").expect("get").as_deref(), Some(&b"v"[..]));
         drop(index);
         assert_eq!(listing(), before);
+    }
+
+    // Catches a broker that reads the same bytes for ever instead of rebuilding its index: the kind of a record, which RocksDB
+    // takes for that of a file it used before. No bit of a manifest is taken for anything but damage.
+    #[test]
+    fn a_flipped_bit_of_the_manifest_is_damage_and_nothing_is_opened() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let index = RocksIndex::open(dir.path(), SIZES).expect("open");
+        index.write(&[Change::Put { key: b"k".to_vec(), value: b"v".to_vec() }]).expect("write");
+        index.flush().expect("flush");
+        assert_eq!(index.tables().expect("listed").len(), 1);
+        drop(index);
+        let mut files = std::fs::read_dir(dir.path()).expect("list").map(|entry| entry.expect("entry").path());
+        let manifest = files.find(|path| path.display().to_string().contains("MANIFEST-")).expect("a manifest");
+        let bytes = std::fs::read(&manifest).expect("read");
+        // Where the first record's kind is, and where its length, its checksum and its payload are.
+        let firsts = [6, 5, 0, 7].into_iter().map(|byte| byte * 8 + 3);
+        for bit in firsts.chain((0..bytes.len() * 8).step_by(17)) {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&manifest, flipped).expect("write");
+            for refused in [RocksIndex::open(dir.path(), SIZES), RocksIndex::open_read_only(dir.path(), SIZES)] {
+                let refused = refused.expect_err("a flipped bit");
+                assert!(matches!(refused, IndexError::Damaged(_)), "bit {bit}: {refused}");
+                assert!(refused.to_string().contains("MANIFEST-"), "bit {bit}: {refused}");
+            }
+        }
+        std::fs::write(&manifest, bytes).expect("write");
+        assert!(RocksIndex::open(dir.path(), SIZES).expect("as it was").get(b"k").expect("get").is_some());
     }
 
     // Catches a broker that does not start, instead of rebuilding its index, because a flipped bit names another file.

@@ -47,7 +47,7 @@ fn batches(disk: &MemoryDisk) -> Vec<(String, u64)> {
 }
 
 fn verified(disk: &MemoryDisk, index: &Arc<MemoryIndex>) -> (u64, usize) {
-    let report = verify(disk, Some(Ok(Arc::clone(index) as _))).expect("inspected");
+    let report = verify(disk, IndexToVerify::Open(Arc::clone(index) as _)).expect("inspected");
     (report.torn_tail_bytes, report.damaged.len())
 }
 
@@ -68,7 +68,7 @@ fn what_was_trimmed_is_not_missed() {
     assert!(store.apply_retention(Timestamp::from_millis(1)).segments_recycled > 0);
     drop((log, store));
     index.crash();
-    let report = verify(&disk, Some(Ok(Arc::clone(&index) as _))).expect("inspected");
+    let report = verify(&disk, IndexToVerify::Open(Arc::clone(&index) as _)).expect("inspected");
     assert_eq!(report.damaged, []);
     assert!(report.extents > 0, "the index has come back with what was trimmed");
     open(&disk, &index);
@@ -126,7 +126,7 @@ fn a_batch_that_was_stored_anew_is_damaged_no_more() {
     };
     damage(0);
     damage(1);
-    let verify = || verify(&disk, Some(Ok(Arc::clone(&index) as _))).expect("inspected");
+    let verify = || verify(&disk, IndexToVerify::Open(Arc::clone(&index) as _)).expect("inspected");
     assert_eq!((verify().damaged.len(), verify().repaired), (2, 0));
     log.repair(vec![batch(bases[bases.len() - 1]).into_bytes()]).expect("repaired");
     step();
