@@ -7,3 +7,4 @@ mod help;
 mod process;
 mod reload;
 mod round_trip;
+mod verify;
