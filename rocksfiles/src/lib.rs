@@ -17,6 +17,8 @@ mod table;
 const CURRENT: &str = "CURRENT";
 /// What the name of a manifest starts with.
 const MANIFEST: &str = "MANIFEST-";
+/// What the name of a write-ahead log ends with.
+const LOG: &str = ".log";
 /// What the name of a table ends with.
 const TABLE: &str = ".sst";
 
@@ -72,10 +74,10 @@ pub fn damaged_logs(directory: &Path) -> Result<Vec<FileDamage>, Unreadable> {
     let mut damaged = Vec::new();
     for name in names(directory)? {
         let file = directory.join(&name);
-        if name.ends_with(".log") || name.starts_with(MANIFEST) {
-            let flaw = record_log::check(&read(&file)?).err();
+        if name.ends_with(LOG) || name.starts_with(MANIFEST) {
+            let flaw = read(&file)?.and_then(|bytes| record_log::check(&bytes).err());
             damaged.extend(flaw.map(|flaw| flaw.of(&file)));
-        } else if name == CURRENT && !names_a_manifest(directory, &read(&file)?) {
+        } else if name == CURRENT && read(&file)?.is_some_and(|bytes| !names_a_manifest(directory, &bytes)) {
             damaged.push(FileDamage { file, position: 0, what: "it names no manifest that is there" });
         }
     }
@@ -96,12 +98,8 @@ pub fn damaged_tables(directory: &Path) -> Result<Vec<FileDamage>, Unreadable> {
     let mut damaged = Vec::new();
     for name in names(directory)?.iter().filter(|name| name.ends_with(TABLE)) {
         let file = directory.join(name);
-        match read(&file) {
-            Ok(bytes) => damaged.extend(table::check(&bytes).err().map(|flaw| flaw.of(&file))),
-            // Of a database in use, and merged into others a moment ago.
-            Err(gone) if gone.source.kind() == io::ErrorKind::NotFound => {}
-            Err(unreadable) => return Err(unreadable),
-        }
+        let flaw = read(&file)?.and_then(|bytes| table::check(&bytes).err());
+        damaged.extend(flaw.map(|flaw| flaw.of(&file)));
     }
     Ok(damaged)
 }
@@ -122,8 +120,13 @@ fn names(directory: &Path) -> Result<Vec<String>, Unreadable> {
     Ok(names)
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Unreadable> {
-    fs::read(file).map_err(|source| Unreadable { path: file.to_owned(), source })
+/// A file's bytes; none when it is gone since it was listed: a database in use replaces its files.
+fn read(file: &Path) -> Result<Option<Vec<u8>>, Unreadable> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Unreadable { path: file.to_owned(), source }),
+    }
 }
 
 fn names_a_manifest(directory: &Path, current: &[u8]) -> bool {
