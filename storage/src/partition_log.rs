@@ -281,6 +281,14 @@ impl PartitionLog {
         self.core.state.lock().protect = offset;
     }
 
+    /// Keeps retention and compaction by key from the whole log, whatever was said before: nobody answers for it. Not
+    /// stored; [`Store::create_log`](crate::store::Store::create_log) ends it.
+    pub fn hold(&self) {
+        let mut state = self.core.state.lock();
+        state.held = true;
+        state.agreed = Agreed::Unknown;
+    }
+
     /// Says what the cluster has agreed on, for compaction. Not stored.
     pub fn set_agreed(&self, agreed: Agreed) {
         self.core.state.lock().agreed = agreed;

@@ -169,8 +169,8 @@ impl Store {
         &self.inner
     }
 
-    /// The log of `id`, created when there is none; its options become `options` either way. A created log is as
-    /// durable as the first batch in it.
+    /// The log of `id`, created when there is none; its options become `options` either way, and a hold
+    /// ([`PartitionLog::hold`]) ends. A created log is as durable as the first batch in it.
     ///
     /// # Errors
     /// [`StoreError::Append`] when the journal takes nothing.
@@ -182,6 +182,7 @@ impl Store {
         let known = table.by_partition.get(&id).filter(|core| !core.state.lock().deleted).cloned();
         if let Some(core) = known {
             drop(table);
+            core.state.lock().held = false;
             self.apply_options(&core, options);
             return Ok(PartitionLog::new(store.clone(), core));
         }

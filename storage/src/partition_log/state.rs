@@ -60,6 +60,8 @@ pub(crate) struct LogState {
     pub(crate) options: LogOptions,
     /// Retention never goes above it.
     pub(crate) protect: Option<Offset>,
+    /// Nobody answers for the log: retention and compaction by key leave it as it is.
+    pub(crate) held: bool,
     /// Everything below it is committed, as the log's owner said: a lower bound that only a cut lowers.
     committed: Offset,
     /// What of it is in the journal.
@@ -130,6 +132,7 @@ impl LogState {
             size_bytes: 0,
             options,
             protect: None,
+            held: false,
             committed: Offset::ZERO,
             recorded: Offset::ZERO,
             epochs: EpochCache::new(),

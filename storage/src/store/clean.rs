@@ -172,9 +172,9 @@ impl StoreInner {
             let log = core.map(|core| PartitionLog::new(self.clone(), core));
             let Some(log) = log.filter(|log| {
                 let state = log.core().state.lock();
-                (state.generation, state.clean.lowerings) == (job.generation, job.lowerings)
+                !state.held && (state.generation, state.clean.lowerings) == (job.generation, job.lowerings)
             }) else {
-                // Deleted, cut or repaired: what was noted does not hold any more.
+                // Deleted, cut or repaired: what was noted does not hold any more. Or nobody answers for the log any more.
                 cleaning.job = None;
                 continue;
             };

@@ -36,8 +36,8 @@ pub struct RetentionOutcome {
 }
 
 impl Store {
-    /// Applies every log's retention as of `now`, forgets silent producers and recycles dead segments. Blocking: reads
-    /// the index. Works on a full disk; does nothing once durability was lost.
+    /// Applies every log's retention as of `now`, forgets silent producers and recycles dead segments; logs that are held
+    /// ([`PartitionLog::hold`]) stay as they are. Blocking: reads the index. Works on a full disk; does nothing once durability was lost.
     ///
     /// A panic in it is noted in the status and counts as a failure; the next pass tries again.
     pub fn apply_retention(&self, now: Timestamp) -> RetentionOutcome {
@@ -57,6 +57,9 @@ impl Store {
         store.sink.wake();
         let cores: Vec<Arc<LogCore>> = store.sink.table.read().by_partition.values().cloned().collect();
         for core in cores {
+            if core.state.lock().held {
+                continue;
+            }
             outcome.producers_expired += core.state.lock().expire_producers(now, store.config.producer_expiry) as u64;
             let log = PartitionLog::new(store.clone(), core.clone());
             let before = log.size_bytes();

@@ -95,3 +95,24 @@ fn silent_producers_are_forgotten_by_this_brokers_clock() {
     assert_eq!(store.apply_retention(Timestamp::from_millis(1_000_000 + day_ms)).producers_expired, 0);
     assert_eq!(store.apply_retention(Timestamp::from_millis(1_000_001 + day_ms)).producers_expired, 1);
 }
+
+// Catches retention that works on a log nobody answers for: after a start nothing protects its records, whatever the cluster
+// has or has not committed. Forgetting its producers would let duplicates in once it serves again.
+#[test]
+fn a_log_that_is_held_stays_as_it_is_until_somebody_opens_it() {
+    let world = World::new(15);
+    let store = world.open();
+    let log = store.create_log(partition(0), keep(Some(1), Some(1))).expect("created");
+    append(&log, &Spec { producer: Some(crate::world::stamp(1, 0, 0)), ..Spec::default() });
+    fill(&store, &log, 60, 900);
+    let (store, _) = world.crash_and_open(store);
+    let log = store.log(partition(0)).expect("the log");
+    log.hold();
+    let year = Timestamp::from_millis(365 * 24 * 60 * 60 * 1_000);
+    let outcome = store.apply_retention(year);
+    assert_eq!((outcome.logs_trimmed, outcome.producers_expired, log.log_start()), (0, 0, offset(0)));
+    let log = store.create_log(partition(0), keep(Some(1), Some(1))).expect("opened");
+    let outcome = store.apply_retention(year);
+    assert_eq!((outcome.logs_trimmed, outcome.producers_expired), (1, 1), "its owner is back");
+    assert_eq!(log.log_start(), log.log_end());
+}

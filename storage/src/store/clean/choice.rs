@@ -39,6 +39,7 @@ impl StoreInner {
         for core in self.sink.table.read().by_id.values() {
             let state = core.state.lock();
             match state.options.compaction {
+                _ if state.held => {}
                 // Soon after a start: nobody has said yet what was agreed on.
                 Some(_) if state.agreed == Agreed::Unknown => is_waiting = true,
                 Some(rules) => logs.push((core.clone(), rules)),
