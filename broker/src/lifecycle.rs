@@ -95,6 +95,8 @@ pub enum Component {
     Cluster,
     /// Its replicas: one that stopped, one whose damage no other replica can repair.
     Replication,
+    /// Logs on its disk that it is not known to hold, and that nothing proves to be superfluous.
+    Strays,
     /// The listener for clients.
     Clients,
     /// The HTTP listener.
@@ -103,8 +105,8 @@ pub enum Component {
 
 impl Component {
     /// Every component, in the order of reports.
-    pub const ALL: [Self; 6] =
-        [Self::Storage, Self::Metadata, Self::Cluster, Self::Replication, Self::Clients, Self::Http];
+    pub const ALL: [Self; 7] =
+        [Self::Storage, Self::Metadata, Self::Cluster, Self::Replication, Self::Strays, Self::Clients, Self::Http];
 
     /// The name in JSON and metrics.
     pub const fn name(self) -> &'static str {
@@ -113,6 +115,7 @@ impl Component {
             Self::Metadata => "metadata",
             Self::Cluster => "cluster",
             Self::Replication => "replication",
+            Self::Strays => "strays",
             Self::Clients => "clients",
             Self::Http => "http",
         }

@@ -23,7 +23,7 @@ use crate::lifecycle::Lifecycle;
 use crate::net::admission::ConnectionRefused;
 use label::{Cut, Route};
 use scraped::Scraped;
-use snapshot::{CatchUpSnapshot, ClientsSnapshot, ClusterSnapshot, StorageSnapshot};
+use snapshot::{CatchUpSnapshot, ClientsSnapshot, ClusterSnapshot, StorageSnapshot, StraysSnapshot};
 
 /// Upper bounds of request times, in seconds: from a cached answer to the longest long poll.
 const REQUEST_SECONDS: [f64; 18] = [
@@ -219,6 +219,11 @@ impl BrokerMetrics {
     /// From now on, scrapes ask `read` about the replicas that are catching up.
     pub fn attach_catch_up(&self, read: impl Fn() -> CatchUpSnapshot + Send + Sync + 'static) {
         *self.scraped.catch_up.write() = Some(Box::new(read));
+    }
+
+    /// From now on, scrapes ask `read` about the logs in quarantine.
+    pub fn attach_strays(&self, read: impl Fn() -> StraysSnapshot + Send + Sync + 'static) {
+        *self.scraped.strays.write() = Some(Box::new(read));
     }
 
     /// Everything as Prometheus text (format 0.0.4).

@@ -1,11 +1,13 @@
 //! The partitions this broker holds: who leads each, how records get in and how they get out.
 
 pub mod append;
+pub mod fate;
 pub mod fetch_wait;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod follow;
 pub mod lead;
+pub mod quarantine;
 pub mod read;
 pub mod reconcile;
 pub mod registry;

@@ -10,3 +10,4 @@ pub mod scrub;
 pub mod watch_metadata;
 pub mod watch_replicas;
 pub mod watch_storage;
+pub mod watch_strays;

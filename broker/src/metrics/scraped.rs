@@ -8,7 +8,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{self, MetricFamily, MetricType};
 
 use super::process::{self, ProcessSnapshot};
-use super::snapshot::{Buckets, CatchUpSnapshot, ClientsSnapshot, ClusterSnapshot, StorageSnapshot};
+use super::snapshot::{Buckets, CatchUpSnapshot, ClientsSnapshot, ClusterSnapshot, StorageSnapshot, StraysSnapshot};
 use crate::lifecycle::{Component, Lifecycle, State};
 
 type Source<T> = RwLock<Option<Box<dyn Fn() -> T + Send + Sync>>>;
@@ -21,6 +21,7 @@ pub(super) struct Scraped {
     pub(super) storage: Source<StorageSnapshot>,
     pub(super) cluster: Source<ClusterSnapshot>,
     pub(super) catch_up: Source<CatchUpSnapshot>,
+    pub(super) strays: Source<StraysSnapshot>,
 }
 
 impl fmt::Debug for Scraped {
@@ -56,6 +57,9 @@ impl Collector for Collected {
         }
         if let Some(read) = self.0.catch_up.read().as_ref() {
             catch_up(&mut families, &read());
+        }
+        if let Some(read) = self.0.strays.read().as_ref() {
+            strays(&mut families, &read());
         }
         families.0
     }
@@ -144,6 +148,15 @@ fn catch_up(into: &mut Families, now: &CatchUpSnapshot) {
         "What may be sent to them: the setting, or more where more is appended; 0 without a limit.",
         number(now.limit_bytes_per_second),
     );
+}
+
+fn strays(into: &mut Families, now: &StraysSnapshot) {
+    into.gauge(
+        "streambus_storage_stray_logs",
+        "Logs in quarantine: this broker is not known to hold them, and nothing proves that they may go.",
+        number(now.logs),
+    );
+    into.gauge("streambus_storage_stray_bytes", "Bytes of the records in them.", number(now.bytes));
 }
 
 fn storage(into: &mut Families, now: &StorageSnapshot) {

@@ -47,6 +47,15 @@ pub struct CatchUpSnapshot {
     pub limit_bytes_per_second: u64,
 }
 
+/// Logs in quarantine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StraysSnapshot {
+    /// How many there are.
+    pub logs: u64,
+    /// Bytes of their batches.
+    pub bytes: u64,
+}
+
 /// The data directory. Counters count since the process started.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StorageSnapshot {

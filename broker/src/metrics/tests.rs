@@ -55,6 +55,7 @@ fn full() -> BrokerMetrics {
         ..StorageSnapshot::default()
     });
     metrics.attach_catch_up(|| CatchUpSnapshot { behind_bytes: 7, sent_bytes: 8, ..CatchUpSnapshot::default() });
+    metrics.attach_strays(|| StraysSnapshot { logs: 9, bytes: 10 });
     metrics.attach_cluster(|| ClusterSnapshot { topics: 2, is_controller: true, ..ClusterSnapshot::default() });
     metrics
 }
@@ -84,6 +85,8 @@ fn everything_renders_as_families_with_our_names_and_units() {
         ("streambus_fetched_near_bytes_total", 4.0),
         ("streambus_catch_up_behind_bytes", 7.0),
         ("streambus_catch_up_sent_bytes_total", 8.0),
+        ("streambus_storage_stray_logs", 9.0),
+        ("streambus_storage_stray_bytes", 10.0),
         ("streambus_state{state=\"starting\"}", 1.0),
         ("streambus_state{state=\"ready\"}", 0.0),
         ("streambus_problem{component=\"storage\"}", 1.0),

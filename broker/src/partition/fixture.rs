@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use streambus_consensus::command::{ClusterEndpoint, Command, Incarnation};
+use streambus_consensus::command::{Assignment, ClusterEndpoint, Command, Incarnation, IsrMember, IsrProposal};
 use streambus_consensus::explore::State;
 use streambus_consensus::image::ClusterImage;
 use streambus_consensus::outcome::Outcome;
@@ -97,8 +97,19 @@ impl Metadata {
     /// Puts a broker into service.
     pub(crate) fn start(&mut self, broker: BrokerId) -> BrokerEpoch {
         let life = u8::try_from(broker.get()).expect("small");
+        self.begin_life(broker, Incarnation::from_bytes([life; 16]))
+    }
+
+    /// Ends a broker's life without a word, and puts its next one into service, on the same disk.
+    pub(crate) fn restart(&mut self, broker: BrokerId, former: BrokerEpoch) -> BrokerEpoch {
+        self.apply(&Command::FenceBroker { broker, epoch: former });
+        self.begin_life(broker, Incarnation::from_bytes(u128::from(former.get()).to_be_bytes()))
+    }
+
+    fn begin_life(&mut self, broker: BrokerId, incarnation: Incarnation) -> BrokerEpoch {
+        let life = u8::try_from(broker.get()).expect("small");
         let registered = self.apply(&Command::RegisterBroker {
-            incarnation: Incarnation::from_bytes([life; 16]),
+            incarnation,
             endpoint: BrokerEndpoint { id: broker, host: "h".to_owned(), port: 1, rack: None },
             cluster: ClusterEndpoint { host: "h".to_owned(), port: 2 },
             directory: DirectoryId::from_bytes([life; 16]),
@@ -108,6 +119,40 @@ impl Metadata {
         let Outcome::BrokerRegistered { epoch } = registered else { panic!("{registered:?}") };
         self.apply(&Command::UnfenceBroker { broker, epoch });
         epoch
+    }
+
+    /// Creates topic number `n` with these replicas of its only partition, two of which have to be in sync.
+    pub(crate) fn create_topic(&mut self, n: u8, name: &str, replicas: &[BrokerId]) -> PartitionId {
+        let id = TopicId::from_bytes([n; 16]);
+        self.apply(&Command::CreateTopic {
+            name: TopicName::new(name).expect("a name"),
+            id,
+            partitions: vec![Assignment { replicas: replicas.to_vec() }],
+            config: BTreeMap::from([("min.insync.replicas".to_owned(), "2".to_owned())]),
+            at: Timestamp::from_millis(1),
+        });
+        PartitionId { topic: id, partition: PartitionIndex::new(0) }
+    }
+
+    /// The leader of `id` says that these replicas are in sync.
+    pub(crate) fn set_in_sync(&mut self, id: PartitionId, members: &[BrokerId]) {
+        let image = self.image();
+        let state = image.partition(id).expect("a partition");
+        let leader = state.leader.expect("a leader");
+        let epoch_of = |broker: &BrokerId| image.brokers.get(broker).expect("registered").epoch;
+        let outcome = self.apply(&Command::AlterPartitions {
+            broker: leader,
+            broker_epoch: epoch_of(&leader),
+            proposals: vec![IsrProposal {
+                id,
+                leader_epoch: state.leader_epoch,
+                partition_epoch: state.partition_epoch,
+                isr: members.iter().map(|broker| IsrMember { broker: *broker, epoch: epoch_of(broker) }).collect(),
+                recovering: false,
+            }],
+        });
+        let Outcome::PartitionsAltered { results } = outcome else { panic!("{outcome:?}") };
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 
     /// The last entry.

@@ -1,20 +1,24 @@
-//! Making what is here equal to what the metadata says: opening logs, taking roles, deleting what was deleted.
+//! Making what is here equal to what the metadata says: opening logs, taking roles, deleting what nobody needs here.
 //!
-//! A log is deleted only when the metadata has a record of its topic's deletion. A log that the metadata does not know is
-//! kept, is not served, and is said: metadata that looks empty must never delete data.
+//! Two steps. [`Reconciler::reach`] takes roles up and gives them up; a log that it finds without one is held: not served
+//! and not touched. [`Reconciler::sweep`] then deletes those that the metadata, confirmed by a quorum, proves to be superfluous
+//! and puts the others in quarantine ([`crate::partition::fate`] decides): metadata that looks empty must never delete data.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use streambus_consensus::blocking;
 use streambus_consensus::delta::ClusterDelta;
 use streambus_consensus::image::{ClusterImage, PartitionImage, TopicImage};
+use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::ids::{PartitionId, PartitionIndex, TopicName};
 use streambus_storage::clock::Clock;
 use streambus_storage::error::{DurabilityLost, StoreError};
 use streambus_storage::partition_log::{Durable, LogOptions, PartitionLog};
 use streambus_storage::store::Store;
 
+use crate::partition::fate::{Fate, Gone, HeldLog, Life, fate};
+use crate::partition::quarantine::{Quarantine, Stray};
 use crate::partition::registry::Registry;
 use crate::partition::role::{Leadership, Role};
 use crate::partition::step_down::StepDown;
@@ -24,24 +28,37 @@ use crate::partition::{Owner, Partition};
 #[derive(Debug)]
 pub struct Reconciler {
     owner: Owner,
+    /// This process, as the metadata must know it before anything is deleted.
+    life: Life,
     store: Store,
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
     step_down: Arc<StepDown>,
     /// What has been reached.
     reached: Arc<ClusterImage>,
+    /// Logs without a role, about which nothing is decided yet.
+    unjudged: BTreeSet<PartitionId>,
+    quarantine: Arc<Quarantine>,
 }
 
 /// Why the metadata's state was not reached. What was done stays done; try again.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    /// A log could not be created, changed or deleted.
+    /// A log could not be created or changed.
     #[error("partition {partition} of '{topic}': {source}")]
     Log {
         /// The topic.
         topic: TopicName,
         /// The partition.
         partition: PartitionIndex,
+        /// The store's answer.
+        source: StoreError,
+    },
+    /// A log that nobody needs here could not be deleted.
+    #[error("deleting the log {log}: {source}")]
+    Delete {
+        /// Whose it was.
+        log: PartitionId,
         /// The store's answer.
         source: StoreError,
     },
@@ -61,6 +78,9 @@ struct Desired {
     role: Role,
 }
 
+/// What became of logs that were to be deleted: those that are gone, and why the next one is not.
+type Deleted = (Vec<PartitionId>, Result<(), ReconcileError>);
+
 /// A log whose leadership is on its way to the disk.
 struct Opened {
     desired: Desired,
@@ -69,10 +89,13 @@ struct Opened {
 }
 
 impl Reconciler {
-    /// A reconciler that has reached nothing yet.
-    pub fn new(owner: Owner, store: Store, registry: Arc<Registry>, clock: Arc<dyn Clock>) -> Self {
+    /// A reconciler that has reached nothing yet, of the process that registered with `epoch`.
+    pub fn new(owner: Owner, epoch: BrokerEpoch, store: Store, registry: Arc<Registry>, clock: Arc<dyn Clock>) -> Self {
         let step_down = Arc::new(StepDown::new(owner.broker, Arc::clone(&registry), Arc::clone(&clock)));
-        Self { owner, store, registry, clock, step_down, reached: Arc::new(ClusterImage::empty()) }
+        let life = Life { broker: owner.broker, epoch };
+        let reached = Arc::new(ClusterImage::empty());
+        let quarantine = Arc::new(Quarantine::default());
+        Self { owner, life, store, registry, clock, step_down, reached, unjudged: BTreeSet::new(), quarantine }
     }
 
     /// Ends leaderships by newer metadata while [`Reconciler::reach`] waits for the disk.
@@ -80,13 +103,9 @@ impl Reconciler {
         Arc::clone(&self.step_down)
     }
 
-    /// Logs in the data directory that `image` does not place here: kept and not served.
-    pub fn strays(&self, image: &ClusterImage) -> Vec<PartitionId> {
-        let belongs = |id: &PartitionId| {
-            let topic = image.topic_by_id(id.topic);
-            topic.and_then(|t| t.partition(id.partition)).is_some_and(|p| p.replicas.contains(&self.owner.broker))
-        };
-        self.store.log_ids().into_iter().filter(|id| !belongs(id)).collect()
+    /// The logs that stay although this broker is not known to hold them.
+    pub fn quarantine(&self) -> Arc<Quarantine> {
+        Arc::clone(&self.quarantine)
     }
 
     /// Makes what is here equal to `image`. After an error, call it again with the newest image: the comparison starts
@@ -96,7 +115,7 @@ impl Reconciler {
         let delta = ClusterDelta::between(&self.reached, &image);
         let desired = self.desired(&delta, &image);
         self.step_down.look(&image);
-        let mut changed = self.close_deleted(&delta, &image).await?;
+        let mut changed = self.close_deleted(&delta, &image);
         changed |= !desired.is_empty();
         for desired in &desired {
             if let Some(partition) = self.registry.get(desired.id)
@@ -124,17 +143,32 @@ impl Reconciler {
             self.registry.announce_role(id);
         }
         for change in &delta.partitions {
-            if !change.after.replicas.contains(&self.owner.broker)
-                && let Some(partition) = self.registry.remove(change.id)
-            {
+            let holds = |state: &PartitionImage| state.replicas.contains(&self.owner.broker);
+            if holds(&change.after) {
+                continue;
+            }
+            let partition = self.registry.remove(change.id);
+            if let Some(partition) = &partition {
                 let after = &change.after;
                 let leadership = after.leader.map_or(Leadership::Nobody, Leadership::There);
                 partition.resign(leadership, after.leader_epoch);
                 self.registry.announce_role(change.id);
-                tracing::info!(partition = %change.id, "this broker no longer holds a partition; its log is kept");
+                tracing::info!(partition = %change.id, "this broker no longer holds a partition");
                 changed = true;
             }
+            if partition.is_some() || change.before.as_deref().is_some_and(holds) {
+                self.hold(change.id);
+            }
         }
+        if self.reached.applied == 0 {
+            // Of an earlier life, whose metadata may have wanted what this one's does not.
+            for id in self.store.log_ids() {
+                if self.registry.get(id).is_none() {
+                    self.hold(id);
+                }
+            }
+        }
+        self.unjudged.extend(self.quarantine.passing());
         self.reached = image;
         if changed {
             self.registry.announce_change();
@@ -142,13 +176,81 @@ impl Reconciler {
         Ok(())
     }
 
-    async fn close_deleted(&self, delta: &ClusterDelta, image: &ClusterImage) -> Result<bool, ReconcileError> {
-        let mut doomed = Vec::new();
+    /// True while there are logs without a role, about which [`Reconciler::sweep`] may have something to decide.
+    pub fn is_undecided(&self) -> bool {
+        !self.unjudged.is_empty()
+    }
+
+    /// Decides about the logs without a role, and deletes those that nobody needs here. `confirmed` is not older than what was
+    /// reached, and a quorum has said that nothing newer was acknowledged when this was called for. After an error, call it
+    /// again: what could not be deleted is left for the next call.
+    pub async fn sweep(&mut self, confirmed: &ClusterImage) -> Result<(), ReconcileError> {
+        debug_assert!(confirmed.applied >= self.reached.applied, "what is confirmed is not older");
+        let mut settled = self.quarantine.which(|id| self.registry.get(id).is_some());
+        self.unjudged.retain(|id| self.registry.get(*id).is_none());
+        let (mut strays, mut doomed) = (Vec::new(), Vec::new());
+        for id in std::mem::take(&mut self.unjudged) {
+            let Some(log) = self.store.log(id) else {
+                settled.push(id);
+                continue;
+            };
+            let held = HeldLog::of(&log);
+            match fate(&held, confirmed, self.life) {
+                // It is opened once that metadata is reached.
+                Fate::Keep => {
+                    settled.push(id);
+                    self.unjudged.insert(id);
+                }
+                Fate::Delete(gone) => doomed.push((id, gone)),
+                Fate::Quarantine(doubt) => strays.push(Stray { log: held, doubt }),
+            }
+        }
+        self.quarantine.change(strays, &settled);
+        self.unjudged.extend(doomed.iter().map(|(id, _)| *id));
+        let (deleted, outcome) = self.delete(doomed).await?;
+        for id in &deleted {
+            self.unjudged.remove(id);
+        }
+        self.quarantine.change(Vec::new(), &deleted);
+        outcome
+    }
+
+    async fn delete(&self, doomed: Vec<(PartitionId, Gone)>) -> Result<Deleted, ReconcileError> {
+        if doomed.is_empty() {
+            return Ok((Vec::new(), Ok(())));
+        }
+        let store = self.store.clone();
+        let deleting = blocking::spawn(move || {
+            let mut deleted = Vec::with_capacity(doomed.len());
+            for (log, gone) in doomed {
+                match store.delete_log(log) {
+                    Ok(()) | Err(StoreError::UnknownLog) => {
+                        tracing::info!(partition = %log, reason = %gone, "deleted a log that nobody needs here");
+                        deleted.push(log);
+                    }
+                    Err(source) => return (deleted, Err(ReconcileError::Delete { log, source })),
+                }
+            }
+            (deleted, Ok(()))
+        });
+        deleting.await.map_err(|_| ReconcileError::Interrupted)
+    }
+
+    /// Has `id` decided about by the next [`Reconciler::sweep`]; until then, and for as long as it is in doubt, its log stays
+    /// as it is.
+    fn hold(&mut self, id: PartitionId) {
+        if let Some(log) = self.store.log(id) {
+            log.hold();
+            self.unjudged.insert(id);
+        }
+    }
+
+    /// Gives up what was deleted; true when something was held here. Waiters learn at once.
+    fn close_deleted(&mut self, delta: &ClusterDelta, image: &ClusterImage) -> bool {
         let mut has_closed = false;
         for topic in &delta.deleted {
             // Its absence proves nothing: only the record of its deletion does.
-            let is_deleted = image.is_deleted(topic.id);
-            if !is_deleted {
+            if !image.is_deleted(topic.id) {
                 tracing::error!(
                     topic = %topic.name, id = %topic.id,
                     "a topic is gone from the metadata without a record of its deletion: its logs are kept and not served"
@@ -161,29 +263,15 @@ impl Reconciler {
                     }
                     self.registry.announce_role(id);
                     has_closed = true;
-                    if is_deleted {
-                        doomed.push((id, topic.name.clone()));
-                    }
                 }
+                // Also a log in quarantine, whose topic is gone by now.
+                self.hold(id);
             }
         }
-        if !has_closed {
-            return Ok(false);
+        if has_closed {
+            self.registry.announce_change();
         }
-        // Waiters learn at once; the disk may take its time.
-        self.registry.announce_change();
-        let store = self.store.clone();
-        let deleting = blocking::spawn(move || {
-            for (id, topic) in doomed {
-                match store.delete_log(id) {
-                    Ok(()) | Err(StoreError::UnknownLog) => {}
-                    Err(source) => return Err(ReconcileError::Log { topic, partition: id.partition, source }),
-                }
-            }
-            Ok(())
-        });
-        deleting.await.map_err(|_| ReconcileError::Interrupted)??;
-        Ok(true)
+        has_closed
     }
 
     fn desired(&self, delta: &ClusterDelta, image: &ClusterImage) -> Vec<Desired> {

@@ -31,7 +31,7 @@ use crate::replication::metadata_authority::MetadataAuthority;
 use crate::replication::registration::Registration;
 use crate::replication::settings::ReplicationSettings;
 use crate::service::reader::ReadBudget;
-use crate::tasks::{follow_metadata, follow_peers, watch_replicas};
+use crate::tasks::{follow_metadata, follow_peers, watch_replicas, watch_strays};
 
 /// Bytes that reads from disk for followers may hold. Their own: a consumer that is slow must not hold up commits.
 const FOLLOWER_READ_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -138,8 +138,6 @@ impl Parts {
             ReplicationSettings::from(&self.config.replication),
             ReadBudget::new(FOLLOWER_READ_BYTES_MAX),
         );
-        let mut reconciler =
-            Reconciler::new(engine.owner(), store.clone(), Arc::clone(registry), Arc::clone(&self.env.clock));
         let epoch = self.register(metadata, disk).await?;
         if self.peers.is_none() {
             // A registration is fenced until its broker is known to follow the metadata. Alone, it is its own
@@ -148,16 +146,19 @@ impl Parts {
         }
         let is_alone = self.peers.is_none();
         let registered = reached(metadata, broker, epoch, |fenced| !(fenced && is_alone)).await?;
-        for stray in reconciler.strays(&registered) {
-            tracing::warn!(
-                partition = %stray,
-                "the data directory has a log that the metadata does not place here; it is kept and not served"
-            );
-        }
+        let clock = Arc::clone(&self.env.clock);
+        let mut reconciler = Reconciler::new(engine.owner(), epoch, store.clone(), Arc::clone(registry), clock);
         reconciler.reach(registered).await?;
         let stop = || self.tokens.stop.clone();
-        let images = metadata.watch();
-        self.background.spawn(follow_metadata::run(reconciler, images, self.lifecycle.clone(), stop()));
+        let quarantine = reconciler.quarantine();
+        self.background.spawn(watch_strays::run(quarantine.watch(), self.lifecycle.clone(), stop()));
+        self.metrics.attach_strays(move || watch_strays::snapshot(&quarantine.watch().borrow()));
+        let (images, confirming) = (metadata.watch(), metadata.clone());
+        let confirm = move || {
+            let metadata = confirming.clone();
+            async move { metadata.read_index().await.ok().map(|_| metadata.image()) }
+        };
+        self.background.spawn(follow_metadata::run(reconciler, images, confirm, self.lifecycle.clone(), stop()));
         let Some(peers) = &self.peers else { return Ok(None) };
 
         peers.local.registered(epoch);

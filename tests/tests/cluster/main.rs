@@ -22,5 +22,6 @@ mod refusals;
 mod restart;
 mod stale;
 mod storm;
+mod strays;
 mod wall_clock;
 mod weather;

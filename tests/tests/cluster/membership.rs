@@ -226,7 +226,7 @@ fn a_voter_is_replaced_while_another_one_is_cut_off() {
 }
 
 /// The records of a topic, in order.
-async fn values(bus: &streambus_client::Client, topic: &str) -> Vec<String> {
+pub(crate) async fn values(bus: &streambus_client::Client, topic: &str) -> Vec<String> {
     let consumer = bus.consumer([topic]).from(Start::Earliest).until_end().start().timeout(PATIENCE).await;
     let mut consumer = consumer.expect("the topic is there");
     let mut found = Vec::new();

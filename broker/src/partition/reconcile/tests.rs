@@ -1,4 +1,4 @@
-//! Following the metadata over a disk that stands still.
+//! Following the metadata over a disk that stands still, and over one that holds more than the metadata wants.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +19,8 @@ use super::*;
 use crate::lifecycle::Lifecycle;
 use crate::partition::fixture::{self, Metadata};
 use crate::tasks::follow_metadata;
+
+mod strays;
 
 const ONE: BrokerId = BrokerId::new(1);
 const TWO: BrokerId = BrokerId::new(2);
@@ -43,7 +45,7 @@ async fn leaderships_end_although_the_disk_stands_still() {
     let registry = Arc::new(Registry::new());
     let store = fixture::store(StoreConfig::default());
     let owner = Owner { broker: ONE, lag_limit: Duration::from_secs(10) };
-    let mut reconciler = Reconciler::new(owner, store.clone(), Arc::clone(&registry), clock);
+    let mut reconciler = Reconciler::new(owner, epoch, store.clone(), Arc::clone(&registry), clock);
     let mut stepped_down = registry.watch_stepped_down();
     let first = metadata.image();
     let reaching = TaskTracker::new().spawn(async move { reconciler.reach(first).await.map(|()| reconciler) });
@@ -88,11 +90,11 @@ async fn newer_metadata_is_acted_on_while_a_leadership_waits_for_the_disk() {
     let registry = Arc::new(Registry::new());
     let store = fixture::store(StoreConfig::default());
     let owner = Owner { broker: ONE, lag_limit: Duration::from_secs(10) };
-    let reconciler = Reconciler::new(owner, store.clone(), Arc::clone(&registry), clock);
+    let reconciler = Reconciler::new(owner, epoch, store.clone(), Arc::clone(&registry), clock);
     let mut stepped_down = registry.watch_stepped_down();
     let (say, images) = tokio::sync::watch::channel(Arc::new(ClusterImage::empty()));
     let stop = CancellationToken::new();
-    let following = follow_metadata::run(reconciler, images, Lifecycle::new(), stop.clone());
+    let following = follow_metadata::run(reconciler, images, std::future::pending, Lifecycle::new(), stop.clone());
     let following = TaskTracker::new().spawn(following);
     let id = |n: u8| PartitionId { topic: TopicId::from_bytes([n; 16]), partition: PartitionIndex::new(0) };
     let leadership = |n: u8| registry.get(id(n)).map(|partition| partition.role().leadership);
@@ -142,7 +144,7 @@ async fn reach(mut reconciler: Reconciler, image: Arc<ClusterImage>, store: &Sto
 #[tokio::test]
 async fn a_partition_that_moved_away_is_given_up() {
     let mut metadata = Metadata::founded();
-    metadata.start(ONE);
+    let epoch = metadata.start(ONE);
     metadata.start(TWO);
     let at = Timestamp::from_millis(1);
     let id = |n: u8| PartitionId { topic: TopicId::from_bytes([n; 16]), partition: PartitionIndex::new(0) };
@@ -159,7 +161,7 @@ async fn a_partition_that_moved_away_is_given_up() {
     let store = fixture::store(StoreConfig::default());
     let owner = Owner { broker: ONE, lag_limit: Duration::from_secs(10) };
     let clock = Arc::new(ManualClock::new(at));
-    let reconciler = Reconciler::new(owner, store.clone(), Arc::clone(&registry), clock);
+    let reconciler = Reconciler::new(owner, epoch, store.clone(), Arc::clone(&registry), clock);
     let reconciler = reach(reconciler, metadata.image(), &store).await;
     let held = |n: u8| registry.get(id(n)).expect("held here");
     let (led, followed) = (held(1), held(2));
