@@ -99,7 +99,7 @@ soak: deps ## Faults with seed after seed for MINUTES (30), CYCLES (500) kills o
 	scripts/soak.sh $(MINUTES) $(CYCLES) $(SEED)
 
 .PHONY: bench
-bench: deps ## Run every benchmark row beside the machine's own limits
+bench: deps ## Run every benchmark row beside the machine's own limits; LONG=1: also MINUTES=10 of load, and kill -9 with GIB=10 stored
 	$(CARGO) build --release --locked -p streambus-cli -p streambus-bench
 	scripts/bench.sh $(TARGET)/release
 

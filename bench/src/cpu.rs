@@ -12,6 +12,8 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Resident memory now, bytes.
     pub resident_bytes: u64,
+    /// The most resident memory since the process started, bytes.
+    pub peak_resident_bytes: u64,
 }
 
 /// Usage of this process; `None` where there is no `/proc`.
@@ -27,7 +29,11 @@ pub fn of_process(pid: u32) -> Option<Usage> {
 fn read(who: &str) -> Option<Usage> {
     let stat = fs::read_to_string(format!("/proc/{who}/stat")).ok()?;
     let status = fs::read_to_string(format!("/proc/{who}/status")).ok()?;
-    Some(Usage { cpu_seconds: cpu_seconds(&stat)?, resident_bytes: resident_bytes(&status)? })
+    Some(Usage {
+        cpu_seconds: cpu_seconds(&stat)?,
+        resident_bytes: status_bytes(&status, "VmRSS:")?,
+        peak_resident_bytes: status_bytes(&status, "VmHWM:")?,
+    })
 }
 
 /// Fields 14 and 15 of proc(5)'s `stat`; the name in field 2 may hold blanks and parentheses.
@@ -39,8 +45,8 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((f64::from(user) + f64::from(system)) / TICKS_PER_SECOND)
 }
 
-fn resident_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn status_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
@@ -53,12 +59,14 @@ mod tests {
     fn a_name_with_blanks_and_parentheses_does_not_shift_the_fields() {
         let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 1 0";
         assert_eq!(cpu_seconds(stat), Some(2.0));
-        assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t   1024 kB\n"), Some(1_048_576));
+        let status = "Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t   1024 kB\n";
+        assert_eq!(status_bytes(status, "VmRSS:"), Some(1_048_576));
+        assert_eq!(status_bytes(status, "VmHWM:"), Some(2_097_152));
         assert_eq!(cpu_seconds("garbage"), None);
     }
 
     #[test]
     fn this_process_is_accounted() {
-        assert!(of_self().is_some_and(|usage| usage.resident_bytes > 0));
+        assert!(of_self().is_some_and(|usage| usage.peak_resident_bytes >= usage.resident_bytes));
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use crate::bits::Bits;
 use crate::stamp::{self, Reading};
 
 /// What happened to each record of each producer, as the acknowledgements and the read-back tell it.
@@ -26,26 +27,15 @@ struct Column {
     seen: Bits,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    /// Sets a bit and tells whether it was set before.
-    fn set(&mut self, index: u32) -> bool {
-        let word = usize::try_from(index / 64).unwrap_or(usize::MAX);
-        if word >= self.0.len() {
-            self.0.resize(word + 1, 0);
-        }
-        let mask = 1_u64 << (index % 64);
-        let before = self.0[word] & mask != 0;
-        self.0[word] |= mask;
-        before
-    }
-
-    fn count_missing_in(&self, other: &Self) -> u64 {
-        let words = self.0.iter().enumerate();
-        words.map(|(i, word)| u64::from((word & !other.0.get(i).copied().unwrap_or(0)).count_ones())).sum()
-    }
+/// How it is known which records must be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expected {
+    /// They were acknowledged.
+    #[default]
+    Acknowledged,
+    /// They lie between the ends of their partitions.
+    Offsets,
 }
 
 /// The counts of a verdict. All is well when the faults are zero.
@@ -53,11 +43,13 @@ impl Bits {
 pub struct Verdict {
     /// Whether the run was checked record by record; false when records are too small to carry a stamp.
     pub by_stamp: bool,
-    /// Records acknowledged.
+    /// How it is known which records must be there.
+    pub expected: Expected,
+    /// Records acknowledged, or held by the logs that were read.
     pub acked: u64,
     /// Records of this run that were read back.
     pub read: u64,
-    /// Acknowledged records that were not there: must be 0.
+    /// Records that must be there and were not: must be 0.
     pub lost: u64,
     /// Records that were there more than once: must be 0.
     pub doubled: u64,
@@ -77,25 +69,37 @@ impl Verdict {
 
     /// One line for people.
     pub fn describe(&self) -> String {
-        if !self.by_stamp {
-            return format!(
-                "{} (by count only: records under {} bytes carry no stamp): {} acked, {} read back",
-                if self.is_clean() { "OK" } else { "FAILED" },
-                stamp::STAMP_BYTES,
-                self.acked,
-                self.read
-            );
+        let judged = if self.is_clean() { "OK" } else { "FAILED" };
+        let basis = match (self.expected, self.by_stamp) {
+            (_, true) => String::new(),
+            (Expected::Acknowledged, false) => {
+                format!(" (by count only: records under {} bytes carry no stamp)", stamp::STAMP_BYTES)
+            }
+            (Expected::Offsets, false) => " (by offsets only: not every record carries a stamp)".to_owned(),
+        };
+        let counted = match self.expected {
+            Expected::Acknowledged => format!("{} acked, {} read back", self.acked, self.read),
+            Expected::Offsets => format!("{} in the logs, {} read", self.acked, self.read),
+        };
+        if self.expected == Expected::Acknowledged && !self.by_stamp {
+            return format!("{judged}{basis}: {counted}");
         }
         format!(
-            "{}: {} acked, {} read back, {} lost, {} doubled, {} out of order, {} damaged",
-            if self.is_clean() { "OK" } else { "FAILED" },
-            self.acked,
-            self.read,
-            self.lost,
-            self.doubled,
-            self.out_of_order,
-            self.damaged
+            "{judged}{basis}: {counted}, {} lost, {} doubled, {} out of order, {} damaged",
+            self.lost, self.doubled, self.out_of_order, self.damaged
         )
+    }
+
+    /// Adds the counts of another reading, judged in the same way.
+    pub fn add(&mut self, other: &Self) {
+        self.by_stamp &= other.by_stamp;
+        self.acked += other.acked;
+        self.read += other.read;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.out_of_order += other.out_of_order;
+        self.damaged += other.damaged;
+        self.unacked_present += other.unacked_present;
     }
 }
 
@@ -114,7 +118,7 @@ impl Ledger {
     pub fn acked(&mut self, producer: u16, sequence: u32) {
         self.verdict.acked += 1;
         if let Some(column) = self.producers.get_mut(usize::from(producer)) {
-            column.acked.set(sequence);
+            column.acked.set(u64::from(sequence));
         }
     }
 
@@ -137,7 +141,7 @@ impl Ledger {
             return;
         };
         self.verdict.read += 1;
-        if column.seen.set(stamp.sequence) {
+        if column.seen.set(u64::from(stamp.sequence)) {
             self.verdict.doubled += 1;
             return;
         }
@@ -198,6 +202,17 @@ mod tests {
         let unknown = ledger_after(&[0], &[(0, 0), (0, 1)]);
         assert!(unknown.is_clean());
         assert_eq!(unknown.unacked_present, 1);
+    }
+
+    /// Catches: a sum over several readings in which the fault of one of them is forgotten.
+    #[test]
+    fn the_sum_of_readings_keeps_every_fault() {
+        let mut sum = Verdict { by_stamp: true, ..Verdict::default() };
+        sum.add(&ledger_after(&[0, 1], &[(0, 0), (0, 1)]));
+        assert!(sum.is_clean() && sum.by_stamp);
+        sum.add(&ledger_after(&[0, 1], &[(0, 1)]));
+        assert_eq!((sum.acked, sum.read, sum.lost), (4, 3, 1));
+        assert_eq!(sum.describe(), "FAILED: 4 acked, 3 read back, 1 lost, 0 doubled, 0 out of order, 0 damaged");
     }
 
     #[test]

@@ -6,13 +6,19 @@
 //! binary `streambus-micro` prints them.
 //!
 //! This crate must never know a server's insides beyond what `micro` measures, and never tune the cluster it measures.
-//! `stopwatch` and `cpu` are the adapters that read clocks; `integrity`, `stamp`, `latency` and `report` are pure.
+//! `stopwatch`, `cpu` and `machine` are the adapters that read clocks and ask the kernel; `integrity`, `census`, `limits`,
+//! `stamp`, `latency` and `report` are pure.
 
+mod bits;
+pub mod census;
 pub mod cpu;
 pub mod integrity;
 pub mod latency;
+pub mod limits;
+pub mod machine;
 pub mod micro;
 pub mod report;
 pub mod stamp;
 pub mod stopwatch;
+pub mod tally;
 pub mod workload;

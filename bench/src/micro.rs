@@ -12,9 +12,10 @@ pub mod wire_rows;
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::sampler::{Row, Sampler};
+use crate::machine::Machine;
 
 /// What to measure and how long.
 #[derive(Clone, Debug)]
@@ -59,8 +60,10 @@ impl MicroError {
 }
 
 /// All rows of one run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MicroReport {
+    /// On what, and when.
+    pub machine: Machine,
     /// How the disk was written: direct or buffered.
     pub disk: String,
     /// True when `--quick` shortened the run.
@@ -69,14 +72,20 @@ pub struct MicroReport {
     pub rows: Vec<Row>,
 }
 
-/// Measures every row that the options ask for; `progress` hears of each as it is done.
-pub fn run(options: &MicroOptions, progress: &mut dyn FnMut(&Row)) -> Result<MicroReport, MicroError> {
+/// Measures every row that the options ask for; `progress` hears of each as it is done. `disk` is what
+/// [`disk_rows::mode`] said.
+pub fn run(
+    options: &MicroOptions,
+    machine: Machine,
+    disk: &str,
+    progress: &mut dyn FnMut(&Row),
+) -> Result<MicroReport, MicroError> {
     let mut sampler = Sampler::new(options, progress);
     // The machine's limits come first: the other rows are divided by them.
     machine_rows::measure(&mut sampler)?;
-    let disk = disk_rows::measure(&mut sampler, &options.directory)?;
+    disk_rows::measure(&mut sampler, &options.directory)?;
     wire_rows::measure(&mut sampler)?;
     journal_rows::measure(&mut sampler, &options.directory)?;
     store_rows::measure(&mut sampler, &options.directory)?;
-    Ok(MicroReport { disk, quick: options.quick, rows: sampler.into_rows() })
+    Ok(MicroReport { machine, disk: disk.to_owned(), quick: options.quick, rows: sampler.into_rows() })
 }

@@ -6,6 +6,40 @@ use serde::Serialize;
 
 use crate::integrity::Verdict;
 use crate::latency::Percentiles;
+use crate::limits::Held;
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Workload {
+    /// Sending as fast as acknowledgements come.
+    #[serde(rename = "produce")]
+    Produce,
+    /// Sending at a schedule.
+    #[serde(rename = "produce at a fixed rate")]
+    ProducePaced,
+    /// Reading a topic from its beginning.
+    #[serde(rename = "consume")]
+    Consume,
+    /// Reading what was just written.
+    #[serde(rename = "tail")]
+    Tail,
+    /// Sending at a schedule and reading at the same time.
+    #[serde(rename = "e2e")]
+    EndToEnd,
+}
+
+impl Workload {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Produce => "produce",
+            Self::ProducePaced => "produce at a fixed rate",
+            Self::Consume => "consume",
+            Self::Tail => "tail",
+            Self::EndToEnd => "e2e",
+        }
+    }
+}
 
 /// The conditions of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,13 +66,15 @@ pub struct Conditions {
     pub in_flight: usize,
     /// The fixed rate of an open loop, records a second; 0 when the loop is closed.
     pub rate: u64,
+    /// How often the records are read for the result; 0 when they are not.
+    pub passes: u32,
 }
 
 /// The result of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// `produce`, `consume`, `e2e` or `single`.
-    pub workload: &'static str,
+    /// What was measured.
+    pub workload: Workload,
     /// Under which conditions.
     pub conditions: Conditions,
     /// Records that were acknowledged (produce) or received (consume, e2e).
@@ -65,10 +101,14 @@ pub struct Report {
     pub broker_cpu_seconds: Option<f64>,
     /// The broker's resident memory at the end, bytes, when its process was named.
     pub broker_resident_bytes: Option<u64>,
+    /// The most resident memory of the broker since it started, bytes, when its process was named.
+    pub broker_peak_resident_bytes: Option<u64>,
     /// The check of everything that was written; absent when it was turned off.
     pub integrity: Option<Verdict>,
     /// Seconds that reading back took.
     pub verify_seconds: Option<f64>,
+    /// The result beside the machine's own limits; empty when they were not given.
+    pub limits: Vec<Held>,
 }
 
 impl Report {
@@ -90,7 +130,7 @@ impl Report {
             // Writing to a String cannot fail.
             let _infallible = writeln!(text, "{name:<12}{value}");
         };
-        line("workload", self.workload.to_owned());
+        line("workload", self.workload.name().to_owned());
         line(
             "topic",
             format!(
@@ -103,10 +143,11 @@ impl Report {
             (0, in_flight) => format!(", {in_flight} in flight each"),
             (rate, _) => format!(", {rate} records/s open loop"),
         };
+        let passes = if c.passes > 1 { format!(", read {} times", c.passes) } else { String::new() };
         line(
             "load",
             format!(
-                "acks {}, records of {} B, batches of {} B, compression {}, {} client(s){pace}",
+                "acks {}, records of {} B, batches of {} B, compression {}, {} client(s){pace}{passes}",
                 c.acks, c.record_bytes, c.batch_bytes, c.compression, c.clients
             ),
         );
@@ -115,6 +156,7 @@ impl Report {
             line("first error", error.clone());
         }
         line("rate", format!("{:.0} records/s  {:.2} MB/s", self.records_per_second, self.mb_per_second));
+        self.limits.iter().for_each(|held| line("limit", held.describe()));
         let l = &self.latency;
         if l.count > 0 {
             line(
@@ -131,7 +173,11 @@ impl Report {
             }
         }
         if let Some(bytes) = self.broker_resident_bytes {
-            line("broker RSS", format!("{:.1} MiB", bytes as f64 / 1_048_576.0));
+            let mebibytes = |bytes: u64| bytes as f64 / 1_048_576.0;
+            let peak = self
+                .broker_peak_resident_bytes
+                .map_or(String::new(), |peak| format!(", at most {:.1} MiB since it started", mebibytes(peak)));
+            line("broker RSS", format!("{:.1} MiB{peak}", mebibytes(bytes)));
         }
         match &self.integrity {
             Some(verdict) => line("integrity", verdict.describe()),
@@ -142,12 +188,12 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn report() -> Report {
+    pub(crate) fn report() -> Report {
         Report {
-            workload: "produce",
+            workload: Workload::Produce,
             conditions: Conditions {
                 topic: "t".into(),
                 partitions: 3,
@@ -160,6 +206,7 @@ mod tests {
                 clients: 2,
                 in_flight: 1_000,
                 rate: 0,
+                passes: 0,
             },
             records: 1_000_000,
             bytes: 100_000_000,
@@ -173,8 +220,19 @@ mod tests {
             client_cpu_seconds: Some(1.5),
             broker_cpu_seconds: None,
             broker_resident_bytes: None,
+            broker_peak_resident_bytes: None,
             integrity: Some(Verdict { by_stamp: true, acked: 1, read: 1, ..Verdict::default() }),
             verify_seconds: None,
+            limits: Vec::new(),
+        }
+    }
+
+    /// Catches: a name in the text that is not the name in the JSON.
+    #[test]
+    fn a_workload_has_one_name() {
+        use Workload::{Consume, EndToEnd, Produce, ProducePaced, Tail};
+        for workload in [Produce, ProducePaced, Consume, Tail, EndToEnd] {
+            assert_eq!(serde_json::to_value(workload).ok(), Some(workload.name().into()));
         }
     }
 

@@ -98,6 +98,11 @@ impl ValueMaker {
     }
 }
 
+/// The run that a value names, if it has room for a stamp; whether it really is of that run [`read`] tells.
+pub fn run_of(value: &[u8]) -> Option<u32> {
+    value.first_chunk::<STAMP_BYTES>().map(|stamp| u32::from_le_bytes([stamp[0], stamp[1], stamp[2], stamp[3]]))
+}
+
 /// Reads a value back as a record of `run`.
 pub fn read(value: &[u8], run: u32) -> Reading {
     let Some((stamp, rest)) = value.split_first_chunk::<STAMP_BYTES>() else { return Reading::Foreign };
@@ -129,6 +134,7 @@ mod tests {
         let expected = Stamp { run: 7, producer: 3, sequence: 9, intended_micros: 1 << 40 };
         assert_eq!(read(&value, 7), Reading::Valid(expected));
         assert_eq!(read(&value, 8), Reading::Foreign);
+        assert_eq!((run_of(&value), run_of(&value[..STAMP_BYTES - 1])), (Some(7), None));
         for bit in 32..800 {
             let mut damaged = value.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);

@@ -42,6 +42,18 @@ impl Stopwatch {
             let _ended_early = slept;
         }
     }
+
+    /// Like [`wait_until`](Self::wait_until), for a thread of its own that measures without a runtime.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock adapter of the benchmarks")]
+    pub fn block_until(&self, offset: Duration) {
+        std::thread::sleep(offset.saturating_sub(self.elapsed()));
+    }
+}
+
+/// Seconds since the Unix epoch; 0 when the clock stands before it.
+#[expect(clippy::disallowed_methods, reason = "this is the clock adapter of the benchmarks")]
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// What the runtime's timer leaves to the kernel's: its grain, and what it may be late.

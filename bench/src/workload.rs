@@ -6,6 +6,8 @@
 pub mod consume;
 pub mod e2e;
 pub mod error;
+mod judge;
 pub mod produce;
 pub mod setup;
+pub mod tail;
 pub mod verify;

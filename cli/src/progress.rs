@@ -37,21 +37,28 @@ pub struct Progress {
 impl Progress {
     /// Starts a line. `total_bytes` is the size of the input when it is known: then there is a bar and an ETA.
     pub fn start(quiet: bool, total_bytes: Option<u64>) -> Self {
+        Self::titled(quiet, "", total_bytes)
+    }
+
+    /// Starts a line that says what is going on; `total` is where [`Counts::input_bytes`] will end, when it is known.
+    pub fn titled(quiet: bool, title: &'static str, total: Option<u64>) -> Self {
         let started = Elapsed::start();
         let bar = (!quiet && terminal::stderr_is_terminal()).then(|| {
-            let bar = match total_bytes {
+            let bar = match total {
                 Some(total) => ProgressBar::new(total),
                 None => ProgressBar::no_length(),
             };
             bar.set_draw_target(ProgressDrawTarget::stderr());
-            let template = if total_bytes.is_some() {
-                "[{bar:20.=>-}] {percent:>3}%  {msg}  ETA {eta}"
-            } else {
-                "{spinner} {msg}"
+            let template = match (title, total) {
+                ("", Some(_)) => "[{bar:20.=>-}] {percent:>3}%  {msg}  ETA {eta}",
+                ("", None) => "{spinner} {msg}",
+                (_, Some(_)) => "{prefix} [{bar:20.=>-}] {percent:>3}%  {msg}  ETA {eta}",
+                (_, None) => "{spinner} {prefix}  {msg}",
             };
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("=>-"));
             }
+            bar.set_prefix(title);
             bar
         });
         Self { bar, started, drawn: Duration::ZERO }

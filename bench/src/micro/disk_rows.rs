@@ -1,9 +1,11 @@
-//! The machine's disk limits: raw synced writes of the sizes that the journal commits, without any of our code.
+//! The machine's disk limits: raw synced writes of the sizes that the journal commits, back to back and at a fixed rate,
+//! without any of our code.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 
@@ -17,51 +19,71 @@ const BLOCK_BYTES: usize = 4096;
 /// Bytes of the file that is written round and round.
 const FILE_BYTES: u64 = 256 << 20;
 
+/// Single synced writes of 4 KiB at a fixed rate, each timed from when it was due: what single sends at that rate are
+/// held against.
+pub const PACED_ROW: &str = "disk/direct+dsync 4KiB recycled, 1,000 a second";
+/// Writes a second of [`PACED_ROW`].
+pub const PACED_RATE: u64 = 1_000;
+/// The largest synced write: the fastest that this disk takes durable bytes.
+pub const LARGEST_WRITE_ROW: &str = "disk/direct+dsync 1MiB recycled";
+/// The largest read.
+pub const LARGEST_READ_ROW: &str = "disk/read 1MiB scattered";
+
 /// The row that a synced write of `size` is held against.
 pub fn recycled_row(size: &str) -> String {
     format!("disk/direct+dsync {size} recycled")
 }
 
-/// Measures the disk under `directory`; returns how it was opened.
-pub fn measure(sampler: &mut Sampler<'_>, directory: &Path) -> Result<String, MicroError> {
-    let error = MicroError::io("disk");
-    let Ok(scratch) = tempfile::Builder::new().prefix("streambus-micro-").tempdir_in(directory) else {
-        return Err(error(io::Error::other(format!("cannot write in {}", directory.display()))));
-    };
+/// How files under `directory` are written: directly, or buffered where the file system refuses that.
+pub fn mode(directory: &Path) -> Result<&'static str, MicroError> {
+    let scratch = scratch(directory)?;
+    open_direct(&scratch.path().join("mode")).map(|(_, how)| how).map_err(MicroError::io("disk"))
+}
+
+/// Measures the disk under `directory`.
+pub fn measure(sampler: &mut Sampler<'_>, directory: &Path) -> Result<(), MicroError> {
+    let scratch = scratch(directory)?;
     let wanted = WRITE_SIZES.iter().any(|(_, size)| {
         sampler.wants(&recycled_row(size)) || sampler.wants(&format!("disk/direct+dsync {size} fallocated"))
     });
-    if !wanted && !sampler.wants("disk/fdatasync") && !sampler.wants("disk/read") {
-        return Ok("not measured".to_owned());
+    if !wanted && !sampler.wants(PACED_ROW) && !sampler.wants("disk/fdatasync") && !sampler.wants("disk/read") {
+        return Ok(());
     }
-    let path = scratch.path().join("raw");
-    rows(sampler, &path).map_err(error)
+    rows(sampler, &scratch.path().join("raw")).map_err(MicroError::io("disk"))
 }
 
-fn rows(sampler: &mut Sampler<'_>, path: &Path) -> io::Result<String> {
-    let (file, how) = open_direct(path)?;
+fn scratch(directory: &Path) -> Result<tempfile::TempDir, MicroError> {
+    tempfile::Builder::new().prefix("streambus-micro-").tempdir_in(directory).map_err(|error| {
+        let place = format!("cannot write in {}: {error}", directory.display());
+        MicroError::io("disk")(io::Error::new(error.kind(), place))
+    })
+}
+
+fn rows(sampler: &mut Sampler<'_>, path: &Path) -> io::Result<()> {
+    let (file, _how) = open_direct(path)?;
     fallocate(&file, FallocateFlags::empty(), 0, FILE_BYTES)?;
     let buffer = Aligned::new(1 << 20);
     let mut position = 0;
     for (bytes, size) in WRITE_SIZES {
         let name = format!("disk/direct+dsync {size} fallocated");
-        let samples = write_round(sampler, &name, &file, &buffer, bytes, &mut position)?;
+        let samples = write_unwritten(sampler, &name, &file, &buffer, bytes, &mut position)?;
         sampler.add(&name, bytes as u64, None, samples);
     }
     // From here on every block has been written once: what a recycled segment is.
     for at in (0..FILE_BYTES).step_by(1 << 20) {
         file.write_all_at(buffer.get(1 << 20), at)?;
     }
-    position = 0;
     for (bytes, size) in WRITE_SIZES {
         let name = recycled_row(size);
-        let samples = write_round(sampler, &name, &file, &buffer, bytes, &mut position)?;
+        let samples = write_again(sampler, &name, &file, &buffer, bytes)?;
         sampler.add(&name, bytes as u64, None, samples);
     }
+    let samples = write_paced(sampler, &file, &buffer)?;
+    sampler.add(PACED_ROW, BLOCK_BYTES as u64, Some(&recycled_row("4KiB")), samples);
     let buffered = OpenOptions::new().write(true).open(path)?;
     let mut samples = Vec::new();
     if sampler.wants("disk/fdatasync after a 4KiB overwrite") {
-        for index in 0..sampler.operations() as u64 {
+        for index in 0..small_writes(sampler) as u64 {
             let watch = Stopwatch::start();
             buffered.write_all_at(buffer.get(BLOCK_BYTES), index * BLOCK_BYTES as u64)?;
             buffered.sync_data()?;
@@ -69,8 +91,12 @@ fn rows(sampler: &mut Sampler<'_>, path: &Path) -> io::Result<String> {
         }
     }
     sampler.add("disk/fdatasync after a 4KiB overwrite", BLOCK_BYTES as u64, Some(&recycled_row("4KiB")), samples);
-    read_rows(sampler, path)?;
-    Ok(how.to_owned())
+    read_rows(sampler, path)
+}
+
+/// Writes of a row of small ones: cheap enough for a tail of many samples.
+fn small_writes(sampler: &Sampler<'_>) -> usize {
+    4 * sampler.operations()
 }
 
 /// Direct reads of what was written, in order and scattered.
@@ -88,7 +114,7 @@ fn read_rows(sampler: &mut Sampler<'_>, path: &Path) -> io::Result<()> {
         }
         let places = FILE_BYTES / bytes as u64;
         let mut samples = Vec::new();
-        for index in 0..sampler.operations() as u64 / 2 {
+        for index in 0..sampler.operations() as u64 {
             // A stride that is prime to the number of places visits all of them out of order.
             let at = (index.wrapping_mul(7_919) % places) * bytes as u64;
             let watch = Stopwatch::start();
@@ -100,7 +126,40 @@ fn read_rows(sampler: &mut Sampler<'_>, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn write_round(
+/// Writes round and round over blocks that were written before.
+fn write_again(sampler: &Sampler<'_>, name: &str, file: &File, buffer: &Aligned, bytes: usize) -> io::Result<Vec<f64>> {
+    let mut samples = Vec::new();
+    if !sampler.wants(name) {
+        return Ok(samples);
+    }
+    let count = if bytes < 1 << 20 { small_writes(sampler) } else { sampler.operations() };
+    for index in 0..count as u64 {
+        let watch = Stopwatch::start();
+        file.write_all_at(buffer.get(bytes), (index * bytes as u64) % FILE_BYTES)?;
+        samples.push(nanos(watch.elapsed()));
+    }
+    Ok(samples)
+}
+
+/// One write at a time, due at a schedule that does not wait for the disk: a write that is late because the one before
+/// it was slow counts its lateness, as the paced end-to-end rows count theirs.
+fn write_paced(sampler: &Sampler<'_>, file: &File, buffer: &Aligned) -> io::Result<Vec<f64>> {
+    let mut samples = Vec::new();
+    if !sampler.wants(PACED_ROW) {
+        return Ok(samples);
+    }
+    let schedule = Stopwatch::start();
+    for index in 0..10 * sampler.operations() as u64 {
+        let due = Duration::from_nanos(index * (1_000_000_000 / PACED_RATE));
+        schedule.block_until(due);
+        file.write_all_at(buffer.get(BLOCK_BYTES), (index * BLOCK_BYTES as u64) % FILE_BYTES)?;
+        samples.push(nanos(schedule.elapsed().saturating_sub(due)));
+    }
+    Ok(samples)
+}
+
+/// Writes blocks that were allocated and never written, as long as there are any.
+fn write_unwritten(
     sampler: &Sampler<'_>,
     name: &str,
     file: &File,

@@ -10,6 +10,12 @@ use crate::stopwatch::Stopwatch;
 
 /// Sizes of memory rows.
 const SIZES: [(usize, &str); 4] = [(100, "100B"), (1 << 10, "1KiB"), (64 << 10, "64KiB"), (1 << 20, "1MiB")];
+/// A message there and back between two threads.
+pub const PING_PONG_ROW: &str = "machine/loopback ping-pong 64B";
+/// Bytes through the loopback, as fast as one connection takes them.
+pub const STREAM_ROW: &str = "machine/loopback stream 64KiB";
+/// Copying what no cache near the processor holds.
+pub const MEMCPY_ROW: &str = "machine/memcpy 1MiB";
 const PING_BYTES: usize = 64;
 const STREAM_WRITE_BYTES: usize = 64 << 10;
 const STREAM_WRITES_A_SAMPLE: usize = 256;
@@ -32,8 +38,8 @@ pub fn measure(sampler: &mut Sampler<'_>) -> Result<(), MicroError> {
             }
         });
     }
-    ping_pong(sampler).map_err(MicroError::io("machine/loopback ping-pong 64B"))?;
-    stream(sampler).map_err(MicroError::io("machine/loopback stream 64KiB"))
+    ping_pong(sampler).map_err(MicroError::io(PING_PONG_ROW))?;
+    stream(sampler).map_err(MicroError::io(STREAM_ROW))
 }
 
 fn connected_pair() -> io::Result<(TcpStream, TcpStream)> {
@@ -46,8 +52,7 @@ fn connected_pair() -> io::Result<(TcpStream, TcpStream)> {
 }
 
 fn ping_pong(sampler: &mut Sampler<'_>) -> io::Result<()> {
-    const NAME: &str = "machine/loopback ping-pong 64B";
-    if !sampler.wants(NAME) {
+    if !sampler.wants(PING_PONG_ROW) {
         return Ok(());
     }
     let (mut near, mut far) = connected_pair()?;
@@ -73,13 +78,12 @@ fn ping_pong(sampler: &mut Sampler<'_>) -> io::Result<()> {
         echo.join().unwrap_or(Ok(()))?;
         Ok::<_, io::Error>(samples)
     })?;
-    sampler.add(NAME, 0, None, samples);
+    sampler.add(PING_PONG_ROW, 0, None, samples);
     Ok(())
 }
 
 fn stream(sampler: &mut Sampler<'_>) -> io::Result<()> {
-    const NAME: &str = "machine/loopback stream 64KiB";
-    if !sampler.wants(NAME) {
+    if !sampler.wants(STREAM_ROW) {
         return Ok(());
     }
     let (mut near, mut far) = connected_pair()?;
@@ -103,6 +107,6 @@ fn stream(sampler: &mut Sampler<'_>) -> io::Result<()> {
         let _ended = sink.join();
         Ok::<_, io::Error>(samples)
     })?;
-    sampler.add(NAME, STREAM_WRITE_BYTES as u64, None, samples);
+    sampler.add(STREAM_ROW, STREAM_WRITE_BYTES as u64, None, samples);
     Ok(())
 }

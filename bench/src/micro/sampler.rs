@@ -1,9 +1,9 @@
-//! A plain sampler: warm up, take samples, report median, fastest and slowest. No statistics beyond that: on a shared
-//! machine the spread is the statement.
+//! A plain sampler: warm up, take samples, report median, fastest and slowest, and the tail where there are samples
+//! enough to speak of one. No statistics beyond that: on a shared machine the spread is the statement.
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::MicroOptions;
 use crate::stopwatch::Stopwatch;
@@ -15,9 +15,11 @@ const QUICK_SAMPLES: usize = 5;
 /// Single operations measured by a row that waits for a device.
 const OPERATIONS: usize = 1_000;
 const QUICK_OPERATIONS: usize = 100;
+/// Samples that must lie beyond a percentile for it to mean something.
+const SAMPLES_BEYOND_MIN: usize = 10;
 
 /// One measured row.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// `group/what size`.
     pub name: String,
@@ -29,6 +31,10 @@ pub struct Row {
     pub min_ns: f64,
     /// The slowest sample.
     pub max_ns: f64,
+    /// 90 % of the samples are at most this; absent when fewer than ten samples lie beyond.
+    pub p90_ns: Option<f64>,
+    /// 99 % of the samples are at most this; absent when fewer than ten samples lie beyond.
+    pub p99_ns: Option<f64>,
     /// Samples taken.
     pub samples: usize,
     /// Millions of bytes a second at the median, when bytes mean something.
@@ -114,6 +120,8 @@ impl<'a> Sampler<'a> {
             median_ns,
             min_ns,
             max_ns,
+            p90_ns: percentile(&samples, 90),
+            p99_ns: percentile(&samples, 99),
             samples: samples.len(),
             mb_per_second: (bytes > 0).then(|| bytes as f64 * 1e3 / median_ns),
             baseline: baseline_row.map(|row| row.name.clone()),
@@ -129,6 +137,16 @@ impl<'a> Sampler<'a> {
     }
 }
 
+/// The smallest of the sorted samples that `share` of a hundred do not exceed, as the histograms of the end-to-end rows
+/// define it; `None` when the samples are too few to speak of it.
+fn percentile(sorted: &[f64], share: usize) -> Option<f64> {
+    let rank = sorted.len().saturating_mul(share).div_ceil(100);
+    if sorted.len().saturating_sub(rank) < SAMPLES_BEYOND_MIN {
+        return None;
+    }
+    sorted.get(rank.checked_sub(1)?).copied()
+}
+
 /// `duration` in nanoseconds.
 pub fn nanos(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e9
@@ -142,7 +160,10 @@ pub fn line(row: &Row) -> String {
         _ => String::new(),
     };
     let span = format!("[{}..{}]", time_shown(row.min_ns), time_shown(row.max_ns));
-    format!("{:<44} {:>10} {span:<24} {rate:>12}  {ratio}", row.name, time_shown(row.median_ns)).trim_end().to_owned()
+    let tail = row.p99_ns.map_or(String::new(), |p99| format!("p99 {}", time_shown(p99)));
+    format!("{:<50} {:>10} {span:<24} {tail:<13} {rate:>12}  {ratio}", row.name, time_shown(row.median_ns))
+        .trim_end()
+        .to_owned()
 }
 
 fn time_shown(ns: f64) -> String {
@@ -178,5 +199,25 @@ mod tests {
         assert_eq!((rows[3].ratio, rows[3].baseline.clone()), (None, None));
         assert_eq!(heard, 4);
         assert!(line(&rows[1]).contains("50 % of a/base"));
+    }
+
+    /// Catches: a p99 that is the slowest sample, one off by a rank, and one told of a handful of samples.
+    #[test]
+    fn a_percentile_is_told_only_when_ten_samples_lie_beyond() {
+        let samples = |count: u32| (1..=count).map(f64::from).collect::<Vec<_>>();
+        assert_eq!(percentile(&samples(1_000), 99), Some(990.0));
+        assert_eq!(percentile(&samples(1_099), 99), Some(1_089.0));
+        assert_eq!(percentile(&samples(999), 99), None);
+        assert_eq!(percentile(&samples(100), 90), Some(90.0));
+        assert_eq!(percentile(&samples(99), 90), None);
+        assert_eq!(percentile(&[], 99), None);
+        let options = MicroOptions { filters: Vec::new(), quick: true, directory: PathBuf::new() };
+        let mut progress = |_: &Row| {};
+        let mut sampler = Sampler::new(&options, &mut progress);
+        sampler.add("a/many", 0, None, samples(2_000));
+        sampler.add("a/few", 0, None, samples(25));
+        let rows = sampler.into_rows();
+        assert!(line(&rows[0]).contains("p99 2.0 us"), "{}", line(&rows[0]));
+        assert!(!line(&rows[1]).contains("p99"), "{}", line(&rows[1]));
     }
 }

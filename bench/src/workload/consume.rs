@@ -1,15 +1,20 @@
-//! Consume: reads what is there, as fast as it comes, once.
+//! Consume: reads what is there from its first record on, as fast as it comes, once. Of a topic larger than the broker's
+//! tail cache this is a catch-up read: most of it comes from the disk.
 
 use std::collections::BTreeMap;
 
-use streambus_client::Client;
+use streambus_client::{Client, ConsumedRecord};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::error::WorkloadError;
-use super::setup::{self, Common, Meter};
+use super::judge;
+use super::setup::{self, Common, Meter, TopicState};
 use super::verify::RangeReader;
+use crate::census::{Census, Offsets, Reach};
 use crate::latency::Percentiles;
-use crate::report::{Conditions, Report};
+use crate::report::{Conditions, Report, Workload};
+use crate::tally::{Stage, Tally};
 
 /// What to consume.
 #[derive(Clone, Debug)]
@@ -20,61 +25,34 @@ pub struct ConsumeOptions {
     pub records: Option<u64>,
 }
 
-/// Runs the workload. What is read is counted, and every batch's checksum is checked by the client; which records there
-/// should be only their producer knows, so there is no verdict.
+/// Runs the workload. Which records were acknowledged only their producer knows; the verdict is about what the logs hold:
+/// every offset once and in order, every stamp right.
 pub async fn run(options: &ConsumeOptions) -> Result<Report, WorkloadError> {
     let topic = &options.common.topic;
-    let scout =
-        Client::connect_with(options.common.config.clone()).await.map_err(WorkloadError::during("connecting"))?;
-    let state = setup::topic_state(&scout, topic).await?;
-    let starts = setup::starts(&scout, topic).await?;
-    let clients = options.common.clients.max(1);
-    let mut readers = Vec::new();
-    for index in 0..clients {
-        let own: BTreeMap<u32, u64> = state
-            .ends
-            .iter()
-            .filter(|(p, _)| *p % u32::from(clients) == u32::from(index))
-            .map(|(p, e)| (*p, *e))
-            .collect();
-        let client =
-            Client::connect_with(options.common.config.clone()).await.map_err(WorkloadError::during("connecting"))?;
-        readers.push((client, own));
-    }
-    let limit = options.records.map(|records| records.div_ceil(u64::from(clients)));
+    let clients = connect(&options.common).await?;
+    let scout = &clients[0];
+    let state = setup::topic_state(scout, topic).await?;
+    let starts = setup::starts(scout, topic).await?;
+    let held: u64 = state.ends.iter().map(|(p, end)| end.saturating_sub(starts.get(p).copied().unwrap_or(0))).sum();
+    options.common.tally.begin(Stage::Reading, options.records.map_or(held, |records| records.min(held)), 0);
+    let offsets = if state.is_compacted { Offsets::Compacted } else { Offsets::Dense };
+    let mut judges = JoinSet::new();
+    let judged = judge::start(Census::new(&starts, &state.ends, offsets), &mut judges);
+    let range = Range { topic, from: &starts, to: &state.ends };
     let meter = Meter::start(options.common.broker_pid);
-    let mut tasks = JoinSet::new();
-    for (client, own) in readers {
-        tasks.spawn(read(client, topic.clone(), starts.clone(), own, limit));
-    }
-    let (mut records, mut bytes, mut incomplete) = (0_u64, 0_u64, 0_u64);
-    while let Some(outcome) = tasks.join_next().await {
-        let part = outcome??;
-        records += part.records;
-        bytes += part.bytes;
-        incomplete += u64::from(!part.complete);
-    }
+    let part = read_all(&clients, &range, options.records, &judged, &options.common.tally).await?;
     let metered = meter.read();
-    let sizes = bytes.checked_div(records).unwrap_or(0);
+    drop(judged);
+    let Some(census) = judges.join_next().await else { return Err(WorkloadError::NoVerdict) };
+    let verdict = census?.finish(if part.is_limited { Reach::Limit } else { Reach::Ends });
+    let Part { records, bytes, stalled, .. } = part;
     Ok(Report {
-        workload: "consume",
-        conditions: Conditions {
-            topic: topic.clone(),
-            partitions: state.partitions,
-            replication_factor: state.replication_factor,
-            durability: state.durability,
-            acks: "-".to_owned(),
-            record_bytes: usize::try_from(sizes).unwrap_or(usize::MAX),
-            batch_bytes: 0,
-            compression: "-".to_owned(),
-            clients: usize::from(clients),
-            in_flight: 0,
-            rate: 0,
-        },
+        workload: Workload::Consume,
+        conditions: conditions(&options.common, state, &part),
         records,
         bytes,
-        errors: incomplete,
-        first_error: (incomplete > 0).then(|| "a reader stalled before the end of its partitions".to_owned()),
+        errors: stalled,
+        first_error: (stalled > 0).then(|| "a reader stalled before the end of its partitions".to_owned()),
         seconds: metered.seconds,
         records_per_second: records as f64 / metered.seconds,
         mb_per_second: bytes as f64 / 1e6 / metered.seconds,
@@ -83,35 +61,127 @@ pub async fn run(options: &ConsumeOptions) -> Result<Report, WorkloadError> {
         client_cpu_seconds: metered.client_cpu_seconds,
         broker_cpu_seconds: metered.broker_cpu_seconds,
         broker_resident_bytes: metered.broker_resident_bytes,
-        integrity: None,
+        broker_peak_resident_bytes: metered.broker_peak_resident_bytes,
+        integrity: Some(verdict),
         verify_seconds: None,
+        limits: Vec::new(),
     })
 }
 
-struct Part {
-    records: u64,
-    bytes: u64,
-    complete: bool,
+fn conditions(common: &Common, state: TopicState, part: &Part) -> Conditions {
+    let record_bytes = part.bytes.checked_div(part.records).unwrap_or(0);
+    Conditions {
+        topic: common.topic.clone(),
+        partitions: state.partitions,
+        replication_factor: state.replication_factor,
+        durability: state.durability,
+        acks: "-".to_owned(),
+        record_bytes: usize::try_from(record_bytes).unwrap_or(usize::MAX),
+        batch_bytes: 0,
+        compression: "-".to_owned(),
+        clients: usize::from(common.clients.max(1)),
+        in_flight: 0,
+        rate: 0,
+        passes: 1,
+    }
 }
 
-async fn read(
+/// One client for each reader, at least one.
+pub(crate) async fn connect(common: &Common) -> Result<Vec<Client>, WorkloadError> {
+    let mut clients = Vec::new();
+    for _ in 0..common.clients.max(1) {
+        let client = Client::connect_with(common.config.clone()).await;
+        clients.push(client.map_err(WorkloadError::during("connecting"))?);
+    }
+    Ok(clients)
+}
+
+/// Half-open ranges of offsets of a topic's partitions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) from: &'a BTreeMap<u32, u64>,
+    pub(crate) to: &'a BTreeMap<u32, u64>,
+}
+
+/// What readers have read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Part {
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    /// Readers to whom nothing came any more before their end.
+    pub(crate) stalled: u64,
+    /// Some reader stopped at the number of records that it was asked for.
+    pub(crate) is_limited: bool,
+}
+
+impl Part {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.bytes += other.bytes;
+        self.stalled += other.stalled;
+        self.is_limited |= other.is_limited;
+    }
+}
+
+/// Reads the range once, its partitions dealt out to the clients; the judge sees every record.
+pub(crate) async fn read_all(
+    clients: &[Client],
+    range: &Range<'_>,
+    limit: Option<u64>,
+    judge: &mpsc::Sender<Vec<ConsumedRecord>>,
+    tally: &Tally,
+) -> Result<Part, WorkloadError> {
+    let mut tasks = JoinSet::new();
+    for (index, client) in clients.iter().enumerate() {
+        let is_own = |partition: u32| usize::try_from(partition).is_ok_and(|number| number % clients.len() == index);
+        let to: BTreeMap<u32, u64> = range.to.iter().filter(|(p, _)| is_own(**p)).map(|(p, end)| (*p, *end)).collect();
+        let reader = Reading {
+            client: client.clone(),
+            topic: range.topic.to_owned(),
+            from: range.from.clone(),
+            to,
+            limit: limit.map(|records| records.div_ceil(clients.len() as u64)),
+            judge: judge.clone(),
+            tally: tally.clone(),
+        };
+        tasks.spawn(reader.run());
+    }
+    let mut all = Part::default();
+    while let Some(outcome) = tasks.join_next().await {
+        all.add(&outcome??);
+    }
+    Ok(all)
+}
+
+/// One client's reading.
+struct Reading {
     client: Client,
     topic: String,
     from: BTreeMap<u32, u64>,
     to: BTreeMap<u32, u64>,
     limit: Option<u64>,
-) -> Result<Part, WorkloadError> {
-    let mut reader = RangeReader::start(&client, &topic, &from, &to).await?;
-    let mut part = Part { records: 0, bytes: 0, complete: false };
-    while let Some(records) = reader.next().await? {
-        part.records += u64::try_from(records.len()).unwrap_or(0);
-        let values = records.iter().filter_map(|record| record.value.as_ref());
-        part.bytes += values.map(|value| u64::try_from(value.len()).unwrap_or(0)).sum::<u64>();
-        if limit.is_some_and(|limit| part.records >= limit) {
-            part.complete = true;
-            return Ok(part);
+    judge: mpsc::Sender<Vec<ConsumedRecord>>,
+    tally: Tally,
+}
+
+impl Reading {
+    async fn run(self) -> Result<Part, WorkloadError> {
+        let mut reader = RangeReader::start(&self.client, &self.topic, &self.from, &self.to).await?;
+        let mut part = Part::default();
+        while let Some(records) = reader.next().await? {
+            let count = u64::try_from(records.len()).unwrap_or(0);
+            let values = records.iter().filter_map(|record| record.value.as_ref());
+            part.bytes += values.map(|value| u64::try_from(value.len()).unwrap_or(0)).sum::<u64>();
+            part.records += count;
+            self.tally.add(count);
+            self.judge.send(records).await.map_err(|_| WorkloadError::NoVerdict)?;
+            if self.limit.is_some_and(|limit| part.records >= limit) && !reader.is_complete() {
+                part.is_limited = true;
+                return Ok(part);
+            }
         }
+        part.stalled = u64::from(!reader.is_complete());
+        Ok(part)
     }
-    part.complete = reader.is_complete();
-    Ok(part)
 }

@@ -7,12 +7,12 @@ use streambus_client::{Client, Start};
 use tokio::task::JoinSet;
 
 use super::error::WorkloadError;
-use super::produce::{ProduceOptions, Sender, acks_name, share};
+use super::produce::{Fleet, ProduceOptions, acks_name};
 use super::setup::{self, Meter};
 use super::verify::POLL_RECORDS;
 use crate::integrity::Ledger;
 use crate::latency::Latencies;
-use crate::report::{Conditions, Report};
+use crate::report::{Conditions, Report, Workload};
 use crate::stamp::{self, Reading, STAMP_BYTES};
 use crate::stopwatch::{self, Stopwatch};
 
@@ -28,8 +28,8 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
         return Err(WorkloadError::Options("end-to-end runs need a rate".to_owned()));
     };
     let clients = options.common.clients.max(1);
-    let connect = || Client::connect_with(options.common.config.clone());
-    let reader = connect().await.map_err(WorkloadError::during("connecting"))?;
+    let reader = Client::connect_with(options.common.config.clone()).await;
+    let reader = reader.map_err(WorkloadError::during("connecting"))?;
     let state = setup::topic_state(&reader, &options.common.topic).await?;
     let run = stopwatch::run_number();
     // The start is fixed before the first record is sent, so none is missed.
@@ -39,27 +39,15 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
         .start()
         .await
         .map_err(WorkloadError::during("starting the consumer"))?;
-    let mut senders = Vec::new();
-    for index in 0..clients {
-        senders.push((index, connect().await.map_err(WorkloadError::during("connecting"))?));
-    }
+    let fleet = Fleet::connect(options).await?;
     let meter = Meter::start(options.common.broker_pid);
     let mut receiving = JoinSet::new();
     let total = options.records;
     let ledger = Ledger::new(run, clients, options.record_bytes);
     receiving.spawn(receive(consumer, run, total, ledger, meter.watch, due_end(total, rate)));
-    let mut tasks = JoinSet::new();
-    for (index, client) in senders {
-        let count = share(options.records, clients, index);
-        let sender = Sender { options: options.clone(), index, clients, count, run, watch: meter.watch };
-        tasks.spawn(sender.run(client));
-    }
-    let mut all = Vec::new();
-    while let Some(outcome) = tasks.join_next().await {
-        all.push(outcome??);
-    }
+    let all = fleet.send(run, meter.watch).await?;
     let Some(received) = receiving.join_next().await else {
-        return Err(WorkloadError::Options("the consumer was lost".to_owned()));
+        return Err(WorkloadError::NoVerdict);
     };
     let (mut ledger, latencies, bytes) = received??;
     let metered = meter.read();
@@ -67,11 +55,11 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
     for sent in &all {
         errors += sent.errors;
         first_error = first_error.or_else(|| sent.first_error.clone());
-        sent.acked.iter().for_each(|(base, end)| (*base..*end).for_each(|s| ledger.acked(sent.producer, s)));
+        sent.tell(&mut ledger);
     }
     let verdict = ledger.finish();
     Ok(Report {
-        workload: "e2e",
+        workload: Workload::EndToEnd,
         conditions: Conditions {
             topic: options.common.topic.clone(),
             partitions: state.partitions,
@@ -84,6 +72,7 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
             clients: usize::from(clients),
             in_flight: 0,
             rate,
+            passes: 1,
         },
         records: verdict.read,
         bytes,
@@ -97,8 +86,10 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
         client_cpu_seconds: metered.client_cpu_seconds,
         broker_cpu_seconds: metered.broker_cpu_seconds,
         broker_resident_bytes: metered.broker_resident_bytes,
+        broker_peak_resident_bytes: metered.broker_peak_resident_bytes,
         integrity: Some(verdict),
         verify_seconds: None,
+        limits: Vec::new(),
     })
 }
 

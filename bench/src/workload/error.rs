@@ -20,6 +20,9 @@ pub enum WorkloadError {
     /// A task of the workload ended without a result.
     #[error("a task of the workload was lost: {0}")]
     Task(#[from] tokio::task::JoinError),
+    /// What judges the records ended before the records did.
+    #[error("the check of the records was lost")]
+    NoVerdict,
 }
 
 impl WorkloadError {

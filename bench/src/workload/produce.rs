@@ -15,9 +15,13 @@ use super::setup::{self, Common, Meter};
 use super::verify;
 use crate::integrity::Ledger;
 use crate::latency::Latencies;
-use crate::report::{Conditions, Report};
+use crate::report::{Conditions, Report, Workload};
 use crate::stamp::{Filler, ValueMaker};
 use crate::stopwatch::{self, Stopwatch, micros};
+use crate::tally::Stage;
+
+/// Records of which a sender tells whoever watches at once.
+const TOLD_TOGETHER: u64 = 256;
 
 /// What to produce.
 #[derive(Clone, Debug)]
@@ -50,11 +54,20 @@ pub(crate) struct Sent {
     pub(crate) latencies: Latencies,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
+    /// Settled records that nobody who watches was told of yet.
+    untold: u64,
 }
 
 impl Sent {
     fn new(producer: u16) -> Self {
-        Self { producer, acked: Vec::new(), latencies: Latencies::new(), errors: 0, first_error: None }
+        Self { producer, acked: Vec::new(), latencies: Latencies::new(), errors: 0, first_error: None, untold: 0 }
+    }
+
+    /// Tells `ledger` which records were acknowledged.
+    pub(crate) fn tell(&self, ledger: &mut Ledger) {
+        self.acked
+            .iter()
+            .for_each(|(base, end)| (*base..*end).for_each(|sequence| ledger.acked(self.producer, sequence)));
     }
 
     fn settle(&mut self, sequence: u32, outcome: Result<(), &Error>) {
@@ -87,23 +100,9 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
         Client::connect_with(options.common.config.clone()).await.map_err(WorkloadError::during("connecting"))?;
     let before = setup::topic_state(&scout, topic).await?;
     let run = stopwatch::run_number();
-    let mut producers = Vec::new();
-    for index in 0..clients {
-        let client =
-            Client::connect_with(options.common.config.clone()).await.map_err(WorkloadError::during("connecting"))?;
-        producers.push((index, client));
-    }
+    let fleet = Fleet::connect(options).await?;
     let meter = Meter::start(options.common.broker_pid);
-    let mut tasks = JoinSet::new();
-    for (index, client) in producers {
-        let count = share(options.records, clients, index);
-        let sender = Sender { options: options.clone(), index, clients, count, run, watch: meter.watch };
-        tasks.spawn(sender.run(client));
-    }
-    let mut all = Vec::new();
-    while let Some(outcome) = tasks.join_next().await {
-        all.push(outcome??);
-    }
+    let all = fleet.send(run, meter.watch).await?;
     let metered = meter.read();
     let mut latencies = Latencies::new();
     let (mut errors, mut first_error, mut acked) = (0, None, 0_u64);
@@ -119,17 +118,17 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
         let mut ledger = Ledger::new(run, clients, options.record_bytes);
         // Without acknowledgements nothing is promised, so nothing can be lost: order and doubles are still judged.
         if options.producer.acks != Acks::None {
-            for sent in &all {
-                sent.acked.iter().for_each(|(base, end)| (*base..*end).for_each(|s| ledger.acked(sent.producer, s)));
-            }
+            all.iter().for_each(|sent| sent.tell(&mut ledger));
         }
-        verify::read_back(&scout, topic, &before.ends, &mut ledger).await?;
+        let tally = &options.common.tally;
+        tally.begin(Stage::Checking, acked, u64::try_from(options.record_bytes).unwrap_or(0));
+        verify::read_back(&scout, topic, &before.ends, &mut ledger, tally).await?;
         verify_seconds = Some(watch.elapsed().as_secs_f64());
         integrity = Some(ledger.finish());
     }
     let bytes = acked.saturating_mul(u64::try_from(options.record_bytes).unwrap_or(0));
     Ok(Report {
-        workload: if options.rate.is_some() { "produce at a fixed rate" } else { "produce" },
+        workload: if options.rate.is_some() { Workload::ProducePaced } else { Workload::Produce },
         conditions: Conditions {
             topic: topic.clone(),
             partitions: before.partitions,
@@ -142,6 +141,7 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
             clients: usize::from(clients),
             in_flight: if options.rate.is_some() { 0 } else { options.in_flight },
             rate: options.rate.unwrap_or(0),
+            passes: 0,
         },
         records: acked,
         bytes,
@@ -155,8 +155,10 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
         client_cpu_seconds: metered.client_cpu_seconds,
         broker_cpu_seconds: metered.broker_cpu_seconds,
         broker_resident_bytes: metered.broker_resident_bytes,
+        broker_peak_resident_bytes: metered.broker_peak_resident_bytes,
         integrity,
         verify_seconds,
+        limits: Vec::new(),
     })
 }
 
@@ -170,23 +172,60 @@ pub fn acks_name(acks: Acks) -> &'static str {
 }
 
 /// How many of `total` fall to client `index` of `clients`.
-pub(crate) fn share(total: u64, clients: u16, index: u16) -> u32 {
+fn share(total: u64, clients: u16, index: u16) -> u32 {
     let (clients, index) = (u64::from(clients), u64::from(index));
     u32::try_from(total / clients + u64::from(index < total % clients)).unwrap_or(u32::MAX)
 }
 
+/// Clients that are connected and have sent nothing yet.
+pub(crate) struct Fleet<'a> {
+    options: &'a ProduceOptions,
+    clients: Vec<Client>,
+}
+
+impl<'a> Fleet<'a> {
+    /// Connects, so that connecting is no part of what is measured.
+    pub(crate) async fn connect(options: &'a ProduceOptions) -> Result<Self, WorkloadError> {
+        let mut clients = Vec::new();
+        for _ in 0..options.common.clients.max(1) {
+            let client = Client::connect_with(options.common.config.clone()).await;
+            clients.push(client.map_err(WorkloadError::during("connecting"))?);
+        }
+        Ok(Self { options, clients })
+    }
+
+    /// Sends everything as records of `run`; `watch` is the schedule's beginning.
+    pub(crate) async fn send(self, run: u32, watch: Stopwatch) -> Result<Vec<Sent>, WorkloadError> {
+        let Self { options, clients } = self;
+        let record_bytes = u64::try_from(options.record_bytes).unwrap_or(0);
+        options.common.tally.begin(Stage::Sending, options.records, record_bytes);
+        let count_of_clients = options.common.clients.max(1);
+        let mut tasks = JoinSet::new();
+        for (index, client) in (0..count_of_clients).zip(clients) {
+            let count = share(options.records, count_of_clients, index);
+            let sender = Sender { options: options.clone(), index, clients: count_of_clients, count, run, watch };
+            tasks.spawn(sender.run(client));
+        }
+        let mut all = Vec::new();
+        while let Some(outcome) = tasks.join_next().await {
+            all.push(outcome??);
+        }
+        Ok(all)
+    }
+}
+
 /// One client's part.
-pub(crate) struct Sender {
-    pub(crate) options: ProduceOptions,
-    pub(crate) index: u16,
-    pub(crate) clients: u16,
-    pub(crate) count: u32,
-    pub(crate) run: u32,
-    pub(crate) watch: Stopwatch,
+struct Sender {
+    options: ProduceOptions,
+    index: u16,
+    clients: u16,
+    count: u32,
+    run: u32,
+    watch: Stopwatch,
 }
 
 impl Sender {
-    pub(crate) async fn run(self, client: Client) -> Result<Sent, WorkloadError> {
+    async fn run(self, client: Client) -> Result<Sent, WorkloadError> {
         let options = &self.options;
         let producer =
             client.producer_with(options.producer.clone()).map_err(WorkloadError::during("starting a producer"))?;
@@ -218,6 +257,7 @@ impl Sender {
                 Ok(delivery) => flying.push_back(Place { sequence, due_micros, delivery }),
                 Err(error) => {
                     sent.settle(sequence, Err(&error));
+                    options.common.tally.fail();
                     if matches!(error, Error::Closed | Error::UnknownTopic { .. }) {
                         break;
                     }
@@ -227,6 +267,7 @@ impl Sender {
         while !flying.is_empty() {
             self.collect_one(&mut flying, &mut sent).await;
         }
+        options.common.tally.add(std::mem::take(&mut sent.untold));
         producer.close().await.map_err(WorkloadError::during("closing a producer"))?;
         Ok(sent)
     }
@@ -268,6 +309,12 @@ impl Sender {
     fn settle(&self, sequence: u32, due_micros: u64, outcome: Result<(), Error>, sent: &mut Sent) {
         if outcome.is_ok() {
             sent.latencies.record_micros(self.watch.elapsed_micros().saturating_sub(due_micros));
+        } else {
+            self.options.common.tally.fail();
+        }
+        sent.untold += 1;
+        if sent.untold == TOLD_TOGETHER {
+            self.options.common.tally.add(std::mem::take(&mut sent.untold));
         }
         sent.settle(sequence, outcome.as_ref().copied());
     }

@@ -8,6 +8,7 @@ use streambus_protocol::api::offsets::OffsetQuery;
 use super::error::WorkloadError;
 use crate::cpu::{self, Usage};
 use crate::stopwatch::Stopwatch;
+use crate::tally::Tally;
 
 /// Options that all workloads share.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Common {
     pub clients: u16,
     /// The broker's process on this machine, to account its CPU time and memory.
     pub broker_pid: Option<u32>,
+    /// Told how far the run is.
+    pub tally: Tally,
 }
 
 /// A topic as the run found it.
@@ -31,6 +34,8 @@ pub struct TopicState {
     pub replication_factor: u32,
     /// Its `durability` setting: whether an ack waits for the disk.
     pub durability: String,
+    /// True when compaction takes records away, so that not every offset holds one.
+    pub is_compacted: bool,
     /// The next offset of each partition.
     pub ends: BTreeMap<u32, u64>,
 }
@@ -39,12 +44,13 @@ pub struct TopicState {
 pub async fn topic_state(client: &Client, topic: &str) -> Result<TopicState, WorkloadError> {
     let described =
         client.admin().describe_topic(topic).await.map_err(WorkloadError::during("describing the topic"))?;
-    let durability = described.config.iter().find(|entry| entry.key == "durability");
+    let setting = |key: &str| described.config.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
     let first = described.partitions.first();
     Ok(TopicState {
         partitions: u32::try_from(described.partitions.len()).unwrap_or(u32::MAX),
         replication_factor: first.map_or(0, |p| u32::try_from(p.layout.replicas.len()).unwrap_or(u32::MAX)),
-        durability: durability.map_or("unknown".to_owned(), |entry| entry.value.clone()),
+        durability: setting("durability").unwrap_or("unknown").to_owned(),
+        is_compacted: setting("cleanup.policy").is_some_and(|policy| policy.contains("compact")),
         ends: ends(client, topic).await?,
     })
 }
@@ -88,6 +94,8 @@ pub struct Metered {
     pub broker_cpu_seconds: Option<f64>,
     /// The broker's resident memory now, when its process is known.
     pub broker_resident_bytes: Option<u64>,
+    /// The most since the broker started, when its process is known.
+    pub broker_peak_resident_bytes: Option<u64>,
 }
 
 impl Meter {
@@ -107,6 +115,7 @@ impl Meter {
             client_cpu_seconds: used(self.own, cpu::of_self()),
             broker_cpu_seconds: used(self.broker, broker_now),
             broker_resident_bytes: broker_now.map(|usage| usage.resident_bytes),
+            broker_peak_resident_bytes: broker_now.map(|usage| usage.peak_resident_bytes),
         }
     }
 }

@@ -8,6 +8,7 @@ use streambus_client::{Client, ConsumedRecord, Consumer, Seek, Start, TopicParti
 use super::error::WorkloadError;
 use super::setup;
 use crate::integrity::Ledger;
+use crate::tally::Tally;
 
 /// Records asked for at a time.
 pub(crate) const POLL_RECORDS: usize = 20_000;
@@ -79,10 +80,12 @@ pub async fn read_back(
     topic: &str,
     before: &BTreeMap<u32, u64>,
     ledger: &mut Ledger,
+    tally: &Tally,
 ) -> Result<(), WorkloadError> {
     let now = setup::ends(client, topic).await?;
     let mut reader = RangeReader::start(client, topic, before, &now).await?;
     while let Some(records) = reader.next().await? {
+        tally.add(u64::try_from(records.len()).unwrap_or(0));
         for record in records {
             ledger.read(record.partition, record.value.as_deref().unwrap_or_default());
         }

@@ -131,4 +131,62 @@ fn a_benchmark_proves_that_nothing_was_lost_doubled_or_reordered() {
     let ended = broker.run(&["bench", "consume", "--topic", "bench", "-c", "2", "-o", "json"], "");
     let report: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(report["records"], 5_200);
+    // What a reader can know without the producers: every offset once, in order, and every stamp right.
+    assert_eq!((report["integrity"]["expected"].as_str(), report["clean"].as_bool()), (Some("offsets"), Some(true)));
+    assert_eq!(
+        (report["integrity"]["acked"].as_u64(), report["integrity"]["by_stamp"].as_bool()),
+        (Some(5_200), Some(true))
+    );
+}
+
+/// Catches: passes that do not all read from the first record to the last, or of which only one is judged.
+#[test]
+fn a_benchmark_of_the_tail_reads_what_it_wrote_in_every_pass() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::start(directory.path());
+    for round in 1..=2 {
+        let args = ["bench", "tail", "--topic", "tail", "--partitions", "2", "--records", "1000", "--passes", "3"];
+        let ended = broker.run(&[&args[..], &["-o", "json"]].concat(), "");
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+        // A second round finds the records of the first in the topic and must not read them.
+        assert_eq!(
+            (report["workload"].as_str(), report["records"].as_u64()),
+            (Some("tail"), Some(3_000)),
+            "round {round}"
+        );
+        assert_eq!(
+            (report["integrity"]["acked"].as_u64(), report["integrity"]["read"].as_u64()),
+            (Some(3_000), Some(3_000))
+        );
+        assert_eq!((report["clean"].as_bool(), report["conditions"]["passes"].as_u64()), (Some(true), Some(3)));
+    }
+}
+
+/// Catches: a result printed without the limits that were handed over, and limits that cannot be read passed over.
+#[test]
+fn a_benchmark_stands_beside_the_limits_of_its_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::start(directory.path());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("limits.json");
+    let row = r#"{"name":"machine/loopback stream 64KiB","bytes":65536,"median_ns":1.0,"min_ns":1.0,"max_ns":1.0,
+        "p90_ns":null,"p99_ns":null,"samples":1,"mb_per_second":1000000.0,"baseline":null,"ratio":null}"#;
+    std::fs::write(&file, format!("{{\"rows\":[{row}]}}")).unwrap();
+    let bench = |mode: &str| {
+        let path = file.to_str().unwrap();
+        broker.run(&["bench", "produce", "--topic", "t", "--records", "500", "--limits", path, "-o", mode], "")
+    };
+    let ended = bench("json");
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let held = &report["limits"][0];
+    assert_eq!(held["limit"], "machine/loopback stream 64KiB");
+    assert_eq!(held["own"], report["mb_per_second"]);
+    let told = bench("table").stdout;
+    assert!(told.contains("% of machine/loopback stream 64KiB"), "{told}");
+    std::fs::write(&file, "no rows").unwrap();
+    let refused = bench("json");
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(refused.stderr.contains("limits.json"), "{}", refused.stderr);
 }
