@@ -170,10 +170,12 @@ impl Field for String {
 impl Field for Option<String> {
     const BYTES_MIN: usize = 2;
 
+    #[inline]
     fn write(&self, w: &mut Writer<'_>) {
         w.opt_string(self.as_deref());
     }
 
+    #[inline]
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         r.opt_string()
     }

@@ -76,7 +76,8 @@ impl<'a> Writer<'a> {
         self.bytes(text.as_bytes().get(..usize::from(length)).unwrap_or_default());
     }
 
-    /// Writes a string or its absence (length 0xFFFF).
+    /// Writes a string or its absence (length 0xFFFF). Mostly it is absent, which costs no call.
+    #[inline]
     pub fn opt_string(&mut self, text: Option<&str>) {
         match text {
             Some(text) => self.string(text),
