@@ -58,12 +58,16 @@ bench() {
 }
 # field ROW LINE NUMBER: a word of a line of a row.
 field() { awk -v line="$2" -v number="$3" '$1 == line {print $number; exit}' "$work/row-$1"; }
+# micro NAME: what one operation of a micro row takes, with its unit. share NAME: its share of the raw write, in percent.
+micro() { awk -v name="$1  " 'index($0, name) == 1 {$0 = substr($0, length(name) + 1); print $1, $2; exit}' "$work/micro"; }
+share() { awk -v name="$1  " 'index($0, name) == 1 && match($0, /[0-9]+ % of disk/) {print substr($0, RSTART) + 0; exit}' "$work/micro"; }
 metric() { curl -fsS "http://$http/metrics" | awk -v name="$1" '$1 == name {value = $2} END {print value}'; }
 
 short_rows() {
     local hits misses
     rule "broker"
     start_broker "$work/broker"
+    empty_started_in=$started_in
     rule "produce, 100 B records, acks all, synced, batched, one client"
     bench small produce --topic small --record-size 100 --records $((millions * 1000000)) --acks all
     rule "produce, 1 KiB records, acks all, synced, batched, one client"
@@ -71,7 +75,7 @@ short_rows() {
     rule "consume from the tail: 100 B records in the tail cache, read again and again by new consumers"
     hits=$(metric streambus_storage_tail_cache_hits_total)
     misses=$(metric streambus_storage_tail_cache_misses_total)
-    bench tail tail --topic tail --record-size 100 --records 150000 --passes 30
+    bench tail tail --topic tail --record-size 100 --records 200000 --passes 30
     hits=$(($(metric streambus_storage_tail_cache_hits_total) - hits))
     misses=$(($(metric streambus_storage_tail_cache_misses_total) - misses))
     printf 'tail cache  %s reads answered from memory, %s from the disk\n' "$hits" "$misses"
@@ -96,6 +100,12 @@ goals() {
         printf "consume from the tail    %.1f times the produce rate (goal 2)\n", tail / small
         printf "single sends, p99        %s times that of the raw sync at the same rate (goal 3)\n", factor
     }'
+    printf 'produce encode, decode   %s, %s (goals 40, 110 ns)\n' \
+        "$(micro 'wire/produce encode 1x100B')" "$(micro 'wire/produce decode 1x100B')"
+    printf 'fetch encode, decode     %s, %s (goals 22, 70 ns)\n' "$(micro 'wire/fetch encode')" "$(micro 'wire/fetch decode')"
+    printf 'journal commit           %s %% of the raw write of 1 MiB, %s of 64 KiB, %s of 4 KiB (goal 85)\n' \
+        "$(share 'journal/commit 1MiB, disk')" "$(share 'journal/commit 64KiB, disk')" "$(share 'journal/commit 4KiB, disk')"
+    printf 'ready, empty directory   %s ms after the process was started (goal 300)\n' "$empty_started_in"
 }
 
 # Says every half minute how long a long row has run, where no progress line is drawn.
@@ -161,7 +171,7 @@ long_rows() {
 rule "machine limits and micro rows"
 commit=$(git describe --always --dirty 2>/dev/null || echo unknown)
 # The rows come on standard error as they are measured, the document with the limits on standard output.
-"$bin/streambus-micro" --directory "$work" --commit "$commit" --output json 2>&1 >"$work/limits.json"
+"$bin/streambus-micro" --directory "$work" --commit "$commit" --output json 2>&1 >"$work/limits.json" | tee "$work/micro"
 short_rows
 goals
 [ -z "${LONG:-}" ] || long_rows

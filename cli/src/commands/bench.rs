@@ -140,7 +140,7 @@ pub struct TailBenchArgs {
     #[command(flatten)]
     pub send: SendArgs,
     /// Records to write; with what batches add they must fit into the broker's `storage.tail_cache_bytes`
-    #[arg(short = 'n', long, default_value_t = 150_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    #[arg(short = 'n', long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
     pub records: u64,
     /// How often to read them
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
