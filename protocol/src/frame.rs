@@ -12,6 +12,9 @@ use crate::payload::Payload;
 
 /// Bytes of the length field, which does not count itself.
 const LENGTH_BYTES: usize = 4;
+/// Words that a header is written in.
+const HEADER_WORDS: usize = FRAME_HEADER_BYTES / size_of::<u64>();
+const _: () = assert!(FRAME_HEADER_BYTES.is_multiple_of(size_of::<u64>()));
 /// Where the checksum ends; it covers neither itself nor the record bytes.
 const CHECKSUM_END: usize = 8;
 
@@ -197,7 +200,10 @@ impl FrameDecoder {
         if let Some(slot) = buffer.get_mut(LENGTH_BYTES..CHECKSUM_END) {
             slot.copy_from_slice(&[l0, l1, l2, l3]);
         }
-        let computed = checksum(buffer, checked_end);
+        // Taken off before it is checked: counting the reference lets the length that was just written reach the cache,
+        // and the checksum, which reads in wider steps, does not wait for it.
+        let mut rest = buffer.split_to(lengths.frame);
+        let computed = checksum(&rest, checked_end);
         if declared != computed {
             return Err(FrameError::Checksum { declared, computed });
         }
@@ -210,7 +216,6 @@ impl FrameDecoder {
             timeout_ms: u32::from_le_bytes([t0, t1, t2, t3]),
         };
 
-        let mut rest = buffer.split_to(lengths.frame);
         rest.advance(FRAME_HEADER_BYTES);
         debug_assert!(rest.len() >= lengths.body);
         // Without record bytes the whole rest is the body, and one reference to the buffer less.
@@ -273,16 +278,18 @@ pub(crate) fn seal(buffer: &mut BytesMut, start: usize, header: FrameHeader, pay
     let frame = buffer.get_mut(start..).unwrap_or_default();
     let end = frame.len();
     debug_assert!(end >= FRAME_HEADER_BYTES);
-    let [l0, l1, l2, l3] = narrow((end - LENGTH_BYTES).saturating_add(payload_bytes)).to_le_bytes();
-    let [f0, f1] = header.flags.bits().to_le_bytes();
-    let [i0, i1, i2, i3] = header.correlation.get().to_le_bytes();
-    let [t0, t1, t2, t3] = header.timeout_ms.to_le_bytes();
-    let [b0, b1, b2, b3] = narrow(end - FRAME_HEADER_BYTES).to_le_bytes();
-    let FrameHeader { api, version, .. } = header;
-    // Where the checksum will stand is the length once more, see `checksum`.
-    let head = [l0, l1, l2, l3, l0, l1, l2, l3, api, version, f0, f1, i0, i1, i2, i3, t0, t1, t2, t3, b0, b1, b2, b3];
+    let length = u64::from(narrow((end - LENGTH_BYTES).saturating_add(payload_bytes)));
+    let body = u64::from(narrow(end - FRAME_HEADER_BYTES));
+    let FrameHeader { api, version, flags, correlation, timeout_ms } = header;
+    let kind = u64::from(api) | u64::from(version) << 8 | u64::from(flags.bits()) << 16;
+    // Whole words, because the checksum reads them right back in such steps, and a read waits for writes that are
+    // narrower than itself. Where the checksum will stand is the length once more, see `checksum`.
+    let words: [u64; HEADER_WORDS] =
+        [length | length << 32, kind | u64::from(correlation.get()) << 32, u64::from(timeout_ms) | body << 32];
     if let Some((slot, _)) = frame.split_first_chunk_mut::<FRAME_HEADER_BYTES>() {
-        *slot = head;
+        for (slot, word) in slot.chunks_exact_mut(size_of::<u64>()).zip(words) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
     }
     let checksum = checksum(frame, end);
     if let Some(slot) = frame.get_mut(LENGTH_BYTES..CHECKSUM_END) {

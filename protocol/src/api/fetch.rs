@@ -62,17 +62,13 @@ impl Message for FetchRequest {
     #[inline]
     fn encode(&self, w: &mut Writer<'_>) {
         w.fixed::<HEAD_BYTES>()
-            .u32(self.wait_ms)
-            .u32(self.bytes_min)
-            .u32(self.bytes_max)
-            .length(self.partitions.len())
+            .u32_pair(self.wait_ms, self.bytes_min)
+            .u32_and_length(self.bytes_max, self.partitions.len())
             .finish();
         for partition in &self.partitions {
             w.fixed::<PARTITION_BYTES>()
                 .topic(partition.topic)
-                .u32(partition.partition.get())
-                .u64(partition.offset.get())
-                .u32(partition.bytes_max)
+                .u32_u64_u32(partition.partition.get(), partition.offset.get(), partition.bytes_max)
                 .u32(partition.leader_epoch.get())
                 .finish();
         }
