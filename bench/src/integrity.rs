@@ -3,7 +3,7 @@
 //! Order is per partition: the records of one producer must come back in the order in which they were sent. Records
 //! whose outcome was unknown may be there or not; both are right.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -15,16 +15,16 @@ use crate::stamp::{self, Reading};
 pub struct Ledger {
     run: u32,
     producers: Vec<Column>,
-    /// The last sequence seen of a producer in a partition.
-    last_seen: HashMap<(u16, u32), u32>,
     verdict: Verdict,
 }
 
-/// One producer's bits, a bit a sequence number.
+/// One producer's records, a bit for each sequence number.
 #[derive(Clone, Debug, Default)]
 struct Column {
     acked: Bits,
     seen: Bits,
+    /// The last sequence seen in each partition.
+    last: BTreeMap<u32, u32>,
 }
 
 /// How it is known which records must be there.
@@ -109,7 +109,6 @@ impl Ledger {
         Self {
             run,
             producers: vec![Column::default(); usize::from(producers)],
-            last_seen: HashMap::new(),
             verdict: Verdict { by_stamp: record_bytes >= stamp::STAMP_BYTES, ..Verdict::default() },
         }
     }
@@ -145,7 +144,7 @@ impl Ledger {
             self.verdict.doubled += 1;
             return;
         }
-        let last = self.last_seen.entry((stamp.producer, partition)).or_insert(stamp.sequence);
+        let last = column.last.entry(partition).or_insert(stamp.sequence);
         if stamp.sequence < *last {
             self.verdict.out_of_order += 1;
         }

@@ -110,8 +110,9 @@ pub fn read(value: &[u8], run: u32) -> Reading {
     if number_at(0) != run {
         return Reading::Foreign;
     }
-    let crc = crc32c::crc32c(&stamp[..CRC_AT]);
-    let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc, &[0; STAMP_BYTES - CRC_AT]), rest);
+    let mut without_crc = *stamp;
+    without_crc[CRC_AT..].fill(0);
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&without_crc), rest);
     if crc != number_at(CRC_AT) {
         return Reading::Damaged;
     }

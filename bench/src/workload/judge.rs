@@ -30,9 +30,8 @@ impl Judge for Census {
 }
 
 /// Starts `judge` among `tasks`; it ends when every sender is gone.
-pub(crate) fn start<J: Judge>(judge: J, tasks: &mut JoinSet<J>) -> mpsc::Sender<Vec<ConsumedRecord>> {
+pub(crate) fn start<J: Judge>(mut judge: J, tasks: &mut JoinSet<J>) -> mpsc::Sender<Vec<ConsumedRecord>> {
     let (sender, mut arriving) = mpsc::channel::<Vec<ConsumedRecord>>(WAITING_MAX);
-    let mut judge = judge;
     tasks.spawn(async move {
         while let Some(records) = arriving.recv().await {
             records.iter().for_each(|record| judge.look(record));
