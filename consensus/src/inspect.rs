@@ -213,6 +213,7 @@ fn reason(error: DatabaseError) -> String {
     match error {
         DatabaseError::InUse { source, .. }
         | DatabaseError::Damaged { source, .. }
+        | DatabaseError::Full { source, .. }
         | DatabaseError::Failed { source, .. } => source.into_string(),
         DatabaseError::Unreadable { source, .. } => source.to_string(),
         DatabaseError::DamagedFile(damage) => damage.what.to_owned(),
