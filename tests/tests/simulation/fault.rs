@@ -18,10 +18,11 @@ pub(crate) enum Fault {
     EmptiedDisk,
     DiskError,
     FullDisk,
+    Replacement,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Kill,
         Self::PowerCut,
         Self::PowerCutInAWrite,
@@ -37,6 +38,7 @@ impl Fault {
         Self::EmptiedDisk,
         Self::DiskError,
         Self::FullDisk,
+        Self::Replacement,
     ];
 }
 
@@ -52,4 +54,14 @@ pub(crate) enum Due {
     /// No more errors of the disk, and a new process, because one that met an error writes no more.
     SoundDisk(u32),
     RoomOnDisk(u32),
+}
+
+impl Due {
+    /// True for what would happen on the machine of broker `id`.
+    pub(crate) fn is_of(&self, id: u32) -> bool {
+        match self {
+            Self::Start(of) | Self::QuickDisk(of) | Self::SoundDisk(of) | Self::RoomOnDisk(of) => *of == id,
+            Self::Unblock(..) | Self::BreakLines(..) | Self::Release(..) | Self::QuickLink(..) => false,
+        }
+    }
 }

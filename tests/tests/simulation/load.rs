@@ -46,6 +46,9 @@ pub(crate) struct Progress {
     pub(crate) is_created: bool,
     pub(crate) acked: u64,
     pub(crate) drained: u32,
+    /// The broker that leaves for good holds nothing any more, and is forgotten.
+    pub(crate) is_drained: bool,
+    pub(crate) is_removed: bool,
     /// Everything that was read at the end, and each partition's watermark.
     pub(crate) read: Option<(Vec<ReadBack>, Vec<u64>)>,
 }
@@ -73,7 +76,7 @@ impl WallClock for SimulatedTime {
 }
 
 impl LoadHost {
-    async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         let addresses = (1..=self.brokers).map(|id| format!("{}:{CLIENT_PORT}", host(id)));
         let config = Config::new(addresses)
             .connect_timeout(Duration::from_secs(1))

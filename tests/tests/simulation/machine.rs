@@ -50,7 +50,8 @@ pub(crate) struct Machine {
     pub(crate) id: u32,
     pub(crate) trace: Trace,
     pub(crate) network: HostNetwork,
-    pub(crate) brokers: u32,
+    /// Brokers 1 to this one found the cluster; any other joins it.
+    founders: u32,
     /// Exchanged when they are emptied.
     disks: Arc<Mutex<Disks>>,
     /// Draws for this machine alone, so that what one does changes nothing for another.
@@ -72,7 +73,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(id: u32, brokers: u32, seed: u64, wires: &Wires, trace: &Trace, plant: Plant) -> Self {
+    pub(crate) fn new(id: u32, founders: u32, seed: u64, wires: &Wires, trace: &Trace, plant: Plant) -> Self {
         let seed = seed.wrapping_mul(1_000_003).wrapping_add(u64::from(id));
         let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
         let commit_ms_max = Arc::new(AtomicU64::new(4));
@@ -82,7 +83,7 @@ impl Machine {
             id,
             trace: trace.clone(),
             network,
-            brokers,
+            founders,
             disks: Arc::new(Mutex::new(disks)),
             random,
             commit_ms_max,
@@ -160,7 +161,8 @@ impl Machine {
         config.client.listen = everywhere(CLIENT_PORT);
         config.client.advertise = Some(HostPort { host: host(self.id), port: CLIENT_PORT });
         config.cluster.listen = everywhere(CLUSTER_PORT);
-        let peers = (1..=self.brokers).map(|id| format!("{id}@{}:{CLUSTER_PORT}", host(id)));
+        config.cluster.advertise = Some(HostPort { host: host(self.id), port: CLUSTER_PORT });
+        let peers = (1..=self.founders).map(|id| format!("{id}@{}:{CLUSTER_PORT}", host(id)));
         config.cluster.peers = peers.collect::<Vec<_>>().join(",").parse().expect("a list of peers");
         config.http.listen = everywhere(8080);
         // Relative: a run's directory has another name each time.

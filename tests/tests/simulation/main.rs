@@ -16,6 +16,7 @@ mod forgetful;
 mod load;
 mod machine;
 mod network;
+mod operator;
 mod plant;
 mod trace;
 mod world;

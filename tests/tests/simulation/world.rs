@@ -1,7 +1,8 @@
-//! One simulated run: three brokers and their clients, faults drawn from the seed, then everything is healed, read back,
-//! recovered, compared and judged.
+//! One simulated run: three brokers, a fourth that may take the place of one, and their clients, faults drawn from the seed,
+//! then everything is healed, read back, recovered, compared and judged.
 
 mod hurt;
+mod membership;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +28,13 @@ use crate::machine::{Machine, host};
 use crate::network::{HostNetwork, Wires};
 use crate::plant::Plant;
 use crate::trace::{LogLines, Trace};
+use crate::world::membership::Replacement;
 
 const BROKERS: u32 = 3;
 const MIN_ISR: u8 = 2;
-const CLIENTS: [&str; 4] = ["load-0", "load-1", "reader", "observer"];
+/// The broker that may join later.
+const NEWCOMER: u32 = 4;
+const CLIENTS: [&str; 5] = ["load-0", "load-1", "reader", "observer", "operator"];
 const TICK: Duration = Duration::from_millis(1);
 /// How long bytes between brokers may stay unconfirmed before their connection breaks.
 const UNCONFIRMED_MAX: Duration = Duration::from_secs(3);
@@ -73,6 +77,10 @@ struct World<'a> {
     /// Brokers that were asked to stop, until they have.
     stopping: BTreeMap<u32, Stopping>,
     emptied: Emptied,
+    replacement: Replacement,
+    /// Tells the operator which broker is to leave.
+    orders: watch::Sender<Option<u32>>,
+    seed: u64,
     /// How many faults there were.
     faults: u64,
 }
@@ -157,6 +165,7 @@ impl World<'_> {
             sim.host(host(id), move || started.clone().run());
             machines.insert(id, machine);
         }
+        let orders = watch::Sender::new(None);
         let (phase, progress) = (watch::channel(Phase::Load).0, Arc::new(Mutex::new(Progress::default())));
         let burst_max = random.random_range(1..=6);
         for (number, name) in (0_u64..).zip(CLIENTS) {
@@ -175,7 +184,11 @@ impl World<'_> {
                 "load-0" => sim.host(name, move || client.clone().produce(0)),
                 "load-1" => sim.host(name, move || client.clone().produce(1)),
                 "reader" => sim.host(name, move || client.clone().follow(0)),
-                _ => sim.host(name, move || client.clone().observe()),
+                "observer" => sim.host(name, move || client.clone().observe()),
+                _ => {
+                    let ordered = orders.subscribe();
+                    sim.host(name, move || client.clone().operate(ordered.clone()));
+                }
             }
         }
         let panicked = Arc::new(AtomicBool::new(false));
@@ -203,6 +216,9 @@ impl World<'_> {
             plant,
             stopping: BTreeMap::new(),
             emptied: Emptied::NotYet,
+            replacement: Replacement::NotYet,
+            orders,
+            seed,
             faults: 0,
         }
     }
@@ -230,6 +246,7 @@ impl World<'_> {
         self.heal();
         self.phase.send_replace(Phase::Drain);
         self.until("not every record has an outcome", |world| world.progress.lock().drained == 2)?;
+        self.until("a broker that leaves is not forgotten", |world| !world.is_replacing())?;
         self.until("not every replica is in sync", Self::is_in_sync)?;
         self.phase.send_replace(Phase::ReadBack);
         self.until("the records cannot be read back", |world| world.progress.lock().read.is_some())
@@ -284,8 +301,10 @@ impl World<'_> {
         }
         self.take_stopped()?;
         self.empty_if_wanted();
+        self.go_on_replacing();
         let now = self.sim.elapsed();
-        if !self.due.is_empty() || !self.stopping.is_empty() {
+        let is_at_work = !self.due.is_empty() || !self.stopping.is_empty() || self.is_replacing();
+        if is_at_work {
             self.unsettled_until = now + UNSETTLED;
         }
         if now < self.unsettled_until {

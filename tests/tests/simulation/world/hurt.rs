@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use streambus_tests::event::What;
 
-use super::{BROKERS, CLIENTS, Emptied, STOP_PATIENCE, SUPERVISED_AFTER, Stopping, TICK, UNCONFIRMED_MAX, World};
+use super::{CLIENTS, Emptied, STOP_PATIENCE, SUPERVISED_AFTER, Stopping, TICK, UNCONFIRMED_MAX, World};
 use crate::disks::DiskError;
 use crate::fault::{Due, Fault};
 use crate::machine::{Machine, PLANNED_MAX, host};
@@ -28,12 +28,17 @@ impl World<'_> {
         Duration::from_millis(self.random.random_range(from_ms..=to_ms))
     }
 
-    fn broker(&mut self) -> u32 {
-        self.random.random_range(1..=BROKERS)
+    /// The brokers that are part of the cluster, or are about to be.
+    fn brokers(&self) -> Vec<u32> {
+        self.machines.keys().copied().collect()
+    }
+
+    pub(super) fn broker(&mut self) -> u32 {
+        *self.brokers().choose(&mut self.random).expect("three at least")
     }
 
     fn hosts(&self) -> Vec<String> {
-        (1..=BROKERS).map(host).chain(CLIENTS.map(str::to_owned)).collect()
+        self.machines.keys().map(|id| host(*id)).chain(CLIENTS.map(str::to_owned)).collect()
     }
 
     /// Two hosts of which one is a broker.
@@ -72,7 +77,7 @@ impl World<'_> {
             }
             Fault::PowerCutOfAll => {
                 self.fault("power of every broker is cut".to_owned());
-                for id in 1..=BROKERS {
+                for id in self.brokers() {
                     let back = self.duration(500, 3_000);
                     if !self.down.contains(&id) {
                         self.lose_power(id, back);
@@ -140,7 +145,7 @@ impl World<'_> {
                 let kind = *DiskError::ALL.choose(&mut self.random).expect("three");
                 let (id, nth, time) = (self.broker(), self.random.random_range(1..=4), self.duration(1_000, 6_000));
                 let is_planted = self.plant == Plant::UnnoticedWriteErrors;
-                for id in (1..=BROKERS).filter(|other| *other == id || is_planted) {
+                for id in self.brokers().into_iter().filter(|other| *other == id || is_planted) {
                     self.fault(format!("{kind:?} {nth} of the disk of broker {id} fails, new process in {time:?}"));
                     self.machines[&id].disks().plan_error(kind, nth);
                     self.later(time, Due::SoundDisk(id));
@@ -157,6 +162,7 @@ impl World<'_> {
                     self.emptied = Emptied::Wanted;
                 }
             }
+            Fault::Replacement => self.want_replacement(),
         }
     }
 
@@ -205,7 +211,10 @@ impl World<'_> {
     /// True when no fault is at work and the cluster has got over every earlier one.
     fn is_calm(&self) -> bool {
         let is_over = self.due.is_empty() && self.held.is_empty() && self.sim.elapsed() >= self.unsettled_until;
-        is_over && self.is_in_sync() && self.machines.values().all(|machine| !machine.disks().has_plan())
+        is_over
+            && !self.is_replacing()
+            && self.is_in_sync()
+            && self.machines.values().all(|machine| !machine.disks().has_plan())
     }
 
     /// True while broker `id` has a process that nobody has asked to stop.
@@ -260,11 +269,12 @@ impl World<'_> {
             return;
         }
         self.emptied = Emptied::Done;
+        self.want_no_replacement();
         let (id, is_alone) = (self.broker(), self.random.random_bool(0.5));
         let is_alone = is_alone && self.plant != Plant::UnnoticedLossOfRecords;
         let others = if is_alone { "" } else { ", and power of every broker is cut" };
         self.fault(format!("the disks of broker {id} are emptied{others}"));
-        for dark in (1..=BROKERS).filter(|dark| *dark == id || !is_alone) {
+        for dark in self.brokers().into_iter().filter(|dark| *dark == id || !is_alone) {
             let back = self.duration(300, 6_000);
             self.lose_power(dark, back);
         }
@@ -329,7 +339,8 @@ impl World<'_> {
     /// Ends every fault now.
     pub(super) fn heal(&mut self) {
         self.emptied = Emptied::Done;
-        for id in 1..=BROKERS {
+        self.want_no_replacement();
+        for id in self.brokers() {
             if self.machines[&id].disks().has_plan() {
                 if !self.down.contains(&id) {
                     self.lose_power(id, TICK);
