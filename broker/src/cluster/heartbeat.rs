@@ -160,13 +160,21 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                _ = task.wants.changed() => break,
+                () = other_wish(&mut task.wants) => break,
                 Ok(()) = stepped_down.changed(), if unsettled.wants().is_some() => {
                     unsettled.settle(*stepped_down.borrow_and_update(), &task.contact);
                 }
                 () = tokio::time::sleep_until(again_at) => break,
             }
         }
+    }
+}
+
+/// Waits until this broker wants something else: for ever once nobody is left who could want it, which is so from when it has
+/// handed over until it is stopped.
+async fn other_wish(wants: &mut watch::Receiver<Wants>) {
+    if wants.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -220,5 +228,22 @@ fn tell(lifecycle: &Lifecycle, problem: Option<&str>) {
             tracing::info!("this broker takes part in the cluster");
             lifecycle.clear(Component::Cluster);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    /// Catches: a broker that has handed over and, until it is stopped, sends one heartbeat after the other without a pause.
+    #[test]
+    fn a_wish_that_nobody_can_have_any_more_is_waited_for() {
+        let (wishes, mut wanted) = watch::channel(Wants::Serve);
+        wishes.send_replace(Wants::ShutDown);
+        assert!(other_wish(&mut wanted).now_or_never().is_some());
+        drop(wishes);
+        assert!(other_wish(&mut wanted).now_or_never().is_none());
     }
 }
