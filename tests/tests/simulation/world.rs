@@ -6,8 +6,8 @@ mod membership;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -46,6 +46,8 @@ const UNSETTLED: Duration = Duration::from_secs(5);
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// When a supervisor starts a process again that could not start.
 const SUPERVISED_AFTER: Duration = Duration::from_millis(500);
+/// Real time in which no simulated time may pass: a thousand times what a slow machine takes for one step.
+const STANDSTILL_MAX: Duration = Duration::from_secs(60);
 /// Acknowledgements before the first fault.
 const ACKED_FIRST: u64 = 100;
 
@@ -105,16 +107,43 @@ struct Stopping {
 
 /// Runs `seed` on a thread of its own, whose randomness it fixes.
 pub(crate) fn simulate(seed: u64, faults_for: Duration, plant: Plant) -> Outcomes {
+    let trace = Trace::default();
+    let (done, outcomes) = mpsc::channel();
+    let traced = trace.clone();
     let run = move || {
         if plant != Plant::Undetermined {
             entropy::fix_on_this_thread(seed);
         }
         let _at_once = AtOnce::on_this_thread();
-        let trace = Trace::default();
-        tracing::subscriber::with_default(LogLines::new(trace.clone()), || World::run(seed, faults_for, plant, trace))
+        let lines = LogLines::new(traced.clone());
+        let ran = tracing::subscriber::with_default(lines, || World::run(seed, faults_for, plant, traced));
+        // Nobody waits any more for one that stood still for too long.
+        let _unheard = done.send(ran);
     };
     let thread = std::thread::Builder::new().name("simulation".to_owned()).stack_size(16 << 20).spawn(run);
-    thread.expect("a thread").join().expect("a simulation reports what is wrong")
+    let _ends_with_the_process = thread.expect("a thread");
+    let mut seen = trace.now();
+    loop {
+        match outcomes.recv_timeout(STANDSTILL_MAX) {
+            Ok(outcomes) => return outcomes,
+            Err(mpsc::RecvTimeoutError::Disconnected) => panic!("a simulation reports what is wrong"),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        let now = trace.now();
+        if now == seen {
+            return Outcomes::of_standstill(seed, &trace);
+        }
+        seen = now;
+    }
+}
+
+impl Outcomes {
+    /// Something works without a pause, so that simulated time does not pass.
+    fn of_standstill(seed: u64, trace: &Trace) -> Self {
+        let problem = format!("time stands still at {:?}: something works without end", trace.now());
+        let summary = format!("seed {seed}: {problem}");
+        Self { simulated_ms: trace.now().as_millis(), trace: trace.lines(), problems: vec![problem], summary }
+    }
 }
 
 impl World<'_> {
