@@ -12,7 +12,7 @@ use streambus_tests::setting;
 const NEAR: u32 = 3;
 /// Who leads the four partitions at first: the near broker one, for which there is nobody nearer.
 const LEADERS: [u32; 4] = [1, 2, 1, NEAR];
-/// What the near broker hands out before something is done to it: several pushes of every partition.
+/// What the near broker must hand out to count as one that serves: about half a second of what others lead.
 const SERVED_BYTES: f64 = 20_000.0;
 
 /// Three brokers in three racks under load, and a consumer near the third, beside one of no rack.
@@ -37,12 +37,15 @@ fn place_leaders(run: &Run) {
     }
 }
 
-/// One more consumer in the near broker's rack; waits until it gets there what others lead.
+/// One more consumer in the near broker's rack; waits until it has read what there was and gets there what comes.
 fn follow_near(run: &mut Run) {
     run.wait_in_sync();
     let before = near_bytes(run);
+    let begun_us = run.cluster.recorder().now_us();
     run.add_reader(Some(rack_of(NEAR)));
     wait_near_bytes(run, before + SERVED_BYTES);
+    run.wait_readers(begun_us);
+    wait_near_bytes(run, near_bytes(run) + SERVED_BYTES);
 }
 
 /// What the near broker has handed out of partitions that it follows, in this life.
