@@ -65,7 +65,7 @@ fn judge(scenario: &Scenario, program: Program, seed: u64) -> Judged {
 /// The mistake is found within a few seeds, and not found where it is not.
 fn is_found(defect: Defect) {
     let scenario = scenario(defect);
-    let seeds = setting::number("STREAMBUS_PLANTED_SEEDS", 10);
+    let seeds = setting::number("STREAMBUS_PLANTED_SEEDS", 40);
     let first = setting::seed();
     let caught = (first..first + seeds).find_map(|seed| {
         let judged = judge(&scenario, Program::Planted(Some(defect)), seed);

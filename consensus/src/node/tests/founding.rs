@@ -89,7 +89,7 @@ async fn two_of_three_found_the_cluster_and_the_third_joins_it() {
     let began = Instant::now();
     cluster.start(&[1, 2]).await;
     let took = began.elapsed();
-    assert!(took >= cluster.patience && took < cluster.patience * 2 - Duration::from_secs(1), "{took:?}");
+    assert!(took >= cluster.patience && took < cluster.patience * 2, "{took:?}");
     cluster.host(1).await;
     cluster.nodes[&2].propose_within(create("t", 1, HOST), PATIENCE).await.unwrap();
     cluster.start(&[3]).await;
