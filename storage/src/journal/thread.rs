@@ -15,6 +15,9 @@ const PLANTED_LATENESS: Duration = Duration::from_millis(50);
 
 /// Silence between two portions of zeros ahead of the commits: while they are written a commit would wait.
 const ZERO_PAUSE: Duration = Duration::from_millis(4);
+/// Without so long a silence, a portion comes after so many commits, when none waits: the smallest of them fill a quarter of
+/// one meanwhile, so that the zeros get ahead, and few commits wait for them.
+const COMMITS_A_PORTION: u32 = 16;
 
 /// The running commit thread. Its owner joins it.
 #[derive(Debug)]
@@ -53,18 +56,27 @@ fn run(committer: &mut Committer) {
     let idle = Duration::from_millis(u64::from(committer.shared().config.idle_marker_ms));
     // Since the last work; known only as the sum of the waits.
     let mut quiet = Duration::ZERO;
+    let mut commits = 0_u32;
     loop {
         if is_planted(Defect::AckBeforeSync) {
             // A killed process loses nothing that it has written: what it acknowledges too early must not be written yet.
             std::thread::park_timeout(PLANTED_LATENESS);
         }
         match committer.step() {
-            Step::Committed | Step::Prepared => quiet = Duration::ZERO,
+            Step::Committed => {
+                quiet = Duration::ZERO;
+                commits = commits.saturating_add(1);
+            }
+            Step::Prepared => quiet = Duration::ZERO,
             Step::Stopped => {
                 if committer.wants_marker() {
                     committer.mark();
                 }
                 return;
+            }
+            Step::Idle if commits >= COMMITS_A_PORTION && committer.wants_zeros() => {
+                commits = 0;
+                committer.zero_ahead();
             }
             Step::Idle => {
                 let marker = committer.wants_marker().then(|| idle.saturating_sub(quiet));
