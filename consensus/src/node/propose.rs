@@ -27,7 +27,7 @@ pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(2);
 pub(super) const BACKOFF_MAX: Duration = Duration::from_millis(100);
 
 /// Where a command stands in the log, and what applying it answered.
-struct Committed {
+pub(super) struct Committed {
     index: u64,
     reply: Reply,
 }
@@ -96,7 +96,7 @@ impl Inner {
     }
 
     /// Appends the command if this node is the controller.
-    async fn propose_here(
+    pub(super) async fn propose_here(
         &self,
         command: Command,
         deadline: Instant,
@@ -144,6 +144,10 @@ impl Inner {
     ) -> Result<Reply, ProposeError> {
         let outcomes = self.outcomes.reader();
         let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            // Not sent at all.
+            return Err(NotApplied::NoController.into());
+        }
         let request = Forward::Propose { command: command.clone(), patience: left };
         let index = match self.ask_controller(peer, &request, left).await {
             Ok(Forwarded::Committed { index }) => index,
