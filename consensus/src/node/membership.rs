@@ -1,12 +1,13 @@
 //! This node's view of who is a member, how it lets others join, and how a controller changes the membership.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::Precondition;
 use streambus_protocol::ids::{BrokerId, DirectoryId};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Inner;
 use super::control_loop::PROPOSE_PATIENCE;
@@ -20,6 +21,8 @@ use crate::types::{LogId, RaftId, RaftNode, TypeConfig};
 
 /// A learner that lags by no more entries has caught up: it is sent the rest with the next few requests.
 const CAUGHT_UP_LAG: u64 = 100;
+/// Until a change of the membership that was refused is decided on anew.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// One node of the Raft group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,7 +192,11 @@ impl Inner {
         let changed = self.raft.change_membership_if(members, false, [precondition]);
         match timeout(PROPOSE_PATIENCE, changed).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::info!(%error, "the membership was not changed"),
+            Ok(Err(error)) => {
+                tracing::info!(%error, "the membership was not changed");
+                // A controller whose lease is over is refused at once, and would be asked again without end.
+                sleep(REFUSED_PAUSE).await;
+            }
             Err(_) => tracing::info!("the change of the membership is not committed yet"),
         }
     }
