@@ -4,6 +4,7 @@
 pub mod compaction;
 pub mod follow_metadata;
 pub mod follow_peers;
+mod pace;
 pub mod record_watermarks;
 pub mod retention;
 pub mod scrub;

@@ -8,40 +8,43 @@ use streambus_consensus::blocking;
 use streambus_storage::clock::Clock;
 use streambus_storage::store::Store;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::pace;
 use crate::config::live::LiveSettings;
-
-const STEP: Duration = Duration::from_secs(1);
 
 /// Reads, for each of both, at the rate of `live` until `stop`; zero switches it off.
 pub(crate) async fn run(
     store: Store,
     clock: Arc<dyn Clock>,
-    live: watch::Receiver<LiveSettings>,
+    mut live: watch::Receiver<LiveSettings>,
     stop: CancellationToken,
 ) {
-    let mut ticks = tokio::time::interval(STEP);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            // A new rate need not wait for what the old one asked for.
+            Ok(()) = live.changed() => {}
+            () = tokio::time::sleep(pause) => {}
         }
-        let bytes_per_second = live.borrow().compaction_rate;
-        if bytes_per_second == 0 {
+        let rate = live.borrow_and_update().compaction_rate;
+        pause = pace::pause(0, rate);
+        if rate == 0 {
             continue;
         }
         let (store, now) = (store.clone(), clock.now());
         match blocking::spawn(move || {
-            let cleaned = store.clean_step(now, bytes_per_second);
-            (cleaned, store.compact_step(now, bytes_per_second))
+            let cleaned = store.clean_step(now, pace::share(rate));
+            (cleaned, store.compact_step(now, pace::share(rate)))
         })
         .await
         {
-            Ok((cleaned, compacted)) => tracing::trace!(?cleaned, ?compacted, "compacted"),
+            Ok((cleaned, compacted)) => {
+                tracing::trace!(?cleaned, ?compacted, "compacted");
+                pause = pace::pause(cleaned.read_bytes.max(compacted.copied_bytes), rate);
+            }
             Err(error) => {
                 tracing::error!(%error, "compaction stopped: it panicked");
                 return;

@@ -176,6 +176,7 @@ impl JournalReader {
         };
         let mut cursor = SegmentCursor::new(file, segment, self.shared.seed, expected, next)
             .map_err(|source| ReadError::Io { segment, source })?;
+        cursor.read_gently();
         cursor.seek(position);
         let end = entry.written().unwrap_or(entry.bytes);
         let mut part = ScannedPart { bytes: 0, entries: 0, damaged: Vec::new(), next_position: None };

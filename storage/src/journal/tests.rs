@@ -11,6 +11,7 @@ mod model;
 mod names;
 mod power;
 mod running;
+mod scanning;
 
 use model::{Bench, directory, open, recovered, small_config};
 
