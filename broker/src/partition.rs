@@ -199,9 +199,13 @@ impl Partition {
                 leading.state.advance(self.leader_log(), now);
                 Part::Leading(leading)
             }
-            (Leadership::Here, _) => {
+            (Leadership::Here, former) => {
                 let end = self.log.log_end();
-                let began = self.log.latest_epoch().filter(|latest| latest.epoch == role.leader_epoch);
+                // What an only replica has taken is acknowledged by its own disk, also when others are added meanwhile, in
+                // the same leadership: whoever joins has all of that, as if the leadership began behind it.
+                let was_alone = matches!(former, Part::Alone);
+                let latest = self.log.latest_epoch().filter(|_| !was_alone);
+                let began = latest.filter(|latest| latest.epoch == role.leader_epoch);
                 let epoch_start = began.map_or(end, |epoch| epoch.start);
                 let view = role.leader_view();
                 let Owner { broker, lag_limit } = self.owner;

@@ -80,8 +80,9 @@ pub struct LeaderState {
 
 impl LeaderState {
     /// A leadership that begins at `now`. `epoch_start` is the end that the log had when it began, which is durable
-    /// with the epoch (rule E2); `high_watermark` is what this broker knew as a follower, perhaps too little (rule H3). All
-    /// below it is on the disks of those in sync if `log` counts by disks, as far as it is on this one.
+    /// with the epoch (rule E2), or, of a leader that was the only replica until now, the end of what it has taken as that.
+    /// `high_watermark` is what this broker knew as a follower, perhaps too little (rule H3). All below it is on the disks of
+    /// those in sync if `log` counts by disks, as far as it is on this one.
     pub fn new(
         me: BrokerId,
         view: LeaderView,

@@ -1,17 +1,22 @@
 //! Receipts over a store whose disk is asked by hand: nothing is durable before the test says so.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::FutureExt;
+use streambus_protocol::api::replica::ReplicaFetchPartition;
 use streambus_protocol::batch::ProducerStamp;
-use streambus_protocol::ids::{BrokerId, ProducerEpoch, ProducerId, Sequence};
+use streambus_protocol::epoch::{BrokerEpoch, PartitionEpoch};
+use streambus_protocol::ids::{BrokerId, PartitionId, ProducerEpoch, ProducerId, Sequence};
 use streambus_storage::config::StoreConfig;
 use streambus_storage::partition_log::LogOptions;
 use streambus_storage::store::Store;
 
 use super::*;
 use crate::partition::fixture;
+use crate::partition::lead::FollowerNews;
 use crate::partition::role::{Leadership, Role};
+use crate::replication::leader_state::Registered;
 
 fn partition(durability: Durability) -> (Store, Arc<Partition>) {
     let store = fixture::store(StoreConfig::tiny());
@@ -124,4 +129,55 @@ fn who_gives_a_partition_up_tells_those_who_wait_for_a_commit() {
     assert_eq!(refused.leader.map(|hint| hint.leader), Some(BrokerId::new(2)), "who leads now");
     let late = partition.append(fixture::batch(b"v", None), LeaderEpoch::UNKNOWN, Acks::All);
     assert_eq!(late.expect_err("nothing is appended after that").code, ErrorCode::NotLeader);
+}
+
+/// A follower that wants to hear nothing.
+struct Deaf;
+
+impl FollowerNews for Deaf {
+    fn has_records(&self, _id: PartitionId) {}
+    fn has_watermark(&self, _id: PartitionId) {}
+}
+
+// Catches a replica that joins without a record which the only replica had taken before: its own disk acknowledges it, and
+// when that broker fails, the other one is elected without it.
+#[test]
+fn whoever_joins_the_only_replica_has_what_that_one_had_taken() {
+    let (store, partition) = partition(Durability::Sync);
+    let taken = append(&partition, 0);
+    let (me, two, now) = (BrokerId::new(1), BrokerId::new(2), Duration::ZERO);
+    let life = |epoch| Registered { epoch: BrokerEpoch::new(epoch), may_join: true };
+    let role = Role {
+        partition_epoch: PartitionEpoch::new(1),
+        replicas: vec![me, two],
+        registered: BTreeMap::from([(me, life(1)), (two, life(2))]),
+        ..Role::clone(&partition.role())
+    };
+    partition.set_role(role, now);
+    let news: Arc<dyn FollowerNews> = Arc::new(Deaf);
+    let wants_to_join = |end: Offset, last_fetched_epoch| {
+        let position = ReplicaFetchPartition {
+            topic: partition.id().topic,
+            partition: partition.id().partition,
+            leader_epoch: partition.role().leader_epoch,
+            fetch_offset: end,
+            durable_end: end,
+            accepted_end: end,
+            last_fetched_epoch,
+            log_start: Offset::ZERO,
+            known_high_watermark: Offset::ZERO,
+            bytes_max: 1 << 20,
+        };
+        let look = partition.on_follower_fetch((two, BrokerEpoch::new(2)), &position, &news, now);
+        look.expect("a follower").wants_change
+    };
+    assert!(!wants_to_join(Offset::ZERO, LeaderEpoch::UNKNOWN), "it has nothing");
+    assert_eq!(partition.next_isr_change(now), None);
+    let next = taken.next;
+    while store.step() {}
+    let receipt = taken.committed().now_or_never().expect("its disk has it").expect("acknowledged");
+    assert_eq!(receipt, Receipt { replicas: 1, durable: 1 });
+    assert!(wants_to_join(next, partition.role().leader_epoch), "it has all of it");
+    let change = partition.next_isr_change(now).expect("it joins");
+    assert_eq!(change.isr.iter().map(|member| member.broker).collect::<Vec<_>>(), [me, two]);
 }
