@@ -115,8 +115,9 @@ impl Reconciler {
         let delta = ClusterDelta::between(&self.reached, &image);
         let desired = self.desired(&delta, &image);
         self.step_down.look(&image);
-        let mut changed = self.close_deleted(&delta, &image);
-        changed |= !desired.is_empty();
+        self.close_deleted(&delta, &image);
+        self.give_up(&delta, &desired);
+        let changed = !desired.is_empty();
         for desired in &desired {
             if let Some(partition) = self.registry.get(desired.id)
                 && desired.role.leadership == Leadership::Here
@@ -141,32 +142,6 @@ impl Reconciler {
                 }
             }
             self.registry.announce_role(id);
-        }
-        for change in &delta.partitions {
-            let holds = |state: &PartitionImage| state.replicas.contains(&self.owner.broker);
-            if holds(&change.after) {
-                continue;
-            }
-            let partition = self.registry.remove(change.id);
-            if let Some(partition) = &partition {
-                let after = &change.after;
-                let leadership = after.leader.map_or(Leadership::Nobody, Leadership::There);
-                partition.resign(leadership, after.leader_epoch);
-                self.registry.announce_role(change.id);
-                tracing::info!(partition = %change.id, "this broker no longer holds a partition");
-                changed = true;
-            }
-            if partition.is_some() || change.before.as_deref().is_some_and(holds) {
-                self.hold(change.id);
-            }
-        }
-        if self.reached.applied == 0 {
-            // Of an earlier life, whose metadata may have wanted what this one's does not.
-            for id in self.store.log_ids() {
-                if self.registry.get(id).is_none() {
-                    self.hold(id);
-                }
-            }
         }
         self.unjudged.extend(self.quarantine.passing());
         self.reached = image;
@@ -245,8 +220,43 @@ impl Reconciler {
         }
     }
 
-    /// Gives up what was deleted; true when something was held here. Waiters learn at once.
-    fn close_deleted(&mut self, delta: &ClusterDelta, image: &ClusterImage) -> bool {
+    /// Gives up what is on other brokers only. Waiters learn at once. Before anything is opened: that may need the space.
+    fn give_up(&mut self, delta: &ClusterDelta, desired: &[Desired]) {
+        let mut has_given_up = false;
+        for change in &delta.partitions {
+            let holds = |state: &PartitionImage| state.replicas.contains(&self.owner.broker);
+            if holds(&change.after) {
+                continue;
+            }
+            let partition = self.registry.remove(change.id);
+            if let Some(partition) = &partition {
+                let after = &change.after;
+                let leadership = after.leader.map_or(Leadership::Nobody, Leadership::There);
+                partition.resign(leadership, after.leader_epoch);
+                self.registry.announce_role(change.id);
+                tracing::info!(partition = %change.id, "this broker no longer holds a partition");
+                has_given_up = true;
+            }
+            if partition.is_some() || change.before.as_deref().is_some_and(holds) {
+                self.hold(change.id);
+            }
+        }
+        if self.reached.applied == 0 {
+            // Of an earlier life, whose metadata may have wanted what this one's does not.
+            let wanted: HashSet<PartitionId> = desired.iter().map(|desired| desired.id).collect();
+            for id in self.store.log_ids() {
+                if !wanted.contains(&id) && self.registry.get(id).is_none() {
+                    self.hold(id);
+                }
+            }
+        }
+        if has_given_up {
+            self.registry.announce_change();
+        }
+    }
+
+    /// Gives up what was deleted. Waiters learn at once.
+    fn close_deleted(&mut self, delta: &ClusterDelta, image: &ClusterImage) {
         let mut has_closed = false;
         for topic in &delta.deleted {
             // Its absence proves nothing: only the record of its deletion does.
@@ -271,7 +281,6 @@ impl Reconciler {
         if has_closed {
             self.registry.announce_change();
         }
-        has_closed
     }
 
     fn desired(&self, delta: &ClusterDelta, image: &ClusterImage) -> Vec<Desired> {
