@@ -14,7 +14,7 @@ use futures::stream::FuturesUnordered;
 use openraft::async_runtime::watch::WatchReceiver;
 use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::ids::BrokerId;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::office::Office;
 use super::takeover::is_gone;
@@ -33,6 +33,8 @@ const BALANCE_EVERY: Duration = Duration::from_secs(10);
 const DRAIN_EVERY: Duration = Duration::from_millis(500);
 /// How long the controller waits for a command of its own.
 pub(super) const PROPOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// Until a decision that was not even appended, or a change of the membership that was refused, is made anew.
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// Leaderships moved to their preferred brokers at once.
 const ELECTIONS_MAX: usize = 100;
 /// Reassignments that a drain begins at once.
@@ -271,7 +273,12 @@ impl Inner {
         match self.propose_as_controller(command, PROPOSE_PATIENCE).await {
             Ok(outcome) => tracing::info!(command = name, ?outcome, "the controller decided"),
             Err(ProposeError::Refused(reason)) => tracing::info!(command = name, %reason, "the state has moved on"),
-            Err(error) => tracing::info!(command = name, %error, "not decided now"),
+            Err(error) => {
+                tracing::info!(command = name, %error, "not decided now");
+                // A controller that hands its office over is refused at once, and would ask again without end until it is
+                // taken.
+                sleep(REFUSED_PAUSE).await;
+            }
         }
     }
 }

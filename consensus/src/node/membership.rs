@@ -1,7 +1,6 @@
 //! This node's view of who is a member, how it lets others join, and how a controller changes the membership.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -10,7 +9,7 @@ use streambus_protocol::ids::{BrokerId, DirectoryId};
 use tokio::time::{sleep, timeout};
 
 use super::Inner;
-use super::control_loop::PROPOSE_PATIENCE;
+use super::control_loop::{PROPOSE_PATIENCE, REFUSED_PAUSE};
 use crate::command::Command;
 use crate::controller::membership_plan::{MembershipStep, MembershipView, next_step};
 use crate::error::ProposeError;
@@ -21,8 +20,6 @@ use crate::types::{LogId, RaftId, RaftNode, TypeConfig};
 
 /// A learner that lags by no more entries has caught up: it is sent the rest with the next few requests.
 const CAUGHT_UP_LAG: u64 = 100;
-/// Until a change of the membership that was refused is decided on anew.
-const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 
 /// One node of the Raft group.
 #[derive(Clone, Debug, PartialEq, Eq)]

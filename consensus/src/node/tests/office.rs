@@ -8,15 +8,18 @@ use openraft::raft::TransferLeaderRequest;
 use parking_lot::Mutex;
 use streambus_protocol::epoch::BrokerEpoch;
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
+use crate::command::Command;
 use crate::controller::liveness::{Heartbeat, Wants};
 use crate::error::TransferError;
 use crate::heartbeat::{HeartbeatAnswer, HeartbeatError, ShutdownProgress};
 use crate::network::Lane;
 use crate::node::MetadataNode;
+use crate::node::control_loop::REFUSED_PAUSE;
 use crate::rpc::Rpc;
+use crate::types::RaftId;
 
 /// The heartbeats of several brokers, as their processes send them.
 #[derive(Default)]
@@ -342,6 +345,29 @@ async fn controller_hands_over_its_office() {
         cluster.controller(&cluster.running()).await;
         cluster.start(&[gone]).await;
         assert_eq!(cluster.controller(&[1, 2, 3]).await, old);
+    }
+    cluster.stop().await;
+}
+
+/// Catches: a controller that decides something while it hands its office over to somebody who does not take it, and asks
+/// its own core for it without end, which refuses at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn controller_that_is_handing_over_pauses_before_it_decides_again() {
+    let cluster = Cluster::started().await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let others: Vec<u32> = [1, 2, 3].into_iter().filter(|n| *n != controller).collect();
+    // Whoever is to take over cannot even vote for itself.
+    for n in &others {
+        cluster.stalls[n].set(true);
+    }
+    let node = &cluster.nodes[&controller];
+    let patience = Duration::from_millis(20);
+    assert_eq!(node.transfer_controller(patience).await, Err(TransferError::NotTaken(patience)));
+    let began = Instant::now();
+    node.inner.carry_out(Command::RemoveNode { raft_id: RaftId::new(9_999) }).await;
+    assert!(began.elapsed() >= REFUSED_PAUSE, "asked again after {:?}", began.elapsed());
+    for n in &others {
+        cluster.stalls[n].set(false);
     }
     cluster.stop().await;
 }
