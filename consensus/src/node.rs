@@ -205,8 +205,10 @@ impl MetadataNode {
     }
 
     /// As [`MetadataNode::read_index_within`], without a round through the quorum: the controller answers while a quorum
-    /// has answered it less than a lease ago. For answers to clients; a machine whose monotonic clock stands still while it
-    /// is suspended may answer once from before.
+    /// has answered it less than a lease ago. For answers to clients, and for nothing that cannot be taken back: for less than
+    /// a lease it may answer from before. So it is when a voter that had answered it was restarted, which forgets the lease,
+    /// and helps to elect another; when it was taken over from because connections to it are refused although it runs; and on
+    /// a machine whose monotonic clock stands still while it is suspended.
     pub async fn lease_read_within(&self, patience: Duration) -> Result<u64, ReadIndexError> {
         self.inner.read_index(Confirmation::Lease, patience).await
     }
