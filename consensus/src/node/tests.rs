@@ -6,3 +6,4 @@ mod faults;
 mod founding;
 mod joining;
 mod office;
+mod reads;

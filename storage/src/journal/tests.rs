@@ -178,6 +178,22 @@ fn a_failed_write_latches_for_good() {
     assert_eq!(bench.journal.reader().entry(first.location).expect("stays readable").entry, first);
 }
 
+/// Catches a disk that refuses the zeros ahead of the commits, and is relied upon for the commits all the same.
+#[test]
+fn a_refused_write_of_zeros_latches_for_good() {
+    let faulty = FaultyDisk::new(Arc::new(disk()), 1);
+    let mut bench = Bench::open(Arc::new(faulty.clone()), small_config());
+    assert!(bench.committer.wants_zeros());
+    faulty.plan(Fault::FailWrite(faulty.counters().writes + 1));
+    assert_eq!(bench.committer.zero_ahead(), Step::Stopped);
+    assert!(bench.latch.is_set());
+    assert_eq!(bench.observer.failures(), 1);
+    assert!(matches!(bench.try_append(1, 10), Err(AppendError::ReadOnly(_))));
+    let writes = faulty.counters().writes;
+    assert_eq!((bench.committer.zero_ahead(), bench.committer.step()), (Step::Stopped, Step::Stopped));
+    assert_eq!(faulty.counters().writes, writes, "nothing is written after the failure");
+}
+
 /// Catches running out of space after an entry was accepted, and a full journal that never heals.
 #[test]
 fn a_full_disk_refuses_before_accepting_and_heals() {

@@ -1,7 +1,10 @@
 //! What becomes of a log, by each kind of metadata.
 
-use streambus_consensus::command::Command;
-use streambus_protocol::ids::{PartitionIndex, TopicId};
+use std::collections::BTreeMap;
+
+use streambus_consensus::command::{Assignment, Command};
+use streambus_protocol::ids::{PartitionIndex, TopicId, TopicName};
+use streambus_protocol::timestamp::Timestamp;
 
 use super::*;
 use crate::partition::fixture::Metadata;
@@ -107,4 +110,36 @@ fn metadata_that_was_set_back_does_not_delete_what_moved_since() {
     assert_eq!(fate(&log(id, None), &image, me), Fate::Quarantine(Doubt::Undated));
     let empty = HeldLog { records: 0, ..log(id, None) };
     assert_eq!(fate(&empty, &image, me), Fate::Delete(Gone::MovedAway), "there is nothing to lose");
+}
+
+// Catches an old copy that goes while nobody leads the partition that it is of, or while an unclean leader is all there is:
+// whatever else is lost then, it is the best there is.
+#[test]
+fn an_old_copy_stays_while_nobody_leads_or_the_leader_recovers() {
+    let (mut metadata, _) = world();
+    let topic = TopicId::from_bytes([5; 16]);
+    let id = PartitionId { topic, partition: PartitionIndex::new(0) };
+    metadata.apply(&Command::CreateTopic {
+        name: TopicName::new("few").expect("a name"),
+        id: topic,
+        partitions: vec![Assignment { replicas: vec![ONE, TWO] }],
+        config: BTreeMap::from([("unclean.leader.election.enable".to_owned(), "true".to_owned())]),
+        at: Timestamp::from_millis(1),
+    });
+    metadata.set_in_sync(id, &[ONE]);
+    metadata.apply(&Command::Reassign { id, replicas: vec![THREE, TWO], throttle: None });
+    metadata.set_in_sync(id, &[ONE, THREE]);
+    let decide = |metadata: &Metadata| fate(&log(id, Some(0)), &metadata.image(), life(metadata, ONE));
+    assert_eq!(decide(&metadata), Fate::Delete(Gone::MovedAway), "one has to be in sync, and is");
+
+    let [two, three] = [TWO, THREE].map(|broker| life(&metadata, broker).epoch);
+    metadata.apply(&Command::FenceBroker { broker: TWO, epoch: two });
+    metadata.apply(&Command::FenceBroker { broker: THREE, epoch: three });
+    let state = |metadata: &Metadata| PartitionImage::clone(metadata.image().partition(id).expect("a partition"));
+    assert_eq!((state(&metadata).leader, state(&metadata).isr), (None, vec![THREE]));
+    assert_eq!(decide(&metadata), Fate::Quarantine(Doubt::TooFewCopies), "nobody leads");
+
+    metadata.apply(&Command::UnfenceBroker { broker: TWO, epoch: two });
+    assert_eq!((state(&metadata).leader, state(&metadata).recovering), (Some(TWO), true));
+    assert_eq!(decide(&metadata), Fate::Quarantine(Doubt::TooFewCopies), "it may lack what was acknowledged");
 }

@@ -190,7 +190,7 @@ async fn silent_former_controller_has_only_the_rest_of_its_session() {
 }
 
 /// Has another node elected while it loses messages of these kinds, and says which.
-async fn elect_another(cluster: &Cluster, lost: &[(Lane, Rpc)]) -> u32 {
+pub(super) async fn elect_another(cluster: &Cluster, lost: &[(Lane, Rpc)]) -> u32 {
     let former = cluster.controller(&[1, 2, 3]).await;
     for (lane, rpc) in lost {
         cluster.network.lose(*lane, *rpc);
