@@ -135,7 +135,7 @@ impl Inner {
     }
 
     /// Has the controller append the command, and waits until this node has applied it too.
-    async fn propose_there(
+    pub(super) async fn propose_there(
         &self,
         peer: &Peer,
         command: &Command,

@@ -121,6 +121,30 @@ async fn who_is_not_the_controller_says_so_without_asking_its_core() {
     cluster.stop().await;
 }
 
+/// Catches: a command that is sent to the controller when its time is over, so that nobody knows what became of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_whose_time_is_over_is_not_sent() {
+    let cluster = Cluster::started().await;
+    cluster.host(1).await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let follower = cluster.running().into_iter().find(|n| *n != controller).unwrap();
+    let inner = &cluster.nodes[&follower].inner;
+    let mut metrics = inner.raft.server_metrics();
+    let follows = async {
+        loop {
+            if let Some(peer) = inner.controller() {
+                return peer;
+            }
+            metrics.changed().await.unwrap();
+        }
+    };
+    let peer = timeout(PATIENCE, follows).await.expect("it follows nobody");
+    let late = create("late", 1, HOST);
+    let refused = inner.propose_there(&peer, &late, Instant::now(), Duration::ZERO).await.expect_err("no time is left");
+    assert!(matches!(refused, ProposeError::NotApplied(NotApplied::NoController)), "{refused:?}");
+    cluster.stop().await;
+}
+
 /// Catches: an election because one disk is slow, be it a follower's or the controller's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_disk_causes_no_election() {
