@@ -9,6 +9,7 @@ mod damage;
 mod directory;
 mod footprint;
 mod full;
+mod held;
 mod hooked_index;
 mod index_trouble;
 mod logs;
