@@ -13,10 +13,10 @@ use streambus_protocol::timestamp::Timestamp;
 use streambus_storage::disk::Disk;
 use streambus_storage::disk::faulty::Fault;
 use streambus_storage::partition_log::options::Compaction;
-use streambus_storage::partition_log::{Agreed, LogOptions, PartitionLog};
+use streambus_storage::partition_log::{Agreed, LogOptions, PartitionLog, ReadLimit};
 use streambus_storage::store::Store;
 
-use crate::world::{World, epoch, offset, partition, read_all, settle};
+use crate::world::{World, epoch, offset, partition, read, read_all, settle};
 
 /// Value of a key at an offset; `None` for a tombstone.
 type Written = BTreeMap<u64, (u8, Option<Bytes>)>;
@@ -44,6 +44,19 @@ fn batch(base: Offset, records: &[(u8, Option<Bytes>)], codec: Compression, time
     }
     let bytes = builder.build().expect("not empty");
     UnverifiedBatch::new(bytes).verify(1 << 20).expect("just built").place(base, epoch(0))
+}
+
+/// Appends the records as one batch, which the disk has then.
+fn add(store: &Store, log: &PartitionLog, records: &[(u8, Option<Bytes>)]) -> PlacedBatch {
+    let batch = batch(log.log_end(), records, Compression::None, 1_000);
+    log.append(batch.clone()).expect("accepted");
+    settle(store);
+    batch
+}
+
+/// A value that is worth the space of an entry.
+fn value(byte: u8) -> Option<Bytes> {
+    Some(Bytes::from(vec![byte; 300]))
 }
 
 /// `count` batches of two records over few keys; notes what was written.
@@ -221,14 +234,7 @@ fn a_replica_goes_on_inside_what_another_has_dropped() {
     let (leader, follower) = (leader_world.open(), follower_world.open());
     let (log, copy) = (create(&leader, 0, rules()), create(&follower, 0, rules()));
     // One key: everything but the newest goes, in long stretches.
-    let value = |i: u8| Some(Bytes::from(vec![i; 300]));
-    let mut originals = Vec::new();
-    for i in 0..200_u8 {
-        let batch = batch(log.log_end(), &[(7, value(i)), (7, value(i))], Compression::None, 1_000);
-        originals.push(batch.clone());
-        log.append(batch).expect("accepted");
-        settle(&leader);
-    }
+    let originals: Vec<_> = (0..200_u8).map(|i| add(&leader, &log, &[(7, value(i)), (7, value(i))])).collect();
     clean(&leader, 5_000);
     let stored: Vec<_> = read_all(&log).expect("readable");
     let stored = stored.into_iter().map(|bytes| PlacedBatch::verify_stored(bytes).expect("a valid batch"));
@@ -243,8 +249,8 @@ fn a_replica_goes_on_inside_what_another_has_dropped() {
     }
     assert_eq!(copy.log_end(), offset(inside));
     while copy.log_end() < log.log_end() {
-        let limit = streambus_storage::partition_log::ReadLimit { bytes_max: 1, below: log.log_end() };
-        let (batches, _) = crate::world::read(&log, copy.log_end(), limit).expect("readable");
+        let limit = ReadLimit { bytes_max: 1, below: log.log_end() };
+        let (batches, _) = read(&log, copy.log_end(), limit).expect("readable");
         for bytes in batches {
             copy.append(PlacedBatch::verify_stored(bytes).expect("a valid batch")).expect("continues the log");
             settle(&follower);
@@ -252,8 +258,8 @@ fn a_replica_goes_on_inside_what_another_has_dropped() {
     }
     // From the tail cache of the copy just as from its disk.
     for from in [inside + 3, 399] {
-        let limit = streambus_storage::partition_log::ReadLimit { bytes_max: 1, below: copy.log_end() };
-        let (batches, _) = crate::world::read(&copy, offset(from), limit).expect("readable");
+        let limit = ReadLimit { bytes_max: 1, below: copy.log_end() };
+        let (batches, _) = read(&copy, offset(from), limit).expect("readable");
         let first = PlacedBatch::verify_stored(batches[0].clone()).expect("a valid batch");
         assert!(first.base_offset() == offset(from) || first.record_count() > 0);
     }
@@ -272,11 +278,8 @@ fn a_cut_within_what_nothing_is_left_of_takes_all_of_it() {
         world.config.tail_cache_bytes = 1 << 20;
         let store = world.open();
         let log = create(&store, 0, rules());
-        let value = Some(Bytes::from(vec![7; 300]));
         for _ in 0..100 {
-            log.append(batch(log.log_end(), &[(7, value.clone()), (7, value.clone())], Compression::None, 1_000))
-                .expect("accepted");
-            settle(&store);
+            add(&store, &log, &[(7, value(7)), (7, value(7))]);
         }
         while !store.clean_step(Timestamp::from_millis(5_000), 1).is_idle {
             if is_durable {
@@ -295,6 +298,27 @@ fn a_cut_within_what_nothing_is_left_of_takes_all_of_it() {
     }
 }
 
+/// Appends a record for each of the keys.
+fn add_keys(store: &Store, log: &PartitionLog, keys: std::ops::Range<u8>) {
+    for key in keys {
+        add(store, log, &[(key, value(key))]);
+    }
+}
+
+/// A record, the tombstone that deletes it, and enough other keys that both may be cleaned; returns the record's batch.
+fn add_deleted(store: &Store, log: &PartitionLog) -> Bytes {
+    let original = add(store, log, &[(1, value(1))]);
+    add(store, log, &[(1, None)]);
+    add_keys(store, log, 2..60);
+    original.into_bytes()
+}
+
+/// Flips a bit of the first batch, which is `stored` in the journal, `within` bytes behind its beginning, and meets it.
+fn decay_first(world: &World, log: &PartitionLog, stored: &[u8], within: usize) {
+    flip_where(world, |bytes| bytes.windows(stored.len()).position(|window| window == stored).map(|at| at + within));
+    read(log, Offset::ZERO, ReadLimit { bytes_max: 1, below: log.log_end() }).expect_err("damaged");
+}
+
 // Catches a tombstone that goes while what it deletes is damaged, so that a repair brings the deleted record back; and one
 // that stays for ever because of damage that is no more.
 #[test]
@@ -302,23 +326,8 @@ fn a_repair_brings_no_deleted_record_back() {
     let world = World::new(46);
     let store = world.open();
     let log = create(&store, 0, rules());
-    let value = |key: u8| Some(Bytes::from(vec![key; 300]));
-    let add = |records: &[(u8, Option<Bytes>)]| {
-        let batch = batch(log.log_end(), records, Compression::None, 1_000);
-        log.append(batch.clone()).expect("accepted");
-        settle(&store);
-        batch.into_bytes()
-    };
-    let original = add(&[(1, value(1))]);
-    add(&[(1, None)]);
-    for key in 2..60 {
-        add(&[(key, value(key))]);
-    }
-    flip_where(&world, |bytes| {
-        bytes.windows(original.len()).position(|window| window == &original[..]).map(|at| at + WITHIN)
-    });
-    let limit = streambus_storage::partition_log::ReadLimit { bytes_max: 1, below: log.log_end() };
-    crate::world::read(&log, Offset::ZERO, limit).expect_err("damaged");
+    let original = add_deleted(&store, &log);
+    decay_first(&world, &log, &original, WITHIN);
     assert_eq!(log.damaged().len(), 1);
     for now in [5_000, 50_000, 60_000] {
         clean(&store, now);
@@ -327,9 +336,7 @@ fn a_repair_brings_no_deleted_record_back() {
     settle(&store);
     assert_eq!(log.damaged(), []);
     assert_eq!(newest(&records(&log))[&1], (1, None), "the tombstone had to stay");
-    for key in 60..120 {
-        add(&[(key, value(key))]);
-    }
+    add_keys(&store, &log, 60..120);
     for now in [70_000, 80_000, 90_000] {
         clean(&store, now);
     }
@@ -344,32 +351,17 @@ fn what_a_repair_brings_back_is_compacted_again_before_its_tombstone_goes() {
     world.config.tail_cache_bytes = 0;
     let store = world.open();
     let log = create(&store, 0, rules());
-    let value = |key: u8| Some(Bytes::from(vec![key; 300]));
-    let add = |records: &[(u8, Option<Bytes>)]| {
-        let batch = batch(log.log_end(), records, Compression::None, 1_000);
-        log.append(batch.clone()).expect("accepted");
-        settle(&store);
-        batch.into_bytes()
-    };
-    let original = add(&[(1, value(1))]);
-    add(&[(1, None)]);
-    for key in 2..60 {
-        add(&[(key, value(key))]);
-    }
+    let original = add_deleted(&store, &log);
     assert_eq!(clean(&store, 5_000), 1, "the deleted record");
     assert_eq!(newest(&records(&log))[&1], (1, None), "the tombstone's time has not come");
     // What is left of it decays. It has no payload but its header.
     let left = read_all(&log).expect("readable").remove(0);
-    flip_where(&world, |bytes| bytes.windows(left.len()).position(|window| window == &left[..]).map(|at| at + 30));
-    let limit = streambus_storage::partition_log::ReadLimit { bytes_max: 1, below: log.log_end() };
-    crate::world::read(&log, Offset::ZERO, limit).expect_err("damaged");
+    decay_first(&world, &log, &left, 30);
     log.repair(vec![original]).expect("repaired");
     settle(&store);
     assert_eq!(log.damaged(), []);
     assert!(records(&log).contains_key(&0), "the other replica had not been compacted");
-    for key in 60..120 {
-        add(&[(key, value(key))]);
-    }
+    add_keys(&store, &log, 60..120);
     clean(&store, 70_000);
     assert_eq!(newest(&records(&log)).get(&1), None, "both are gone");
 }
@@ -380,11 +372,8 @@ fn a_damaged_copy_does_not_bring_back_what_it_replaced() {
     let world = World::new(47);
     let store = world.open();
     let log = create(&store, 0, rules());
-    let value = Some(Bytes::from(vec![7; 300]));
     for key in 0..30 {
-        let batch = batch(log.log_end(), &[(7, value.clone()), (key, value.clone())], Compression::None, 1_000);
-        log.append(batch).expect("accepted");
-        settle(&store);
+        add(&store, &log, &[(7, value(7)), (key, value(7))]);
     }
     clean(&store, 5_000);
     store.step_idle();

@@ -79,6 +79,30 @@ impl Process {
     }
 }
 
+/// A broker that has a record of a partition, and the cluster that wants it there.
+struct Holding {
+    metadata: Metadata,
+    epoch: BrokerEpoch,
+    store: Store,
+    id: PartitionId,
+    process: Process,
+}
+
+impl Holding {
+    /// Brokers ONE and TWO are its replicas; this is ONE.
+    async fn start() -> Self {
+        let mut metadata = Metadata::founded();
+        let epoch = metadata.start(ONE);
+        metadata.start(TWO);
+        let id = metadata.create_topic(1, "t", &[ONE, TWO]);
+        let store = fixture::store(StoreConfig::default());
+        let mut process = Process::start(ONE, epoch, &store);
+        process.follow(metadata.image()).await;
+        process.write(id, b"record");
+        Self { metadata, epoch, store, id, process }
+    }
+}
+
 // Trap 21. Catches a log that outlives its topic because its broker was down when that was deleted, and old records in a
 // topic that was created anew under the same name.
 #[tokio::test]
@@ -112,14 +136,8 @@ async fn a_topic_deleted_while_a_broker_was_down_is_gone_and_its_namesake_begins
 // nobody hears of; and one that does not end when the metadata is back.
 #[tokio::test]
 async fn empty_and_older_metadata_deletes_nothing_and_retention_neither() {
-    let mut metadata = Metadata::founded();
-    let epoch = metadata.start(ONE);
-    metadata.start(TWO);
-    let id = metadata.create_topic(1, "t", &[ONE, TWO]);
-    let store = fixture::store(StoreConfig::default());
-    let mut before = Process::start(ONE, epoch, &store);
-    before.follow(metadata.image()).await;
-    for _ in 0..3 {
+    let Holding { mut metadata, epoch, store, id, process: before } = Holding::start().await;
+    for _ in 0..2 {
         before.write(id, b"precious");
     }
     drop(before);
@@ -162,15 +180,8 @@ async fn empty_and_older_metadata_deletes_nothing_and_retention_neither() {
 #[tokio::test]
 async fn a_moved_partitions_old_log_goes_after_the_move_and_not_before() {
     for is_down in [false, true] {
-        let mut metadata = Metadata::founded();
-        let epoch = metadata.start(ONE);
-        metadata.start(TWO);
+        let Holding { mut metadata, epoch, store, id, mut process } = Holding::start().await;
         let third = metadata.start(THREE);
-        let id = metadata.create_topic(1, "t", &[ONE, TWO]);
-        let store = fixture::store(StoreConfig::default());
-        let mut process = Process::start(ONE, epoch, &store);
-        process.follow(metadata.image()).await;
-        process.write(id, b"record");
         metadata.apply(&Command::Reassign { id, replicas: vec![TWO, THREE], throttle: None });
         process.follow(metadata.image()).await;
         assert!(process.has_log(id) && process.serves(id), "it moves");
@@ -292,14 +303,7 @@ impl Following {
 // Catches records that are deleted by what one broker believes, while the quorum may know better.
 #[tokio::test]
 async fn nothing_is_deleted_before_a_quorum_has_confirmed_the_metadata() {
-    let mut metadata = Metadata::founded();
-    let epoch = metadata.start(ONE);
-    metadata.start(TWO);
-    let id = metadata.create_topic(1, "t", &[ONE, TWO]);
-    let store = fixture::store(StoreConfig::default());
-    let mut before = Process::start(ONE, epoch, &store);
-    before.follow(metadata.image()).await;
-    before.write(id, b"record");
+    let Holding { mut metadata, epoch, store, id, process: before } = Holding::start().await;
     drop(before);
     metadata.apply(&Command::DeleteTopic { id: id.topic });
     let epoch = metadata.restart(ONE, epoch);
@@ -315,15 +319,8 @@ async fn nothing_is_deleted_before_a_quorum_has_confirmed_the_metadata() {
 // Catches a log that is deleted by metadata which was reached, although newer metadata, by which it is decided, wants it.
 #[tokio::test]
 async fn a_log_that_is_wanted_again_by_then_stays() {
-    let mut metadata = Metadata::founded();
-    let epoch = metadata.start(ONE);
-    metadata.start(TWO);
+    let Holding { mut metadata, store, id, process, .. } = Holding::start().await;
     metadata.start(THREE);
-    let id = metadata.create_topic(1, "t", &[ONE, TWO]);
-    let store = fixture::store(StoreConfig::default());
-    let mut process = Process::start(ONE, epoch, &store);
-    process.follow(metadata.image()).await;
-    process.write(id, b"record");
     metadata.apply(&Command::Reassign { id, replicas: vec![TWO, THREE], throttle: None });
     metadata.set_in_sync(id, &BROKERS);
     let stop = CancellationToken::new();
