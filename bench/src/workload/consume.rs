@@ -9,10 +9,9 @@ use tokio::task::JoinSet;
 
 use super::error::WorkloadError;
 use super::judge;
-use super::setup::{self, Common, Meter, TopicState};
+use super::setup::{self, Common, Meter};
 use super::verify::RangeReader;
 use crate::census::{Census, Offsets, Reach};
-use crate::latency::Percentiles;
 use crate::report::{Conditions, Report, Workload};
 use crate::tally::{Stage, Tally};
 
@@ -29,7 +28,7 @@ pub struct ConsumeOptions {
 /// every offset once and in order, every stamp right.
 pub async fn run(options: &ConsumeOptions) -> Result<Report, WorkloadError> {
     let topic = &options.common.topic;
-    let clients = connect(&options.common).await?;
+    let clients = options.common.connect_all().await?;
     let scout = &clients[0];
     let state = setup::topic_state(scout, topic).await?;
     let starts = setup::starts(scout, topic).await?;
@@ -45,55 +44,18 @@ pub async fn run(options: &ConsumeOptions) -> Result<Report, WorkloadError> {
     drop(judged);
     let Some(census) = judges.join_next().await else { return Err(WorkloadError::NoVerdict) };
     let verdict = census?.finish(if part.is_limited { Reach::Limit } else { Reach::Ends });
-    let Part { records, bytes, stalled, .. } = part;
-    Ok(Report {
-        workload: Workload::Consume,
-        conditions: conditions(&options.common, state, &part),
-        records,
-        bytes,
-        errors: stalled,
-        first_error: (stalled > 0).then(|| "a reader stalled before the end of its partitions".to_owned()),
-        seconds: metered.seconds,
-        records_per_second: records as f64 / metered.seconds,
-        mb_per_second: bytes as f64 / 1e6 / metered.seconds,
-        latency_of: "nothing",
-        latency: Percentiles::default(),
-        client_cpu_seconds: metered.client_cpu_seconds,
-        broker_cpu_seconds: metered.broker_cpu_seconds,
-        broker_resident_bytes: metered.broker_resident_bytes,
-        broker_peak_resident_bytes: metered.broker_peak_resident_bytes,
-        integrity: Some(verdict),
-        verify_seconds: None,
-        limits: Vec::new(),
-    })
-}
-
-fn conditions(common: &Common, state: TopicState, part: &Part) -> Conditions {
     let record_bytes = part.bytes.checked_div(part.records).unwrap_or(0);
-    Conditions {
-        topic: common.topic.clone(),
-        partitions: state.partitions,
-        replication_factor: state.replication_factor,
-        durability: state.durability,
-        acks: "-".to_owned(),
+    let conditions = Conditions {
         record_bytes: usize::try_from(record_bytes).unwrap_or(usize::MAX),
-        batch_bytes: 0,
-        compression: "-".to_owned(),
-        clients: usize::from(common.clients.max(1)),
-        in_flight: 0,
-        rate: 0,
         passes: 1,
-    }
-}
-
-/// One client for each reader, at least one.
-pub(crate) async fn connect(common: &Common) -> Result<Vec<Client>, WorkloadError> {
-    let mut clients = Vec::new();
-    for _ in 0..common.clients.max(1) {
-        let client = Client::connect_with(common.config.clone()).await;
-        clients.push(client.map_err(WorkloadError::during("connecting"))?);
-    }
-    Ok(clients)
+        ..state.conditions(&options.common)
+    };
+    Ok(Report {
+        errors: part.stalled,
+        first_error: part.stall(),
+        integrity: Some(verdict),
+        ..metered.report(Workload::Consume, conditions, part.records, part.bytes)
+    })
 }
 
 /// Half-open ranges of offsets of a topic's partitions.
@@ -121,6 +83,11 @@ impl Part {
         self.bytes += other.bytes;
         self.stalled += other.stalled;
         self.is_limited |= other.is_limited;
+    }
+
+    /// What to say of readers that did not come to their end.
+    pub(crate) fn stall(&self) -> Option<String> {
+        (self.stalled > 0).then(|| "a reader stalled before the end of its partitions".to_owned())
     }
 }
 

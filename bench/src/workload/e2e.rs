@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use streambus_client::{Client, Start};
+use streambus_client::Start;
 use tokio::task::JoinSet;
 
 use super::error::WorkloadError;
-use super::produce::{Fleet, ProduceOptions, acks_name};
+use super::produce::{Fleet, ProduceOptions, failures};
 use super::setup::{self, Meter};
 use super::verify::POLL_RECORDS;
 use crate::integrity::Ledger;
 use crate::latency::Latencies;
-use crate::report::{Conditions, Report, Workload};
-use crate::stamp::{self, Reading, STAMP_BYTES};
+use crate::report::{Report, Workload};
+use crate::stamp::{self, Reading};
 use crate::stopwatch::{self, Stopwatch};
 
 /// How long the consumer waits for more once everything was sent.
@@ -21,15 +21,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the workload: `options.rate` is the pace. Every record is judged as it arrives, so there is no reading back.
 pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
-    if options.record_bytes < STAMP_BYTES {
-        return Err(WorkloadError::Options(format!("end-to-end records carry a stamp: at least {STAMP_BYTES} bytes")));
-    }
+    options.require_stamps()?;
     let Some(rate) = options.rate.filter(|rate| *rate > 0) else {
         return Err(WorkloadError::Options("end-to-end runs need a rate".to_owned()));
     };
-    let clients = options.common.clients.max(1);
-    let reader = Client::connect_with(options.common.config.clone()).await;
-    let reader = reader.map_err(WorkloadError::during("connecting"))?;
+    let reader = options.common.connect().await?;
     let state = setup::topic_state(&reader, &options.common.topic).await?;
     let run = stopwatch::run_number();
     // The start is fixed before the first record is sent, so none is missed.
@@ -43,7 +39,7 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
     let meter = Meter::start(options.common.broker_pid);
     let mut receiving = JoinSet::new();
     let total = options.records;
-    let ledger = Ledger::new(run, clients, options.record_bytes);
+    let ledger = Ledger::new(run, options.common.client_count(), options.record_bytes);
     receiving.spawn(receive(consumer, run, total, ledger, meter.watch, due_end(total, rate)));
     let all = fleet.send(run, meter.watch).await?;
     let Some(received) = receiving.join_next().await else {
@@ -51,45 +47,16 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
     };
     let (mut ledger, latencies, bytes) = received??;
     let metered = meter.read();
-    let (mut errors, mut first_error) = (0, None);
-    for sent in &all {
-        errors += sent.errors;
-        first_error = first_error.or_else(|| sent.first_error.clone());
-        sent.tell(&mut ledger);
-    }
+    all.iter().for_each(|sent| sent.tell(&mut ledger));
+    let (errors, first_error) = failures(&all);
     let verdict = ledger.finish();
     Ok(Report {
-        workload: Workload::EndToEnd,
-        conditions: Conditions {
-            topic: options.common.topic.clone(),
-            partitions: state.partitions,
-            replication_factor: state.replication_factor,
-            durability: state.durability,
-            acks: acks_name(options.producer.acks).to_owned(),
-            record_bytes: options.record_bytes,
-            batch_bytes: options.producer.batch_bytes,
-            compression: options.producer.compression.to_string(),
-            clients: usize::from(clients),
-            in_flight: 0,
-            rate,
-            passes: 1,
-        },
-        records: verdict.read,
-        bytes,
         errors,
         first_error,
-        seconds: metered.seconds,
-        records_per_second: verdict.read as f64 / metered.seconds,
-        mb_per_second: bytes as f64 / 1e6 / metered.seconds,
         latency_of: "due time to receipt",
         latency: latencies.percentiles(),
-        client_cpu_seconds: metered.client_cpu_seconds,
-        broker_cpu_seconds: metered.broker_cpu_seconds,
-        broker_resident_bytes: metered.broker_resident_bytes,
-        broker_peak_resident_bytes: metered.broker_peak_resident_bytes,
         integrity: Some(verdict),
-        verify_seconds: None,
-        limits: Vec::new(),
+        ..metered.report(Workload::EndToEnd, options.conditions(&state, 1), verdict.read, bytes)
     })
 }
 

@@ -11,12 +11,12 @@ use streambus_client::{Acks, Client, Delivery, Error, ProducerConfig, Record};
 use tokio::task::JoinSet;
 
 use super::error::WorkloadError;
-use super::setup::{self, Common, Meter};
+use super::setup::{self, Common, Meter, TopicState};
 use super::verify;
 use crate::integrity::Ledger;
 use crate::latency::Latencies;
 use crate::report::{Conditions, Report, Workload};
-use crate::stamp::{Filler, ValueMaker};
+use crate::stamp::{Filler, STAMP_BYTES, ValueMaker};
 use crate::stopwatch::{self, Stopwatch, micros};
 use crate::tally::Stage;
 
@@ -44,6 +44,30 @@ pub struct ProduceOptions {
     pub keys: u32,
     /// Read everything back afterwards.
     pub verify: bool,
+}
+
+impl ProduceOptions {
+    /// The conditions of a run that sends as these options say; `passes` says how often it reads the records.
+    pub(crate) fn conditions(&self, topic: &TopicState, passes: u32) -> Conditions {
+        Conditions {
+            acks: acks_name(self.producer.acks).to_owned(),
+            record_bytes: self.record_bytes,
+            batch_bytes: self.producer.batch_bytes,
+            compression: self.producer.compression.to_string(),
+            in_flight: if self.rate.is_some() { 0 } else { self.in_flight },
+            rate: self.rate.unwrap_or(0),
+            passes,
+            ..topic.conditions(&self.common)
+        }
+    }
+
+    /// Refuses records that are too small to say which they are, where that is how they are judged.
+    pub(crate) fn require_stamps(&self) -> Result<(), WorkloadError> {
+        if self.record_bytes >= STAMP_BYTES {
+            return Ok(());
+        }
+        Err(WorkloadError::Options(format!("records carry a stamp here: at least {STAMP_BYTES} bytes")))
+    }
 }
 
 /// What one client saw.
@@ -85,6 +109,11 @@ impl Sent {
     }
 }
 
+/// How many records of all clients failed, and why the first did.
+pub(crate) fn failures(all: &[Sent]) -> (u64, Option<String>) {
+    (all.iter().map(|sent| sent.errors).sum(), all.iter().find_map(|sent| sent.first_error.clone()))
+}
+
 /// A place in flight.
 struct Place {
     sequence: u32,
@@ -94,10 +123,8 @@ struct Place {
 
 /// Runs the workload.
 pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
-    let clients = options.common.clients.max(1);
     let topic = &options.common.topic;
-    let scout =
-        Client::connect_with(options.common.config.clone()).await.map_err(WorkloadError::during("connecting"))?;
+    let scout = options.common.connect().await?;
     let before = setup::topic_state(&scout, topic).await?;
     let run = stopwatch::run_number();
     let fleet = Fleet::connect(options).await?;
@@ -105,17 +132,15 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
     let all = fleet.send(run, meter.watch).await?;
     let metered = meter.read();
     let mut latencies = Latencies::new();
-    let (mut errors, mut first_error, mut acked) = (0, None, 0_u64);
+    let mut acked = 0_u64;
     for sent in &all {
         latencies.add(&sent.latencies);
-        errors += sent.errors;
-        first_error = first_error.or_else(|| sent.first_error.clone());
         acked += sent.acked.iter().map(|(base, end)| u64::from(end - base)).sum::<u64>();
     }
     let (mut integrity, mut verify_seconds) = (None, None);
     if options.verify {
         let watch = Stopwatch::start();
-        let mut ledger = Ledger::new(run, clients, options.record_bytes);
+        let mut ledger = Ledger::new(run, options.common.client_count(), options.record_bytes);
         // Without acknowledgements nothing is promised, so nothing can be lost: order and doubles are still judged.
         if options.producer.acks != Acks::None {
             all.iter().for_each(|sent| sent.tell(&mut ledger));
@@ -127,43 +152,24 @@ pub async fn run(options: &ProduceOptions) -> Result<Report, WorkloadError> {
         integrity = Some(ledger.finish());
     }
     let bytes = acked.saturating_mul(u64::try_from(options.record_bytes).unwrap_or(0));
+    let (errors, first_error) = failures(&all);
+    let (workload, latency_of) = match options.rate {
+        Some(_) => (Workload::ProducePaced, "due time to acknowledgement"),
+        None => (Workload::Produce, "enqueue to acknowledgement"),
+    };
     Ok(Report {
-        workload: if options.rate.is_some() { Workload::ProducePaced } else { Workload::Produce },
-        conditions: Conditions {
-            topic: topic.clone(),
-            partitions: before.partitions,
-            replication_factor: before.replication_factor,
-            durability: before.durability,
-            acks: acks_name(options.producer.acks).to_owned(),
-            record_bytes: options.record_bytes,
-            batch_bytes: options.producer.batch_bytes,
-            compression: options.producer.compression.to_string(),
-            clients: usize::from(clients),
-            in_flight: if options.rate.is_some() { 0 } else { options.in_flight },
-            rate: options.rate.unwrap_or(0),
-            passes: 0,
-        },
-        records: acked,
-        bytes,
         errors,
         first_error,
-        seconds: metered.seconds,
-        records_per_second: acked as f64 / metered.seconds,
-        mb_per_second: bytes as f64 / 1e6 / metered.seconds,
-        latency_of: if options.rate.is_some() { "due time to acknowledgement" } else { "enqueue to acknowledgement" },
+        latency_of,
         latency: latencies.percentiles(),
-        client_cpu_seconds: metered.client_cpu_seconds,
-        broker_cpu_seconds: metered.broker_cpu_seconds,
-        broker_resident_bytes: metered.broker_resident_bytes,
-        broker_peak_resident_bytes: metered.broker_peak_resident_bytes,
         integrity,
         verify_seconds,
-        limits: Vec::new(),
+        ..metered.report(workload, options.conditions(&before, 0), acked, bytes)
     })
 }
 
 /// The name of an ack level.
-pub fn acks_name(acks: Acks) -> &'static str {
+fn acks_name(acks: Acks) -> &'static str {
     match acks {
         Acks::All => "all",
         Acks::Leader => "leader",
@@ -186,12 +192,7 @@ pub(crate) struct Fleet<'a> {
 impl<'a> Fleet<'a> {
     /// Connects, so that connecting is no part of what is measured.
     pub(crate) async fn connect(options: &'a ProduceOptions) -> Result<Self, WorkloadError> {
-        let mut clients = Vec::new();
-        for _ in 0..options.common.clients.max(1) {
-            let client = Client::connect_with(options.common.config.clone()).await;
-            clients.push(client.map_err(WorkloadError::during("connecting"))?);
-        }
-        Ok(Self { options, clients })
+        Ok(Self { options, clients: options.common.connect_all().await? })
     }
 
     /// Sends everything as records of `run`; `watch` is the schedule's beginning.
@@ -199,7 +200,7 @@ impl<'a> Fleet<'a> {
         let Self { options, clients } = self;
         let record_bytes = u64::try_from(options.record_bytes).unwrap_or(0);
         options.common.tally.begin(Stage::Sending, options.records, record_bytes);
-        let count_of_clients = options.common.clients.max(1);
+        let count_of_clients = options.common.client_count();
         let mut tasks = JoinSet::new();
         for (index, client) in (0..count_of_clients).zip(clients) {
             let count = share(options.records, count_of_clients, index);

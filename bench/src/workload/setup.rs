@@ -1,4 +1,5 @@
-//! What every workload needs first: the topic's conditions, where its partitions end now, and what processes have used.
+//! What every workload needs: its clients, the topic's conditions, where its partitions end now, what processes have used,
+//! and the report that these make.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +8,8 @@ use streambus_protocol::api::offsets::OffsetQuery;
 
 use super::error::WorkloadError;
 use crate::cpu::{self, Usage};
+use crate::latency::Percentiles;
+use crate::report::{Conditions, Report, Workload};
 use crate::stopwatch::Stopwatch;
 use crate::tally::Tally;
 
@@ -25,6 +28,27 @@ pub struct Common {
     pub tally: Tally,
 }
 
+impl Common {
+    /// Clients of the run, at least one.
+    pub fn client_count(&self) -> u16 {
+        self.clients.max(1)
+    }
+
+    /// A connected client.
+    pub async fn connect(&self) -> Result<Client, WorkloadError> {
+        Client::connect_with(self.config.clone()).await.map_err(WorkloadError::during("connecting"))
+    }
+
+    /// The clients of the run, connected.
+    pub async fn connect_all(&self) -> Result<Vec<Client>, WorkloadError> {
+        let mut clients = Vec::new();
+        for _ in 0..self.client_count() {
+            clients.push(self.connect().await?);
+        }
+        Ok(clients)
+    }
+}
+
 /// A topic as the run found it.
 #[derive(Clone, Debug)]
 pub struct TopicState {
@@ -38,6 +62,26 @@ pub struct TopicState {
     pub is_compacted: bool,
     /// The next offset of each partition.
     pub ends: BTreeMap<u32, u64>,
+}
+
+impl TopicState {
+    /// The conditions of a run that produces nothing.
+    pub(crate) fn conditions(&self, common: &Common) -> Conditions {
+        Conditions {
+            topic: common.topic.clone(),
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            durability: self.durability.clone(),
+            acks: "-".to_owned(),
+            record_bytes: 0,
+            batch_bytes: 0,
+            compression: "-".to_owned(),
+            clients: usize::from(common.client_count()),
+            in_flight: 0,
+            rate: 0,
+            passes: 0,
+        }
+    }
 }
 
 /// Looks at the topic.
@@ -116,6 +160,32 @@ impl Meter {
             broker_cpu_seconds: used(self.broker, broker_now),
             broker_resident_bytes: broker_now.map(|usage| usage.resident_bytes),
             broker_peak_resident_bytes: broker_now.map(|usage| usage.peak_resident_bytes),
+        }
+    }
+}
+
+impl Metered {
+    /// The report of a run that moved so much in this time: without failures, latencies or a verdict until they are added.
+    pub(crate) fn report(&self, workload: Workload, conditions: Conditions, records: u64, bytes: u64) -> Report {
+        Report {
+            workload,
+            conditions,
+            records,
+            bytes,
+            errors: 0,
+            first_error: None,
+            seconds: self.seconds,
+            records_per_second: records as f64 / self.seconds,
+            mb_per_second: bytes as f64 / 1e6 / self.seconds,
+            latency_of: "nothing",
+            latency: Percentiles::default(),
+            client_cpu_seconds: self.client_cpu_seconds,
+            broker_cpu_seconds: self.broker_cpu_seconds,
+            broker_resident_bytes: self.broker_resident_bytes,
+            broker_peak_resident_bytes: self.broker_peak_resident_bytes,
+            integrity: None,
+            verify_seconds: None,
+            limits: Vec::new(),
         }
     }
 }

@@ -12,12 +12,10 @@ use tokio::task::JoinSet;
 use super::consume::{self, Part, Range};
 use super::error::WorkloadError;
 use super::judge;
-use super::produce::{Fleet, ProduceOptions, acks_name};
+use super::produce::{Fleet, ProduceOptions, failures};
 use super::setup::{self, Meter};
 use crate::integrity::{Ledger, Verdict};
-use crate::latency::Percentiles;
 use crate::report::{Conditions, Report, Workload};
-use crate::stamp::STAMP_BYTES;
 use crate::stopwatch::{self, Stopwatch};
 use crate::tally::Stage;
 
@@ -34,13 +32,11 @@ pub struct TailOptions {
 pub async fn run(options: &TailOptions) -> Result<Report, WorkloadError> {
     let produce = &options.produce;
     let common = &produce.common;
-    if produce.record_bytes < STAMP_BYTES {
-        return Err(WorkloadError::Options(format!("records carry a stamp here: at least {STAMP_BYTES} bytes")));
-    }
+    produce.require_stamps()?;
     if produce.producer.acks == Acks::None {
         return Err(WorkloadError::Options("without acknowledgements nobody knows what there is to read".to_owned()));
     }
-    let readers = consume::connect(common).await?;
+    let readers = common.connect_all().await?;
     let fleet = Fleet::connect(produce).await?;
     let before = setup::topic_state(&readers[0], &common.topic).await?;
     let run = stopwatch::run_number();
@@ -54,7 +50,7 @@ pub async fn run(options: &TailOptions) -> Result<Report, WorkloadError> {
     let mut all = Part::default();
     let meter = Meter::start(common.broker_pid);
     for _ in 0..options.passes {
-        let mut ledger = Ledger::new(run, common.clients.max(1), produce.record_bytes);
+        let mut ledger = Ledger::new(run, common.client_count(), produce.record_bytes);
         sent.iter().for_each(|sent| sent.tell(&mut ledger));
         let judged = judge::start(ledger, &mut judges);
         all.add(&consume::read_all(&readers, &range, None, &judged, &common.tally).await?);
@@ -64,39 +60,13 @@ pub async fn run(options: &TailOptions) -> Result<Report, WorkloadError> {
     while let Some(ledger) = judges.join_next().await {
         verdict.add(&ledger?.finish());
     }
-    let unsent: u64 = sent.iter().map(|sent| sent.errors).sum();
-    let stalled = (all.stalled > 0).then(|| "a reader stalled before the end of its partitions".to_owned());
+    let (unsent, first_unsent) = failures(&sent);
+    // How the records got there is no part of what is measured.
+    let conditions = Conditions { in_flight: 0, rate: 0, ..produce.conditions(&before, options.passes) };
     Ok(Report {
-        workload: Workload::Tail,
-        conditions: Conditions {
-            topic: common.topic.clone(),
-            partitions: before.partitions,
-            replication_factor: before.replication_factor,
-            durability: before.durability,
-            acks: acks_name(produce.producer.acks).to_owned(),
-            record_bytes: produce.record_bytes,
-            batch_bytes: produce.producer.batch_bytes,
-            compression: produce.producer.compression.to_string(),
-            clients: usize::from(common.clients.max(1)),
-            in_flight: 0,
-            rate: 0,
-            passes: options.passes,
-        },
-        records: all.records,
-        bytes: all.bytes,
         errors: unsent + all.stalled,
-        first_error: sent.iter().find_map(|sent| sent.first_error.clone()).or(stalled),
-        seconds: metered.seconds,
-        records_per_second: all.records as f64 / metered.seconds,
-        mb_per_second: all.bytes as f64 / 1e6 / metered.seconds,
-        latency_of: "nothing",
-        latency: Percentiles::default(),
-        client_cpu_seconds: metered.client_cpu_seconds,
-        broker_cpu_seconds: metered.broker_cpu_seconds,
-        broker_resident_bytes: metered.broker_resident_bytes,
-        broker_peak_resident_bytes: metered.broker_peak_resident_bytes,
+        first_error: first_unsent.or_else(|| all.stall()),
         integrity: Some(verdict),
-        verify_seconds: None,
-        limits: Vec::new(),
+        ..metered.report(Workload::Tail, conditions, all.records, all.bytes)
     })
 }
