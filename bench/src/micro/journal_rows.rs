@@ -1,5 +1,6 @@
 //! The journal: appending to memory, and committing to the disk, alone and in groups, held against raw writes of the same
-//! sizes.
+//! sizes into a file of the same kind: one whose blocks were all written before. That is what a recycled segment is, and a
+//! new one that the journal zeroes ahead of the commits.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,8 +32,15 @@ use crate::stopwatch::Stopwatch;
 const PAYLOAD_BYTES: usize = 3_960;
 const SEGMENT_BYTES: u32 = 64 << 20;
 const QUEUE_BYTES: u32 = 4 << 20;
+/// Commits of 1 MiB that roll through enough segments that what follows is written to recycled ones.
+const MIB_UNTIL_RECYCLED: u32 = 4 * (SEGMENT_BYTES >> 20);
 /// Commits of the sizes of `disk_rows`, largest first: by the time the small ones run, every segment is a recycled one.
 const GROUPS: [(usize, &str); 3] = [(256, "1MiB"), (16, "64KiB"), (1, "4KiB")];
+
+/// Single entries that a new segment takes before they are timed: by then the zeros are ahead of the commits.
+const UNTIL_ZEROED: usize = 64;
+const RECYCLED: &str = "recycled segments";
+const NEW_SEGMENT: &str = "new segment, zeroed ahead";
 
 /// Measures the journal in memory and under `directory`.
 pub fn measure(sampler: &mut Sampler<'_>, directory: &Path) -> Result<(), MicroError> {
@@ -130,8 +138,7 @@ fn commits(sampler: &mut Sampler<'_>, entry: &NewEntry, directory: &Path) -> Res
     }
     let (events, _received) = mpsc::channel();
     let (journal, mut committer) = open(real_disk(directory)?)?.manual(Arc::new(Reporter(events)));
-    // Rolls through enough segments that what follows is written to recycled ones.
-    for _ in 0..4 * usize::try_from(SEGMENT_BYTES >> 20).unwrap_or(0) {
+    for _ in 0..MIB_UNTIL_RECYCLED {
         commit_group(&journal, &mut committer, entry, 256)?;
         recycle_sealed(&journal);
     }
@@ -147,7 +154,8 @@ fn commits(sampler: &mut Sampler<'_>, entry: &NewEntry, directory: &Path) -> Res
             samples.push(nanos(watch.elapsed()));
             recycle_sealed(&journal);
         }
-        sampler.add(&name, (count * entry.payload.len()) as u64, Some(&recycled_row(size)), samples);
+        let bytes = (count * entry.payload.len()) as u64;
+        sampler.add_under(RECYCLED, &name, bytes, Some(&recycled_row(size)), samples);
     }
     Ok(())
 }
@@ -187,29 +195,70 @@ fn recycle_sealed(journal: &Journal) {
     }
 }
 
-/// As the broker runs it: a thread of its own commits, the appender waits for the news.
+/// As the broker runs it: a thread of its own commits, the appender waits for the news. In a new segment first, then in
+/// recycled ones.
 fn threaded(sampler: &mut Sampler<'_>, entry: &NewEntry, directory: &Path) -> Result<(), MicroError> {
-    let name = "journal/append and wait 4KiB, disk, commit thread";
-    if !sampler.wants(name) {
+    let recycled = "journal/append and wait 4KiB, disk, commit thread";
+    let new_segment = "journal/append and wait 4KiB, disk, commit thread, new segment";
+    // The name of the one begins with the other's.
+    if !sampler.wants(new_segment) {
         return Ok(());
     }
     let (events, received) = mpsc::channel();
-    let journal = open(real_disk(directory)?)?.run(Arc::new(Reporter(events))).map_err(MicroError::io(name))?;
-    let mut samples = Vec::new();
-    for _ in 0..sampler.operations() {
-        let watch = Stopwatch::start();
-        journal.append(entry.clone()).map_err(|error| MicroError::refused(name, error))?;
-        loop {
-            match received.recv() {
-                Ok(Event::Committed(0) | Event::Sealed) => {}
-                Ok(Event::Committed(_)) => break,
-                Ok(Event::Failed(reason)) => return Err(MicroError::refused(name, reason)),
-                Err(_) => return Err(MicroError::refused(name, "the commit thread ended")),
-            }
+    let journal = open(real_disk(directory)?)?.run(Arc::new(Reporter(events))).map_err(MicroError::io(recycled))?;
+    let waiting = Waiting { journal: &journal, received, entry };
+    let bytes = entry.payload.len() as u64;
+    let base = recycled_row("4KiB");
+
+    waiting.time(UNTIL_ZEROED)?;
+    let samples = waiting.time(sampler.operations())?;
+    sampler.add_under(NEW_SEGMENT, new_segment, bytes, Some(&base), samples);
+    if sampler.wants(recycled) {
+        for _ in 0..MIB_UNTIL_RECYCLED {
+            waiting.append(256)?;
+            recycle_sealed(&journal);
         }
-        samples.push(nanos(watch.elapsed()));
+        let samples = waiting.time(sampler.operations())?;
+        sampler.add_under(RECYCLED, recycled, bytes, Some(&base), samples);
     }
-    sampler.add(name, entry.payload.len() as u64, Some("disk/direct+dsync 4KiB fallocated"), samples);
     journal.close();
     Ok(())
+}
+
+/// An appender that waits for the commit thread.
+struct Waiting<'a> {
+    journal: &'a Journal,
+    received: mpsc::Receiver<Event>,
+    entry: &'a NewEntry,
+}
+
+impl Waiting<'_> {
+    /// Appends entries one after the other, each when the one before is durable; nanoseconds of each.
+    fn time(&self, operations: usize) -> Result<Vec<f64>, MicroError> {
+        let mut samples = Vec::new();
+        for _ in 0..operations {
+            let watch = Stopwatch::start();
+            self.append(1)?;
+            samples.push(nanos(watch.elapsed()));
+        }
+        Ok(samples)
+    }
+
+    /// Appends `count` entries together and returns when all are durable.
+    fn append(&self, count: usize) -> Result<(), MicroError> {
+        let refused = |why: &dyn std::fmt::Display| MicroError::refused("journal/append and wait", why);
+        for _ in 0..count {
+            self.journal.append(self.entry.clone()).map_err(|error| refused(&error))?;
+        }
+        let mut durable = 0;
+        while durable < count {
+            match self.received.recv() {
+                Ok(Event::Sealed) => {}
+                Ok(Event::Committed(entries)) => durable += entries,
+                Ok(Event::Failed(reason)) => return Err(refused(&reason)),
+                Err(_) => return Err(refused(&"the commit thread ended")),
+            }
+        }
+        Ok(())
+    }
 }

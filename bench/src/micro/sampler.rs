@@ -23,6 +23,9 @@ const SAMPLES_BEYOND_MIN: usize = 10;
 pub struct Row {
     /// `group/what size`.
     pub name: String,
+    /// What the name does not say and the number depends on, such as the kind of file that is written.
+    #[serde(default)]
+    pub conditions: Option<String>,
     /// Bytes that one operation moves, 0 when that means nothing.
     pub bytes: u64,
     /// Nanoseconds of one operation: the median of the samples.
@@ -104,7 +107,23 @@ impl<'a> Sampler<'a> {
     }
 
     /// Keeps a row whose operations were timed one by one, in nanoseconds.
-    pub fn add(&mut self, name: &str, bytes: u64, baseline: Option<&str>, mut samples: Vec<f64>) {
+    pub fn add(&mut self, name: &str, bytes: u64, baseline: Option<&str>, samples: Vec<f64>) {
+        self.keep(name, None, bytes, baseline, samples);
+    }
+
+    /// As [`Sampler::add`], for a row that needs its conditions told.
+    pub fn add_under(&mut self, conditions: &str, name: &str, bytes: u64, baseline: Option<&str>, samples: Vec<f64>) {
+        self.keep(name, Some(conditions), bytes, baseline, samples);
+    }
+
+    fn keep(
+        &mut self,
+        name: &str,
+        conditions: Option<&str>,
+        bytes: u64,
+        baseline: Option<&str>,
+        mut samples: Vec<f64>,
+    ) {
         samples.sort_by(f64::total_cmp);
         let (Some(min_ns), Some(max_ns)) = (samples.first().copied(), samples.last().copied()) else { return };
         let median_ns = samples[samples.len() / 2];
@@ -116,6 +135,7 @@ impl<'a> Sampler<'a> {
         });
         let row = Row {
             name: name.to_owned(),
+            conditions: conditions.map(str::to_owned),
             bytes,
             median_ns,
             min_ns,
@@ -161,7 +181,8 @@ pub fn line(row: &Row) -> String {
     };
     let span = format!("[{}..{}]", time_shown(row.min_ns), time_shown(row.max_ns));
     let tail = row.p99_ns.map_or(String::new(), |p99| format!("p99 {}", time_shown(p99)));
-    format!("{:<50} {:>10} {span:<24} {tail:<13} {rate:>12}  {ratio}", row.name, time_shown(row.median_ns))
+    let conditions = row.conditions.as_ref().map_or(String::new(), |conditions| format!("  ({conditions})"));
+    format!("{:<50} {:>10} {span:<24} {tail:<13} {rate:>12}  {ratio}{conditions}", row.name, time_shown(row.median_ns))
         .trim_end()
         .to_owned()
 }
@@ -192,13 +213,15 @@ mod tests {
         sampler.add("a/half rate", 200, Some("a/base"), vec![80.0]);
         sampler.add("a/twice as fast", 0, Some("a/base"), vec![10.0]);
         sampler.add("a/unknown base", 0, Some("none"), vec![10.0]);
+        sampler.add_under("a file of its own", "a/under conditions", 0, Some("a/base"), vec![20.0]);
         let rows = sampler.into_rows();
         assert_eq!(rows[0].median_ns, 20.0);
         assert_eq!(rows[1].ratio, Some(0.5));
         assert_eq!(rows[2].ratio, Some(2.0));
         assert_eq!((rows[3].ratio, rows[3].baseline.clone()), (None, None));
-        assert_eq!(heard, 4);
+        assert_eq!(heard, 5);
         assert!(line(&rows[1]).contains("50 % of a/base"));
+        assert!(line(&rows[4]).contains("100 % of a/base  (a file of its own)"), "{}", line(&rows[4]));
     }
 
     /// Catches: a p99 that is the slowest sample, one off by a rank, and one told of a handful of samples.
