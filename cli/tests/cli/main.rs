@@ -3,6 +3,7 @@
 mod cluster;
 mod exit_codes;
 mod following;
+mod founding;
 mod help;
 mod process;
 mod reload;

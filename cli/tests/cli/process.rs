@@ -56,27 +56,33 @@ impl Broker {
     pub(crate) fn start(directory: &Path) -> Self {
         let directory = directory.to_str().unwrap();
         let args = ["server", "--data-dir", directory, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-        Self::spawn(&args, "is ready after").0
+        Self::spawn(&args, &[], "is ready after").0
     }
 
-    /// The same with a configuration file.
+    /// A broker that is told everything by these arguments of `server` and these variables.
+    pub(crate) fn told(args: &[&str], variables: &[(&str, String)]) -> Self {
+        Self::spawn(&[&["server"], args].concat(), variables, "is ready after").0
+    }
+
+    /// As [`Broker::start`], with a configuration file.
     pub(crate) fn configured(directory: &Path, file: &Path) -> Self {
         let (directory, file) = (directory.to_str().unwrap(), file.to_str().unwrap());
         let addresses = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
         let args = [&["server", "--data-dir", directory, "--config", file][..], &addresses].concat();
-        Self::spawn(&args, "is ready after").0
+        Self::spawn(&args, &[], "is ready after").0
     }
 
     /// Starts `streambus dev` and waits until it has said everything; returns where it keeps its data.
     pub(crate) fn dev() -> (Self, PathBuf) {
-        let (broker, last) = Self::spawn(&["dev", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"], "data in ");
+        let (broker, last) = Self::spawn(&["dev", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"], &[], "data in ");
         let directory = last.strip_prefix("data in ").and_then(|rest| rest.split(',').next()).unwrap();
         (broker, PathBuf::from(directory))
     }
 
     /// Starts a broker and reads what it says until a line has `last` in it, which is returned.
-    fn spawn(args: &[&str], last: &str) -> (Self, String) {
-        let child = command(args).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    fn spawn(args: &[&str], variables: &[(&str, String)], last: &str) -> (Self, String) {
+        let variables = variables.iter().map(|(name, value)| (name, value));
+        let child = command(args).envs(variables).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         // Owned at once, so that a broker that does not become ready is ended too.
         let (saying, said) = mpsc::channel();
         let mut broker = Self { child, address: String::new(), said };
