@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Starts three brokers on this machine and prints what to try; Ctrl-C stops them in order. Data stays in DATA/broker-N, so
 # the next start is the same cluster. Usage: scripts/cluster.sh STREAMBUS_BINARY DATA [ADDRESS]
+# ADDRESS is one of this machine's, 127.0.0.1 unless it is said. The ports are always the same, so each cluster takes one of
+# its own: any in 127.0.0.0/8 will do.
 set -euo pipefail
 streambus=$1
 data=$2
@@ -29,7 +31,10 @@ for id in "${brokers[@]}"; do
 done
 for id in "${brokers[@]}"; do
     until curl -fs -o /dev/null "http://$(http "$id")/health/ready"; do
-        kill -0 "${process[$id]}" 2>/dev/null || { tail -n 20 "$data/broker-$id.log" >&2; exit 1; }
+        # Whichever has ended: the one that is waited for may wait for it.
+        for other in "${brokers[@]}"; do
+            kill -0 "${process[$other]}" 2>/dev/null || { tail -n 20 "$data/broker-$other.log" >&2; exit 1; }
+        done
         read -r -t 0.1 <> <(:) || true
     done
 done

@@ -276,7 +276,7 @@ impl Cluster {
 
     /// Starts one more process that claims to be broker `id` of this cluster, on `data` and addresses of its own.
     pub fn start_impostor(&self, id: u32, data: &Path) -> Impostor {
-        let addresses = Addresses::on(own_network(CLUSTERS.fetch_add(1, Ordering::Relaxed))(1));
+        let addresses = Addresses::on(own_address());
         let log = self.folder().join(format!("impostor-{id}.log"));
         let mut node = Node::new(id, addresses, data.to_owned(), log);
         let mut arguments = vec!["--cluster-listen".to_owned(), addresses.cluster.to_string()];
@@ -516,8 +516,13 @@ pub fn rack_of(id: u32) -> String {
     format!("rack-{id}")
 }
 
-/// Counts the clusters and impostors of this process.
+/// Counts the networks that this process has taken.
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
+/// A loopback address for brokers that the test itself does not start.
+pub fn own_address() -> Ipv4Addr {
+    own_network(CLUSTERS.fetch_add(1, Ordering::Relaxed))(1)
+}
 
 /// Loopback addresses that no other process of this machine is likely to use: all of 127/8 is this machine. From the
 /// process id and a running number; the last byte is the host.

@@ -1,5 +1,6 @@
 //! `make demo`: three brokers, a load, `kill -9` of a leader, and whether anything acknowledged was lost. The verdict is
-//! the checker's, not the story's.
+//! the checker's, not the story's. `STREAMBUS_DEMO_RATE` is how many records a second each of the two producers sends
+//! (1,000), `STREAMBUS_DEMO_SECONDS` how long they send before and after the fault (3).
 
 use std::time::Duration;
 
@@ -7,10 +8,12 @@ use streambus_tests::cluster::Options;
 use streambus_tests::load::LoadOptions;
 use streambus_tests::measure::recovery_us;
 use streambus_tests::run::Run;
+use streambus_tests::setting;
 
 fn main() {
-    let load =
-        LoadOptions { topic: "orders".to_owned(), partitions: 6, producers: 2, rate: 1_000, ..LoadOptions::default() };
+    let rate = u32::try_from(setting::number("STREAMBUS_DEMO_RATE", 1_000)).expect("records a second");
+    let pause = Duration::from_secs(setting::number("STREAMBUS_DEMO_SECONDS", 3));
+    let load = LoadOptions { topic: "orders".to_owned(), partitions: 6, producers: 2, rate, ..LoadOptions::default() };
     eprintln!("Three brokers on this machine, each with a disk folder of its own; producers wait for acks=all.\n");
     let mut run = Run::start("demo", &Options::default(), &load);
     for id in run.cluster.ids() {
@@ -18,7 +21,7 @@ fn main() {
         eprintln!("  broker {id}: clients {}, process {pid}", run.cluster.client_address(id));
     }
     eprintln!("  controller: broker {}; leaders: {}", run.controller(), shown(&run));
-    run.let_run(Duration::from_secs(3));
+    run.let_run(pause);
 
     let victim = run.leaders()[&0];
     eprintln!(
@@ -30,7 +33,7 @@ fn main() {
         eprintln!("             partition {partition} acknowledges again after {} ms", micros / 1_000);
     }
     eprintln!("\n  leaders now: {}", shown(&run));
-    run.let_run(Duration::from_secs(3));
+    run.let_run(pause);
 
     let back_us = run.cluster.recorder().fault(format!("broker {victim} is started again"));
     run.cluster.start_broker(victim);
