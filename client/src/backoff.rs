@@ -39,7 +39,8 @@ mod tests {
         fn grows_to_the_cap_and_stays_within_half_and_full(failures in 0u32..200, random: u64) {
             let backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
             let pause = backoff.pause(failures, random);
-            let full = Duration::from_millis(20).saturating_mul(1 << failures.saturating_sub(1).min(7)).min(Duration::from_secs(2));
+            let doubled = Duration::from_millis(20).saturating_mul(1 << failures.saturating_sub(1).min(7));
+            let full = doubled.min(Duration::from_secs(2));
             prop_assert!(pause >= full / 2 && pause <= full, "{pause:?} for {failures}, full {full:?}");
         }
     }

@@ -231,7 +231,10 @@ impl Shared {
         self.ended.cancel();
         let left = self.outbox.close();
         if !replies.is_empty() || !matches!(reason, CallError::Closed) {
-            tracing::debug!(broker = %self.broker, address = %self.address, in_flight = replies.len(), %reason, "connection ended");
+            tracing::debug!(
+                broker = %self.broker, address = %self.address, in_flight = replies.len(), %reason,
+                "connection ended"
+            );
         }
         for reply in replies {
             reply.give(Err(reason.clone().after_sending()));

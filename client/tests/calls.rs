@@ -135,8 +135,11 @@ proptest! {
 
     /// Catches a panic, a hang or an allocation bomb in everything that reads what a broker says.
     #[test]
-    fn random_bytes_end_every_call_in_time(answers in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 1..5)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    fn random_bytes_end_every_call_in_time(
+        answers in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 1..5),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let runtime = runtime.expect("a runtime");
         runtime.block_on(async {
             let cluster = Cluster::new(1);
             let client = cluster.client().await;

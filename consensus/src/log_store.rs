@@ -74,7 +74,10 @@ impl LogStore {
         }
         if let Some(vote) = vote {
             // What this disk has promised; the tests hold a broker to it.
-            tracing::info!(term = vote.leader_id.term, voted_for = %vote.leader_id.node_id, last, "the metadata's log is open");
+            tracing::info!(
+                term = vote.leader_id.term, voted_for = %vote.leader_id.node_id, last,
+                "the metadata's log is open"
+            );
         }
         Ok(Self { reader, flusher, last: last.max(purged) })
     }

@@ -1,7 +1,7 @@
 //! The state as rows of bytes: what the database holds and what a snapshot carries.
 //!
-//! Keys sort as: cluster, brokers, topics, partitions, nodes, removed brokers, deleted topics. One state has exactly one set of rows, so equal states have
-//! equal bytes.
+//! Keys sort as: cluster, brokers, topics, partitions, nodes, removed brokers, deleted topics. One state has exactly
+//! one set of rows, so equal states have equal bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -90,7 +90,10 @@ impl Drop for SnapshotSink {
     fn drop(&mut self) {
         // The received bytes stay readable through the handle; installing them writes them under their own name.
         if let Err(e) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), error = %e, "cannot remove a received snapshot's temporary file");
+            tracing::warn!(
+                path = %self.path.display(), error = %e,
+                "cannot remove a received snapshot's temporary file"
+            );
         }
     }
 }

@@ -481,7 +481,10 @@ proptest! {
         changed in some((id(), (epoch(), epoch()), (offset(), offset(), offset(), offset(), offset()), any::<u32>())),
         (forgotten, ends) in (some(id()), some((id(), epoch(), offset()))),
         outcomes in some(replicated()),
-        states in some((id(), outcome((offset(), offset(), offset(), any::<u64>(), some((offset(), offset())), some(replica()))))),
+        states in some((
+            id(),
+            outcome((offset(), offset(), offset(), any::<u64>(), some((offset(), offset())), some(replica()))),
+        )),
     ) {
         let (session, sequence, wait_ms, bytes_max) = numbers;
         let changed = changed.into_iter().map(|(id, (leader_epoch, last_fetched_epoch), ends, bytes_max)| {

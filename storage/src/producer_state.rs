@@ -1,12 +1,12 @@
 //! What one log remembers of idempotent producers, so that a retried batch is stored once (KIP-98). Pure.
 //!
-//! Per producer: its epoch, when it was last heard, and its last ten batches, of which the last five are judged by. Five,
-//! because a client keeps at most five batches in flight: a retry can only be of one of those. Ten, because a truncation
-//! takes away what is not committed, and with `acks=all` that is among the five in flight: those five that are then the
-//! last ones are still known, here and after every replay of the same journal. State changes only through [`ProducerTable::accept`],
-//! which the log calls after the append was accepted (KAFKA-6683) and which never refuses: replication and recovery
-//! replay decisions that were taken once (KAFKA-6003). It outlives the records that retention deletes (KAFKA-7190)
-//! and ends by silence.
+//! Per producer: its epoch, when it was last heard, and its last ten batches, of which the last five are judged by.
+//! Five, because a client keeps at most five batches in flight: a retry can only be of one of those. Ten, because a
+//! truncation takes away what is not committed, and with `acks=all` that is among the five in flight: those five that
+//! are then the last ones are still known, here and after every replay of the same journal. State changes only through
+//! [`ProducerTable::accept`], which the log calls after the append was accepted (KAFKA-6683) and which never refuses:
+//! replication and recovery replay decisions that were taken once (KAFKA-6003). It outlives the records that retention
+//! deletes (KAFKA-7190) and ends by silence.
 //!
 //! Truncation drops the batches above the new end. A producer that does not wait for `acks=all` may lose more than five
 //! by it: what is left of the ten is judged by. One of whom nothing is left keeps its epoch and may go on with any

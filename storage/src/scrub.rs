@@ -41,8 +41,8 @@ impl Store {
     /// Blocking.
     ///
     /// # Errors
-    /// [`ReadError::Journal`] when a segment's file does not open, and the next step goes on behind it; [`ReadError::Index`] when the index cannot tell whose
-    /// bytes are damaged, or is damaged itself.
+    /// [`ReadError::Journal`] when a segment's file does not open, and the next step goes on behind it;
+    /// [`ReadError::Index`] when the index cannot tell whose bytes are damaged, or is damaged itself.
     pub fn scrub_step(&self, budget_bytes: u64) -> Result<ScrubOutcome, ReadError> {
         let store = self.inner();
         let mut cursor = store.scrub.lock();
@@ -136,7 +136,10 @@ pub(crate) fn mark_recovered_damage(store: &Arc<StoreInner>, damaged: &[DamagedR
             next.map_or(Ok(()), |next| log.mark_unless_newer(range, entry.base, next))
         });
         if let Err(error) = looked {
-            tracing::warn!(log = %log.partition(), base = %entry.base, %error, "a damaged batch could not be looked at");
+            tracing::warn!(
+                log = %log.partition(), base = %entry.base, %error,
+                "a damaged batch could not be looked at"
+            );
         }
     }
 }

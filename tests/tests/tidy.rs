@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 /// Lines a source file may have before its tests; a longer one holds a noun that wants its own file.
 const FILE_LINES_MAX: usize = 600;
 
+/// Columns a comment may have, a table's rows apart: rustfmt breaks code and leaves comments as they are.
+const COMMENT_COLUMNS_MAX: usize = 128;
+
 /// Which crates of this workspace each crate may depend on (tests of a crate may use more). Imports point only down.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("planted", &[]),
@@ -167,6 +170,22 @@ fn every_file_says_what_it_is_and_stays_small() {
             problems.push(format!(
                 "{name}: {lines} lines before its tests, {FILE_LINES_MAX} are allowed: which noun wants its own file?"
             ));
+        }
+    }
+    report(problems);
+}
+
+#[test]
+fn comments_are_broken_into_lines() {
+    let mut problems = Vec::new();
+    for (name, text) in sources() {
+        for (number, line) in text.lines().enumerate() {
+            let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+            let is_row = comment.trim_start_matches(['/', '!']).trim_start().starts_with('|');
+            let columns = line.chars().count();
+            if columns > COMMENT_COLUMNS_MAX && !is_row {
+                problems.push(format!("{name}:{}: {columns} columns: break the comment at 120", number + 1));
+            }
         }
     }
     report(problems);

@@ -185,7 +185,10 @@ async fn register_again(task: &Heartbeats, epoch: BrokerEpoch) -> BrokerEpoch {
     match task.metadata.register_disk(directory, is_intact).await {
         Ok(new) => {
             if new != epoch {
-                tracing::warn!(was = %epoch, epoch = %new, "this broker was forgotten by the cluster and registered anew");
+                tracing::warn!(
+                    was = %epoch, epoch = %new,
+                    "this broker was forgotten by the cluster and registered anew"
+                );
                 task.local.registered(new);
                 task.replication.set(new);
             }

@@ -63,7 +63,10 @@ impl Link {
                 }
                 Err(why) => {
                     attempt = attempt.saturating_add(1);
-                    tracing::debug!(broker = %self.broker, lane = self.lane.as_str(), why = &*why, attempt, "no connection");
+                    tracing::debug!(
+                        broker = %self.broker, lane = self.lane.as_str(), why = &*why, attempt,
+                        "no connection"
+                    );
                     first.fail(Lost::NotSent(Arc::clone(&why)));
                     while let Ok(request) = queue.try_recv() {
                         request.fail(Lost::NotSent(Arc::clone(&why)));

@@ -29,9 +29,9 @@ const WRITE_STALL: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process has no file descriptor left: the next try would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `listener`, one of the machine's, until `shutdown` is cancelled; then takes no new connection, answers what has begun, closes what
-/// idles, and returns. What is still there after the request timeout is cut: a peer that reads slowly does not stall, and
-/// could make a stop wait for ever.
+/// Serves `listener`, one of the machine's, until `shutdown` is cancelled; then takes no new connection, answers what
+/// has begun, closes what idles, and returns. What is still there after the request timeout is cut: a peer that reads
+/// slowly does not stall, and could make a stop wait for ever.
 pub async fn serve(listener: Listener, state: Arc<HttpState>, shutdown: CancellationToken) {
     let places = Arc::new(Semaphore::new(usize::try_from(state.config.connections).unwrap_or(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();

@@ -163,7 +163,10 @@ impl Partition {
             }
             Realignment::RestartAt(at) => {
                 let durable = self.log.restart_at(at)?;
-                tracing::info!(partition = %self.id, %leader, from = %asked.fetch_offset, %at, "the log begins anew where the leader's does");
+                tracing::info!(
+                    partition = %self.id, %leader, from = %asked.fetch_offset, %at,
+                    "the log begins anew where the leader's does"
+                );
                 state.on_restarted(at);
                 durable
             }

@@ -326,14 +326,20 @@ impl Fetcher {
     fn say_unused(&self, id: PartitionId, error: &FollowError) {
         match Trouble::of(error) {
             None => {
-                tracing::warn!(partition = %id, leader = %self.leader, %error, "an answer of the leader was not used; asking again");
+                tracing::warn!(
+                    partition = %id, leader = %self.leader, %error,
+                    "an answer of the leader was not used; asking again"
+                );
             }
             // Every partition and every try would say the same.
             Some(trouble) if self.env.trouble.begins(trouble) => {
                 tracing::warn!(%error, "what is copied from leaders is not taken; trying again until it is");
             }
             Some(_) => {
-                tracing::debug!(partition = %id, leader = %self.leader, %error, "an answer of the leader was not used; asking again");
+                tracing::debug!(
+                    partition = %id, leader = %self.leader, %error,
+                    "an answer of the leader was not used; asking again"
+                );
             }
         }
     }

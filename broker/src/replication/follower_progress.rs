@@ -4,8 +4,8 @@
 //! log start  <=  durable end  <=  accepted end  <=  log end      of the follower, all as it said itself
 //!                (counts: sync)   (counts: async)   (what to send)
 //! ```
-//! A follower has caught up at a time when it has, by the end that counts, everything that the leader had at that time (rule I1,
-//! KAFKA-7152). Time is the monotonic clock's.
+//! A follower has caught up at a time when it has, by the end that counts, everything that the leader had at that time
+//! (rule I1, KAFKA-7152). Time is the monotonic clock's.
 
 use std::time::Duration;
 

@@ -125,7 +125,10 @@ fn log(id: PartitionId, change: &IsrChange, answer: &ChangeAnswer) {
     let isr: Vec<u32> = change.isr.iter().map(|member| member.broker.get()).collect();
     match answer {
         ChangeAnswer::Applied(version) => {
-            tracing::info!(partition = %id, ?isr, partition_epoch = %version.partition_epoch, "the in-sync set changed");
+            tracing::info!(
+                partition = %id, ?isr, partition_epoch = %version.partition_epoch,
+                "the in-sync set changed"
+            );
         }
         ChangeAnswer::NotApplied | ChangeAnswer::Superseded | ChangeAnswer::Unknown => {
             tracing::debug!(partition = %id, ?isr, ?answer, "a change of the in-sync set was not confirmed");

@@ -121,7 +121,8 @@ impl RunningServer {
         ended.unwrap_or_else(|_| self.lifecycle.get())
     }
 
-    /// Hands over to other brokers, stops accepting, answers what is in flight for at most `grace`, cuts what is left, and closes everything.
+    /// Hands over to other brokers, stops accepting, answers what is in flight for at most `grace`, cuts what is left,
+    /// and closes everything.
     ///
     /// # Errors
     /// The first thing that was not orderly. The broker is stopped whatever is returned.

@@ -73,8 +73,8 @@ impl AssignmentService {
     ///
     /// # Errors
     /// `UNKNOWN_TOPIC`, `UNKNOWN_PARTITION`; `INVALID_ASSIGNMENT` for a list that is no set of registered brokers;
-    /// `INVALID_REQUEST` for a limit on no move; `NO_REASSIGNMENT` when there is no move to stop; `NOT_ENOUGH_REPLICAS` when too few of the former replicas are in
-    /// sync to go back to them; those of a metadata change.
+    /// `INVALID_REQUEST` for a limit on no move; `NO_REASSIGNMENT` when there is no move to stop; `NOT_ENOUGH_REPLICAS`
+    /// when too few of the former replicas are in sync to go back to them; those of a metadata change.
     pub async fn reassign(&self, request: ReassignRequest, deadline: Deadline) -> Result<ReassignResponse, ErrorBody> {
         let id = self.partition(&request.topic, request.partition, deadline).await?;
         let command = match request.replicas {

@@ -109,7 +109,8 @@ pub struct ProduceBenchArgs {
     #[arg(short = 'n', long, default_value_t = 1_000_000, value_name = "N")]
     pub records: u64,
     /// Records that each client keeps in flight
-    #[arg(long, default_value_t = IN_FLIGHT_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "N")]
+    #[arg(long, default_value_t = IN_FLIGHT_DEFAULT, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub in_flight: u32,
     /// A fixed rate of all clients together, records a second; latency then counts from when a record was due
     #[arg(short, long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
@@ -140,7 +141,8 @@ pub struct TailBenchArgs {
     #[command(flatten)]
     pub send: SendArgs,
     /// Records to write; with what batches add they must fit into the broker's `storage.tail_cache_bytes`
-    #[arg(short = 'n', long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
+    #[arg(short = 'n', long, default_value_t = 200_000, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub records: u64,
     /// How often to read them
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]

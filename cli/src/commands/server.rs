@@ -197,7 +197,9 @@ pub fn serve(
         let mut signals = Signals::listen()?;
         let elapsed = Elapsed::start();
         let server = tokio::select! {
-            started = Server::start(config, BrokerEnv::system()) => started.map_err(|error| Failure::failed(error.to_string()))?,
+            started = Server::start(config, BrokerEnv::system()) => {
+                started.map_err(|error| Failure::failed(error.to_string()))?
+            }
             // Recovery only reads and appends: giving it up leaves nothing that the next start cannot handle.
             () = signals.stop() => return Ok(Exit::Ok),
         };

@@ -451,7 +451,8 @@ proptest! {
                 if let Some(before) = change.before {
                     prop_assert!(change.after.partition_epoch > before.partition_epoch);
                     prop_assert!(change.after.leader_epoch >= before.leader_epoch);
-                    prop_assert!(change.after.leader == before.leader || change.after.leader_epoch > before.leader_epoch);
+                    let is_led_as_before = change.after.leader == before.leader;
+                    prop_assert!(is_led_as_before || change.after.leader_epoch > before.leader_epoch);
                 }
             }
         }

@@ -286,8 +286,9 @@ mod tests {
         assert!(error.contains("damaged") && error.contains("restore"), "{error}");
     }
 
-    /// Catches: a start on a damaged table, above all on one whose list of deleted ranges is damaged, which RocksDB passes
-    /// over: what was deleted would be back. And a start that takes what a crash has left for a table, or after which none is ever merged.
+    /// Catches: a start on a damaged table, above all on one whose list of deleted ranges is damaged, which RocksDB
+    /// passes over: what was deleted would be back. And a start that takes what a crash has left for a table, or after
+    /// which none is ever merged.
     #[test]
     fn a_database_with_a_damaged_table_is_refused_and_the_file_named() {
         let folder = tempfile::tempdir().unwrap();

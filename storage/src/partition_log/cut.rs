@@ -42,9 +42,10 @@ impl PartitionLog {
         Ok((before, durable))
     }
 
-    /// Drops the whole log and goes on at `at`: above its end, when the leader has nothing older, or below its start, when an
-    /// unclean leader has nothing so new (rule F6 of the replication specification). Epochs and producers start anew. Until the restart is on stable storage the durable
-    /// end stays where it was, or falls to the new start: a crash before brings the old log back. May read the index.
+    /// Drops the whole log and goes on at `at`: above its end, when the leader has nothing older, or below its start,
+    /// when an unclean leader has nothing so new (rule F6 of the replication specification). Epochs and producers start
+    /// anew. Until the restart is on stable storage the durable end stays where it was, or falls to the new start: a
+    /// crash before brings the old log back. May read the index.
     ///
     /// # Errors
     /// [`StoreError::OutOfRange`] from the log start to its end: trim or truncate is meant then.

@@ -36,8 +36,9 @@ pub struct RetentionOutcome {
 }
 
 impl Store {
-    /// Applies every log's retention as of `now`, forgets silent producers and recycles dead segments; logs that are held
-    /// ([`PartitionLog::hold`]) stay as they are. Blocking: reads the index. Works on a full disk; does nothing once durability was lost.
+    /// Applies every log's retention as of `now`, forgets silent producers and recycles dead segments; logs that are
+    /// held ([`PartitionLog::hold`]) stay as they are. Blocking: reads the index. Works on a full disk; does nothing
+    /// once durability was lost.
     ///
     /// A panic in it is noted in the status and counts as a failure; the next pass tries again.
     pub fn apply_retention(&self, now: Timestamp) -> RetentionOutcome {

@@ -14,7 +14,8 @@ pub struct AlterArgs {
     /// The topic
     pub name: String,
     /// A setting and its new value; repeatable
-    #[arg(short, long, alias = "set", value_parser = key_value, value_name = "KEY=VALUE", required_unless_present = "unset")]
+    #[arg(short, long, alias = "set", value_parser = key_value, value_name = "KEY=VALUE")]
+    #[arg(required_unless_present = "unset")]
     pub config: Vec<(String, String)>,
     /// A setting that returns to its default; repeatable
     #[arg(long, alias = "remove", value_name = "KEY")]

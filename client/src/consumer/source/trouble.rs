@@ -193,7 +193,10 @@ impl Source {
     /// Goes on elsewhere, as the application wants it, and tells it.
     fn reset(&mut self, place: usize, to: Offset, ends: Ends) {
         let Some(slot) = self.slots.get_mut(place) else { return };
-        tracing::warn!(at = %slot.at, offset = %slot.next, %to, "the offset is not in the log, reading goes on elsewhere");
+        tracing::warn!(
+            at = %slot.at, offset = %slot.next, %to,
+            "the offset is not in the log, reading goes on elsewhere"
+        );
         (slot.next, slot.beyond, slot.failures) = (to, 0, 0);
         slot.state = SlotState::Waiting(Instant::now());
         let _ = self.output.send(Delivered::Moved { slot: place, generation: slot.generation, to, ends });
