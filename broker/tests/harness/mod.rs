@@ -179,6 +179,24 @@ impl TestClient {
         self.response(correlation).await
     }
 
+    /// Sends one byte after the other, each when the broker has let some time pass without closing the connection, until
+    /// it does; returns how many it took.
+    pub(crate) async fn trickle(&mut self) -> usize {
+        within(async {
+            let mut sent = 0;
+            loop {
+                match tokio::time::timeout(Duration::from_millis(10), self.receive()).await {
+                    Ok(None) => return sent,
+                    Ok(Some(frame)) => panic!("half a frame has an answer: {frame:?}"),
+                    // Closed since, which the next look says.
+                    Err(_) if self.stream.write_all(&[0]).await.is_err() => return sent,
+                    Err(_) => sent += 1,
+                }
+            }
+        })
+        .await
+    }
+
     pub(crate) async fn expect_end(&mut self) {
         assert!(self.receive().await.is_none(), "the broker should have closed the connection");
     }

@@ -180,6 +180,17 @@ async fn a_silent_client_is_closed_at_the_handshake_deadline() {
 
 // Catches a minimum rate that each byte renews: such a client would hold its frame's budget for ever.
 #[tokio::test]
+async fn a_frame_that_trickles_in_is_cut() {
+    let broker = TestBroker::start_with(|config| config.limits.slow_client_grace = Duration::from_millis(500)).await;
+    let mut client = broker.client().await;
+    client.send_bytes(&(1_u32 << 20).to_le_bytes()).await;
+    assert!(client.trickle().await > 0, "it was cut before it was slow");
+    still_serves(&broker).await;
+    broker.stop().await.expect("an orderly stop");
+}
+
+// Catches a broker that waits for ever for the rest of a frame.
+#[tokio::test]
 async fn a_frame_that_stops_arriving_is_cut() {
     let broker = TestBroker::start_with(|config| config.limits.slow_client_grace = Duration::from_millis(100)).await;
     let mut client = broker.client().await;

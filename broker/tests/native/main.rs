@@ -9,5 +9,6 @@ mod compression;
 mod hostile;
 mod limits;
 mod produce_fetch;
+mod retention;
 mod storage_faults;
 mod subscribe;
