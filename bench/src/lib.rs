@@ -9,6 +9,8 @@
 //! `stopwatch`, `cpu` and `machine` are the adapters that read clocks and ask the kernel; `integrity`, `census`, `limits`,
 //! `stamp`, `latency` and `report` are pure.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 mod bits;
 pub mod census;
 pub mod cpu;

@@ -6,6 +6,8 @@
 //! This crate must never know how the disk works inside (`streambus_storage` does) or how Raft works
 //! (`streambus_consensus` does).
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -7,6 +7,8 @@
 //! record is placed or when it is durable is for the crates below it. `format`, `instant` and `suggest` are pure;
 //! `terminal`, `clock` and `program` are the adapters to the outside.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 pub mod allocator;
 pub mod args;
 pub mod clock;

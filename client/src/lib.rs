@@ -57,7 +57,7 @@
 //! This crate must never know any crate of the server; it depends on `streambus-protocol` alone. Monotonic time is
 //! tokio's, which a simulation can pause; wall-clock time, randomness and the network are in [`environment`].
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::indexing_slicing))]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 mod admin;
 mod backoff;

@@ -6,6 +6,8 @@
 //!
 //! This crate must never know record batches, client connections, sockets, or how a partition's log is stored.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 pub mod blocking;
 pub mod cluster_state;
 pub mod command;

@@ -7,6 +7,8 @@
 //!
 //! This crate knows no other crate, and reads no environment: whoever plants a defect says so.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 #[cfg(feature = "armed")]
 mod armed;
 

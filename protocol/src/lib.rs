@@ -6,6 +6,7 @@
 //! This crate must never know sockets, tokio, clocks, files or any other crate of this workspace.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
 
 pub mod api;
 pub mod batch;

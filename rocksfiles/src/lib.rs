@@ -6,6 +6,8 @@
 //!
 //! This crate must never know what is kept in a database, nor open one: it reads bytes.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};

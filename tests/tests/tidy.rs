@@ -158,6 +158,20 @@ fn every_crate_takes_the_workspace_lints() {
     report(problems);
 }
 
+/// Bytes of wires, disks and configurations come from elsewhere: what they lack is an error, and no panic without a word.
+#[test]
+fn libraries_do_not_unwrap() {
+    let rule = "#![cfg_attr(not(test), deny(clippy::unwrap_used))]";
+    let mut problems = Vec::new();
+    for (folder, _) in MAY_IMPORT.iter().filter(|(folder, _)| *folder != "tests") {
+        let text = std::fs::read_to_string(root().join(folder).join("src/lib.rs")).expect("a library");
+        if !text.lines().any(|line| line == rule) {
+            problems.push(format!("{folder}/src/lib.rs: add {rule}"));
+        }
+    }
+    report(problems);
+}
+
 #[test]
 fn every_file_says_what_it_is_and_stays_small() {
     let mut problems = Vec::new();
