@@ -6,7 +6,7 @@
 //!
 //! This crate must never know record batches, client connections, sockets, or how a partition's log is stored.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod blocking;
 pub mod cluster_state;

@@ -108,9 +108,10 @@ macro_rules! uuid_id {
                     return Err(IdError::NotAUuid(text.chars().take(64).collect()));
                 }
                 let mut bytes = [0; 16];
-                for (slot, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-                    let digit = |b: u8| (b as char).to_digit(16);
-                    let (Some(high), Some(low)) = (digit(pair[0]), digit(pair[1])) else {
+                let (pairs, _) = hex.as_chunks::<2>();
+                for (slot, [high, low]) in bytes.iter_mut().zip(pairs) {
+                    let digit = |b: &u8| (*b as char).to_digit(16);
+                    let (Some(high), Some(low)) = (digit(high), digit(low)) else {
                         return Err(IdError::NotAUuid(text.chars().take(64).collect()));
                     };
                     *slot = (high * 16 + low) as u8;

@@ -6,7 +6,7 @@
 //! This crate must never know sockets, tokio, clocks, files or any other crate of this workspace.
 
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod api;
 pub mod batch;

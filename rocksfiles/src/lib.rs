@@ -6,7 +6,7 @@
 //!
 //! This crate must never know what is kept in a database, nor open one: it reads bytes.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 use std::fs;
 use std::io;

@@ -161,12 +161,12 @@ fn every_crate_takes_the_workspace_lints() {
 /// Bytes of wires, disks and configurations come from elsewhere: what they lack is an error, and no panic without a word.
 #[test]
 fn libraries_do_not_unwrap() {
-    let rule = "#![cfg_attr(not(test), deny(clippy::unwrap_used))]";
+    let rule = "#![cfg_attr(not(test), deny(clippy::unwrap_used";
     let mut problems = Vec::new();
     for (folder, _) in MAY_IMPORT.iter().filter(|(folder, _)| *folder != "tests") {
         let text = std::fs::read_to_string(root().join(folder).join("src/lib.rs")).expect("a library");
-        if !text.lines().any(|line| line == rule) {
-            problems.push(format!("{folder}/src/lib.rs: add {rule}"));
+        if !text.lines().any(|line| line.starts_with(rule)) {
+            problems.push(format!("{folder}/src/lib.rs: add {rule}))]"));
         }
     }
     report(problems);
