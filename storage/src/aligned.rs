@@ -20,6 +20,7 @@ pub struct AlignedBuffer {
     capacity: usize,
 }
 
+#[allow(clippy::indexing_slicing, reason = "our own memory: out of range is a mistake of this file, not of a disk")]
 impl AlignedBuffer {
     /// A zeroed buffer of at least `bytes`, rounded up to whole blocks.
     pub fn zeroed(bytes: usize) -> Self {

@@ -7,7 +7,7 @@
 //! This crate must never know Raft, requests, connections or replication. Time, randomness and the disk are
 //! constructor arguments; the adapters that touch the outside are `disk::real`, `clock` and `journal::thread`.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 pub mod aligned;
 pub mod clock;

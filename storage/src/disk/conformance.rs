@@ -3,6 +3,8 @@
 //! What only a loss of power can show (rules 2 and 3) is checked where power can be lost: in
 //! [`faulty`](super::faulty)'s own tests.
 
+#![allow(clippy::indexing_slicing, reason = "a panic is how a specification says that it is broken")]
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 

@@ -135,7 +135,7 @@ impl IndexStore for RocksIndex {
                         batch.delete(key);
                         ControlFlow::Continue(())
                     })?;
-                    for earlier in &changes[..position] {
+                    for earlier in changes.iter().take(position) {
                         if let Change::Put { key, .. } = earlier
                             && (from..to).contains(&key)
                         {

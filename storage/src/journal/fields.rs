@@ -57,6 +57,7 @@ pub(crate) struct FieldsMut<const N: usize> {
     used: usize,
 }
 
+#[allow(clippy::indexing_slicing, reason = "our own memory: out of range is a mistake of this file, not of a disk")]
 impl<const N: usize> FieldsMut<N> {
     pub(crate) fn new() -> Self {
         Self { bytes: [0; N], used: 0 }

@@ -19,6 +19,7 @@ pub(crate) struct Group {
     bytes: usize,
 }
 
+#[allow(clippy::indexing_slicing, reason = "our own memory: out of range is a mistake of this file, not of a disk")]
 impl Group {
     /// An empty group that usually holds `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {

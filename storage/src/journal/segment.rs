@@ -87,6 +87,7 @@ pub enum HeaderBlock {
 
 impl SegmentHeader {
     /// The whole block.
+    #[allow(clippy::indexing_slicing, reason = "our own memory: out of range is a mistake of this file, not of a disk")]
     pub fn encode(&self) -> [u8; BLOCK_BYTES] {
         let mut out = FieldsMut::<BLOCK_BYTES>::new();
         out.put(&SEGMENT_MAGIC);
