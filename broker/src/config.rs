@@ -114,6 +114,10 @@ pub struct ClusterConfig {
     pub session_timeout: Duration,
     /// How often this broker is heard of.
     pub heartbeat_interval: Duration,
+    /// Changes of the metadata between two snapshots of it.
+    pub metadata_snapshot_changes: u32,
+    /// Changes of the metadata kept behind a snapshot, for brokers that were away.
+    pub metadata_kept_changes: u32,
 }
 
 impl ClusterConfig {
@@ -134,6 +138,8 @@ impl Default for ClusterConfig {
             peers: Peers::default(),
             session_timeout: Duration::from_secs(2),
             heartbeat_interval: Duration::from_millis(250),
+            metadata_snapshot_changes: 10_000,
+            metadata_kept_changes: 20_000,
         }
     }
 }

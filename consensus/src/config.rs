@@ -16,6 +16,8 @@ pub(crate) const METADATA_DIRECTORY: &str = "metadata";
 pub(crate) const DATABASE_DIRECTORY: &str = "db";
 /// The folder of its snapshots, within.
 pub(crate) const SNAPSHOT_DIRECTORY: &str = "snapshots";
+/// Entries of the log that go together at most, once a snapshot holds them.
+const PURGED_TOGETHER_MAX: u64 = 256;
 
 /// A metadata node's configuration.
 #[derive(Clone, Debug)]
@@ -155,7 +157,8 @@ impl Tuning {
             max_in_snapshot_log_to_keep: self.kept_entries,
             // A lag above this is cured by a snapshot; below the snapshot interval that would never end.
             replication_lag_threshold: self.kept_entries.max(self.snapshot_entries.saturating_mul(2)),
-            purge_batch_size: 256,
+            // Whole batches are let go; one larger than a snapshot's entries would keep many more than it was told.
+            purge_batch_size: self.snapshot_entries.clamp(1, PURGED_TOGETHER_MAX),
             // Reads are also limited by bytes; this bounds the entries of one request.
             max_payload_entries: 256,
             // Lets a better connected majority elect while this leader cannot reach a quorum.
@@ -190,5 +193,15 @@ mod tests {
         assert_eq!(config.allow_log_reversion, Some(false));
         assert!(config.replication_lag_threshold > 10_000);
         assert!(config.install_snapshot_timeout >= 10_000);
+    }
+
+    /// Catches: a log that stays far longer than an operator asked for, because it only goes in large pieces.
+    #[test]
+    fn few_entries_between_snapshots_are_let_go_a_few_at_a_time() {
+        let purged_together = |snapshot_entries| {
+            let tuning = Tuning { snapshot_entries, ..Tuning::default() };
+            tuning.raft_config().unwrap().purge_batch_size
+        };
+        assert_eq!([0, 10, 10_000].map(purged_together), [1, 10, PURGED_TOGETHER_MAX]);
     }
 }

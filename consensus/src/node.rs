@@ -41,6 +41,7 @@ use crate::outcome::Outcome;
 use crate::outcome_board::OutcomeBoard;
 use crate::peer_door::PeerDoor;
 use crate::peer_service::PeerService;
+use crate::snapshot::SnapshotCounts;
 use crate::types::{Raft, RaftId, TypeConfig};
 
 /// How long a stop waits for the database to close.
@@ -119,6 +120,16 @@ pub struct MetadataStatus {
     pub is_leader: bool,
     /// Every node of the Raft group.
     pub nodes: Vec<NodeStatus>,
+    /// The term of the vote that is on this node's disk.
+    pub voted_term: u64,
+    /// Index of the last entry in this node's log, also before it is on the disk.
+    pub last_index: u64,
+    /// Index of the last entry in this node's newest snapshot; zero before the first.
+    pub snapshot_index: u64,
+    /// Index of the last entry that this node's log has let go, because a snapshot holds it; zero before the first.
+    pub purged_index: u64,
+    /// Snapshots since this node was started.
+    pub snapshots: SnapshotCounts,
 }
 
 impl MetadataNode {
@@ -147,6 +158,11 @@ impl MetadataNode {
             leader: metrics.current_leader.as_ref().and_then(node),
             is_leader: metrics.state.is_leader(),
             nodes: self.inner.nodes(),
+            voted_term: metrics.vote.leader_id.term,
+            last_index: metrics.last_log_index.unwrap_or(0),
+            snapshot_index: metrics.snapshot.as_ref().map_or(0, |id| id.index),
+            purged_index: metrics.purged.as_ref().map_or(0, |id| id.index),
+            snapshots: self.inner.peers.snapshots.made(),
         }
     }
 

@@ -109,6 +109,16 @@ pub(crate) struct SnapshotStore {
 struct Slot {
     current: Option<(SnapshotMeta, SnapshotFile)>,
     partials: u64,
+    made: SnapshotCounts,
+}
+
+/// Snapshots since a node was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotCounts {
+    /// Those it wrote of its own state.
+    pub built: u64,
+    /// Those it took from a controller, because the log no longer held what it lacked.
+    pub installed: u64,
 }
 
 impl SnapshotStore {
@@ -136,13 +146,23 @@ impl SnapshotStore {
             }
         }
         let current = newest.map(|(_, meta, file)| (meta, file));
-        Ok(Self { directory: directory.to_path_buf(), slot: Mutex::new(Slot { current, partials: 0 }) })
+        Ok(Self { directory: directory.to_path_buf(), slot: Mutex::new(Slot { current, ..Slot::default() }) })
     }
 
     /// The current snapshot.
     pub(crate) fn current(&self) -> Option<Snapshot> {
         let slot = self.slot.lock();
         slot.current.as_ref().map(|(meta, file)| Snapshot { meta: meta.clone(), snapshot: file.clone() })
+    }
+
+    /// Index of the last entry in the current snapshot; zero before the first.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.slot.lock().current.as_ref().and_then(|(meta, _)| meta.last_log_id.as_ref()).map_or(0, |last| last.index)
+    }
+
+    /// How many were made current.
+    pub(crate) fn made(&self) -> SnapshotCounts {
+        self.slot.lock().made
     }
 
     /// Somewhere to write a snapshot that arrives from a peer. Blocking.
@@ -153,7 +173,9 @@ impl SnapshotStore {
 
     /// Writes `state` as a snapshot and makes it current, unless a newer one is. Blocking.
     pub(crate) fn save(&self, meta: &SnapshotMeta, state: &ClusterState) -> io::Result<Snapshot> {
-        self.save_bytes(meta, &encode(meta, state))
+        let snapshot = self.save_bytes(meta, &encode(meta, state))?;
+        self.slot.lock().made.built += 1;
+        Ok(snapshot)
     }
 
     /// Verifies a received snapshot, makes it durable and current, and returns its state. Blocking.
@@ -163,7 +185,10 @@ impl SnapshotStore {
         if found != *meta {
             return Err(io::Error::other(format!("a snapshot of {found} was announced as {meta}")));
         }
+        // Its own one, at a start after a crash between the two steps of installing it, came earlier.
+        let is_own = self.slot.lock().current.as_ref().is_some_and(|(current, _)| current == meta);
         self.save_bytes(meta, &bytes)?;
+        self.slot.lock().made.installed += u64::from(!is_own);
         Ok(state)
     }
 

@@ -92,6 +92,23 @@ pub(super) static SETTINGS: &[Setting] = &[
         doc: "How often this broker says that it is there. At most a third of `cluster.session_timeout`.",
     },
     Setting {
+        key: "cluster.metadata_snapshot_changes",
+        kind: Kind::Count { min: 10, max: 10_000_000, slot: |c| &mut c.cluster.metadata_snapshot_changes },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "After so many changes of the cluster's metadata (topics, leaders, replicas in sync, brokers) this broker writes \
+              all of it as a snapshot, which the log of changes then need not hold. Fewer mean a smaller log and more \
+              writing.",
+    },
+    Setting {
+        key: "cluster.metadata_kept_changes",
+        kind: Kind::Count { min: 0, max: 10_000_000, slot: |c| &mut c.cluster.metadata_kept_changes },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "Changes of the metadata that stay in the log although a snapshot holds them. A broker that was away for more is \
+              sent the whole snapshot by the controller instead of what it missed.",
+    },
+    Setting {
         key: "replication.fetch_bytes",
         kind: Kind::Bytes { min: 64 * KIB, max: 4 * MIB, slot: |c| &mut c.replication.fetch_bytes },
         flag: None,

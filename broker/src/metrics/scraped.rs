@@ -132,6 +132,26 @@ fn cluster(into: &mut Families, now: &ClusterSnapshot) {
     );
     into.gauge("streambus_metadata_term", "The metadata's Raft term.", number(now.term));
     into.gauge("streambus_metadata_applied_index", "The last metadata change applied here.", number(now.applied));
+    into.gauge(
+        "streambus_metadata_snapshot_index",
+        "The last metadata change in the newest snapshot here.",
+        number(now.snapshot),
+    );
+    into.gauge(
+        "streambus_metadata_purged_index",
+        "The last metadata change that the log here has let go.",
+        number(now.purged),
+    );
+    into.counter(
+        "streambus_metadata_snapshots_built_total",
+        "Metadata snapshots written here.",
+        number(now.snapshots_built),
+    );
+    into.counter(
+        "streambus_metadata_snapshots_installed_total",
+        "Metadata snapshots taken from the controller instead of the changes missed.",
+        number(now.snapshots_installed),
+    );
     into.gauge("streambus_controller", "1 when this broker is the controller.", flag(now.is_controller));
 }
 

@@ -30,6 +30,14 @@ pub struct ClusterSnapshot {
     pub term: u64,
     /// The last metadata change applied here.
     pub applied: u64,
+    /// The last metadata change in this broker's newest snapshot of it.
+    pub snapshot: u64,
+    /// The last metadata change that this broker's log has let go.
+    pub purged: u64,
+    /// Metadata snapshots this broker has written, since its process started.
+    pub snapshots_built: u64,
+    /// Metadata snapshots this broker was given instead of the changes it lacked, since its process started.
+    pub snapshots_installed: u64,
     /// Whether this broker is the controller.
     pub is_controller: bool,
 }

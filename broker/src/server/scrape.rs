@@ -77,6 +77,10 @@ fn cluster(directory: &Directory) -> ClusterSnapshot {
         partitions: image.partition_count(),
         term: status.term,
         applied: image.applied,
+        snapshot: status.snapshot_index,
+        purged: status.purged_index,
+        snapshots_built: status.snapshots.built,
+        snapshots_installed: status.snapshots.installed,
         is_controller: status.is_leader,
         ..ClusterSnapshot::default()
     };

@@ -185,7 +185,10 @@ impl Parts {
         let endpoint = BrokerEndpoint { id: self.config.broker.id, host: advertised.host, port: advertised.port, rack };
         let mut consensus = ConsensusConfig::alone(self.config.storage.data_dir.clone(), endpoint);
         consensus.version = SOFTWARE_VERSION.to_owned();
-        consensus.tuning.session = self.config.cluster.session_timeout;
+        let cluster = &self.config.cluster;
+        consensus.tuning.session = cluster.session_timeout;
+        consensus.tuning.snapshot_entries = u64::from(cluster.metadata_snapshot_changes);
+        consensus.tuning.kept_entries = u64::from(cluster.metadata_kept_changes);
         let random = Arc::clone(&self.env.random);
         let draw = move || random.next_id();
         let metadata = match &self.peers {

@@ -103,4 +103,8 @@ fn received_snapshot_must_be_the_announced_one() {
     assert!(store.adopt(&meta(5), &receive(&good[..good.len() - 1])).is_err());
     assert_eq!(store.adopt(&meta(5), &receive(&good)).unwrap(), state(5));
     assert_eq!(files(directory.path()).len(), 1, "received files do not stay");
+    // What a start does with the one that a crash kept it from installing.
+    let again = store.current().unwrap();
+    store.adopt(&again.meta, &again.snapshot).unwrap();
+    assert_eq!((store.made(), store.last_index()), (SnapshotCounts { built: 0, installed: 1 }, 5));
 }
