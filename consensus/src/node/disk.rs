@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use streambus_protocol::ids::{BrokerId, ClusterId, DirectoryId};
 
-use crate::config::DATABASE_DIRECTORY;
+use crate::config::{DATABASE_DIRECTORY, SNAPSHOT_DIRECTORY};
 use crate::database::{BeforeSync, Database, DatabaseSource, Family};
 use crate::error::StartError;
 use crate::identity::{Identity, IdentityError, MARK, Phase, seal_mark, unseal_mark};
 use crate::log_store::LogStore;
+use crate::snapshot::SnapshotStore;
 use crate::state_machine::stored_position;
 use crate::types::RaftId;
 
@@ -20,6 +21,7 @@ pub(super) struct Disk {
     pub(super) path: PathBuf,
     pub(super) database: Arc<Database>,
     pub(super) log: LogStore,
+    pub(super) snapshots: Arc<SnapshotStore>,
 }
 
 /// What a metadata directory holds, after it was found to be in order.
@@ -59,7 +61,8 @@ impl Disk {
         let stored = Identity::read(path)?;
         let database = Arc::new(Database::open_in(source, &path.join(DATABASE_DIRECTORY))?);
         let log = LogStore::open(Arc::clone(&database), before_sync).map_err(StartError::Storage)?;
-        let disk = Self { path: path.to_path_buf(), database, log };
+        let snapshots = SnapshotStore::open(&path.join(SNAPSHOT_DIRECTORY)).map_err(StartError::Storage)?;
+        let disk = Self { path: path.to_path_buf(), database, log, snapshots: Arc::new(snapshots) };
         let mark = disk.mark()?;
         let file = Identity::file(path);
         let content = match (stored, mark) {
@@ -78,6 +81,12 @@ impl Disk {
             (None, None) => Content::Empty,
         };
         Ok((disk, content))
+    }
+
+    /// Index of the last entry that this disk has: in its log, or in a snapshot that a crash left ahead of the log. A
+    /// snapshot that was taken is durable before that is said, the log that it replaces some time later.
+    pub(super) fn last_index(&self) -> u64 {
+        self.log.last_index().max(self.snapshots.last_index())
     }
 
     /// Every node of the Raft group, as the newest log entry here that names them says; empty before the first.

@@ -133,7 +133,7 @@ impl Neighbours {
             self.wait_for_company(identity).await?;
         }
         self.door.stand(Standing::Member(identity.cluster_id));
-        let mine = described(identity, disk.log.last_index());
+        let mine = described(identity, disk.last_index());
         let answers = self.ask_all(Some(mine)).await;
         self.check_cluster(identity, &answers)?;
         for (broker, answer) in answers {

@@ -14,7 +14,7 @@ use super::disk::{Content, Disk};
 use super::settle::Neighbours;
 use super::{ConsensusEnv, Inner, MetadataNode};
 use crate::command::{Command, Incarnation};
-use crate::config::{ConsensusConfig, SNAPSHOT_DIRECTORY};
+use crate::config::ConsensusConfig;
 use crate::error::{ProposeError, StartError, UnknownOutcome};
 use crate::founding::StartPhase;
 use crate::hello::Standing;
@@ -23,7 +23,6 @@ use crate::last_heard::LastHeard;
 use crate::network::{AddressBook, Network};
 use crate::outcome_board::OutcomeBoard;
 use crate::peer_service::PeerService;
-use crate::snapshot::SnapshotStore;
 use crate::state_machine::StateMachine;
 use crate::types::{Raft, RaftId, RaftNode};
 
@@ -67,8 +66,7 @@ impl MetadataNode {
         disk: Disk,
     ) -> Result<Arc<Inner>, StartError> {
         let raft_config = Arc::new(config.tuning.raft_config()?);
-        let Disk { path, database, log } = disk;
-        let snapshots = Arc::new(SnapshotStore::open(&path.join(SNAPSHOT_DIRECTORY)).map_err(StartError::Storage)?);
+        let Disk { database, log, snapshots, .. } = disk;
         let closed = database.watch_closed();
         let outcomes = OutcomeBoard::default();
         let state =

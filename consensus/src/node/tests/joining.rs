@@ -240,6 +240,17 @@ async fn duplicate_broker_id_is_refused() {
     cluster.stop().await;
 }
 
+/// Makes the controller hold all it has applied as a snapshot only; returns the index of the last entry in it.
+async fn let_log_go(cluster: &Cluster, controller: u32) -> u64 {
+    let raft = &cluster.nodes[&controller].inner.raft;
+    let index = cluster.nodes[&controller].image().applied;
+    raft.trigger().snapshot().await.unwrap();
+    raft.wait(Some(PATIENCE)).metrics(|m| m.snapshot.is_some_and(|s| s.index >= index), "snapshot").await.unwrap();
+    raft.trigger().purge_log(index).await.unwrap();
+    raft.wait(Some(PATIENCE)).metrics(|m| m.purged.is_some_and(|p| p.index >= index), "purged").await.unwrap();
+    index
+}
+
 /// Catches: a new broker that never catches up behind a purged log, becomes a voter unasked, or cannot propose.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_broker_learns_from_a_snapshot_and_proposes_through_the_controller() {
@@ -249,12 +260,7 @@ async fn new_broker_learns_from_a_snapshot_and_proposes_through_the_controller()
         cluster.nodes[&1].propose_within(create(&format!("t{n}"), n, HOST), PATIENCE).await.unwrap();
     }
     let controller = cluster.controller(&[1, 2, 3]).await;
-    let raft = &cluster.nodes[&controller].inner.raft;
-    let index = cluster.nodes[&controller].image().applied;
-    raft.trigger().snapshot().await.unwrap();
-    raft.wait(Some(PATIENCE)).metrics(|m| m.snapshot.is_some_and(|s| s.index >= index), "snapshot").await.unwrap();
-    raft.trigger().purge_log(index).await.unwrap();
-    raft.wait(Some(PATIENCE)).metrics(|m| m.purged.is_some_and(|p| p.index >= index), "purged").await.unwrap();
+    let_log_go(&cluster, controller).await;
 
     cluster.start(&[4]).await;
     let image = cluster.nodes[&4].image();
@@ -279,15 +285,48 @@ async fn restarted_broker_catches_up_by_snapshot() {
     for n in 1..=20 {
         cluster.nodes[&controller].propose_within(create(&format!("t{n}"), n, HOST), PATIENCE).await.unwrap();
     }
-    let raft = &cluster.nodes[&controller].inner.raft;
-    let index = cluster.nodes[&controller].image().applied;
-    raft.trigger().snapshot().await.unwrap();
-    raft.wait(Some(PATIENCE)).metrics(|m| m.snapshot.is_some_and(|s| s.index >= index), "snapshot").await.unwrap();
-    raft.trigger().purge_log(index).await.unwrap();
-    raft.wait(Some(PATIENCE)).metrics(|m| m.purged.is_some_and(|p| p.index >= index), "purged").await.unwrap();
+    let index = let_log_go(&cluster, controller).await;
     cluster.start(&[away]).await;
     let caught_up = cluster.reached(away, index).await;
     assert_eq!(caught_up.topics, cluster.nodes[&controller].image().topics);
     assert_eq!(caught_up.topic_count(), 20);
+    cluster.stop().await;
+}
+
+/// Catches: a disk that is refused as one whose log went back, although it has all it had confirmed: a snapshot that it
+/// took is on the disk before that is said, and a power cut then takes the change of the log behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disk_with_a_snapshot_ahead_of_its_log_is_let_in() {
+    let mut cluster = Cluster::started().await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let away = if controller == 3 { 2 } else { 3 };
+    cluster.kill(away).await;
+    let database = cluster.directory(away).join("metadata").join("db");
+    let backup = tempfile::tempdir().unwrap();
+    copy(&database, backup.path());
+    cluster.host(controller).await;
+    for n in 1..=20 {
+        cluster.nodes[&controller].propose_within(create(&format!("t{n}"), n, HOST), PATIENCE).await.unwrap();
+    }
+    let index = let_log_go(&cluster, controller).await;
+    cluster.start(&[away]).await;
+    cluster.reached(away, index).await;
+    let status = cluster.nodes[&away].status();
+    assert_eq!(status.snapshots.installed, 1, "{status:?}");
+    let raft_id = cluster.nodes[&away].identity().raft_id;
+    let confirmed = |m: &openraft::RaftMetrics<TypeConfig>| {
+        let matched = m.replication.as_ref().and_then(|nodes| nodes.get(&raft_id).copied().flatten());
+        matched.is_some_and(|matched| matched.index >= index)
+    };
+    let raft = &cluster.nodes[&controller].inner.raft;
+    raft.wait(Some(PATIENCE)).metrics(confirmed, "confirmed").await.unwrap();
+    cluster.kill(away).await;
+    // The power cut: the database as it was synced last, the snapshot as it was taken.
+    std::fs::remove_dir_all(&database).unwrap();
+    copy(backup.path(), &database);
+
+    cluster.start(&[away]).await;
+    assert_eq!(cluster.reached(away, index).await.topic_count(), 20);
+    cluster.nodes[&away].propose_within(create("after", 99, HOST), PATIENCE).await.unwrap();
     cluster.stop().await;
 }
