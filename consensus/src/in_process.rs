@@ -110,6 +110,13 @@ impl InProcessNetwork {
         links.lost.clear();
     }
 
+    /// Counts a message, and says what becomes of it.
+    fn send(&self, to: BrokerId, lane: Lane, rpc: Rpc) -> Sending {
+        let mut links = self.links.lock();
+        *links.calls.entry((to, lane, rpc)).or_default() += 1;
+        if links.lost.contains(&(lane, rpc)) { Sending::Lost } else { Sending::OnItsWay }
+    }
+
     /// Waits as long as a message takes one way.
     async fn travel(&self) {
         let delay = self.links.lock().delay;
@@ -135,6 +142,22 @@ impl InProcessNetwork {
     fn broker_at(&self, host: &str) -> Option<BrokerId> {
         self.links.lock().doors.keys().copied().find(|broker| Self::address(*broker).0 == host)
     }
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    OnItsWay,
+    /// Messages of its kind get nowhere.
+    Lost,
+}
+
+/// No answer, for as long as the sender waits.
+fn lost(ttl: Duration) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+    Box::pin(async move {
+        tokio::time::sleep(ttl).await;
+        Err(TransportError::TimedOut(ttl))
+    })
 }
 
 enum Unreached {
@@ -186,16 +209,8 @@ impl RaftTransport for Wire {
         request: Bytes,
         ttl: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
-        let is_lost = {
-            let mut links = self.network.links.lock();
-            *links.calls.entry((peer.node.broker, lane, rpc)).or_default() += 1;
-            links.lost.contains(&(lane, rpc))
-        };
-        if is_lost {
-            return Box::pin(async move {
-                tokio::time::sleep(ttl).await;
-                Err(TransportError::TimedOut(ttl))
-            });
+        if self.network.send(peer.node.broker, lane, rpc) == Sending::Lost {
+            return lost(ttl);
         }
         self.exchange(peer.node.broker, ttl, move |door| async move { door.call(rpc, &request).await })
     }
@@ -207,6 +222,9 @@ impl RaftTransport for Wire {
         snapshot: SnapshotFile,
         ttl: Duration,
     ) -> BoxFuture<'static, Result<Bytes, TransportError>> {
+        if self.network.send(peer.node.broker, Lane::Snapshot, Rpc::Snapshot) == Sending::Lost {
+            return lost(ttl);
+        }
         self.exchange(peer.node.broker, ttl, move |door| async move {
             let failed = |e: std::io::Error| PeerError::Stopped(e.to_string());
             let mut sink = door.receive_snapshot()?;

@@ -5,5 +5,6 @@ mod cluster;
 mod faults;
 mod founding;
 mod joining;
+mod learning;
 mod office;
 mod reads;

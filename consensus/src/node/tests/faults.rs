@@ -177,6 +177,40 @@ async fn stalled_disk_causes_no_election() {
     cluster.stop().await;
 }
 
+/// Catches: a voter that campaigns for as long as it is cut off, and whose high term makes the others elect anew when it
+/// is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn isolated_voter_that_comes_back_has_not_raised_the_term() {
+    let cluster = Cluster::started().await;
+    cluster.host(1).await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let alone = if controller == 3 { 2 } else { 3 };
+    let before = cluster.nodes[&controller].status().term;
+    let asked = || {
+        let others = (1..=3).filter(|n| *n != alone);
+        others.map(|n| cluster.network.calls(broker(n), Lane::Log, Rpc::PreVote)).sum::<usize>()
+    };
+    let asked_before = asked();
+    cluster.network.isolate(broker(alone));
+    let campaigns = async {
+        // Both others, four times.
+        let mut glances = tokio::time::interval(Duration::from_millis(20));
+        while asked() < asked_before + 8 {
+            glances.tick().await;
+        }
+    };
+    timeout(PATIENCE, campaigns).await.expect("it does not notice that it has no controller");
+    assert_eq!(cluster.nodes[&alone].status().term, before, "it asks whether it could win, and votes for nobody");
+    cluster.nodes[&controller].propose(create("meanwhile", 1, HOST)).await.unwrap();
+    cluster.network.heal();
+    cluster.nodes[&alone].propose_within(create("back", 2, HOST), PATIENCE).await.unwrap();
+    for n in 1..=3 {
+        let status = cluster.nodes[&n].status();
+        assert_eq!((status.term, status.voted_term, status.leader), (before, before, Some(broker(controller))), "{n}");
+    }
+    cluster.stop().await;
+}
+
 /// Catches: calls that end before a message can be there and back: no controller keeps its office then, and none is
 /// elected; and elections because an answer takes long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
