@@ -6,6 +6,8 @@
 //! with its own checksum; the snapshots. It does not look at what only RocksDB's people read: its options, its name for
 //! the database, its text log.
 
+pub mod held;
+
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;

@@ -276,6 +276,18 @@ impl LogReader {
         Ok(end - first)
     }
 
+    /// The id of every entry there is, and the checksum of what is stored of it.
+    pub(crate) fn stored(&self) -> io::Result<Vec<(LogId, u32)>> {
+        let first = self.purged()?.map_or(0, |purged| purged.index + 1);
+        let pairs = self.database.scan(Family::Log, &first.to_be_bytes())?;
+        pairs
+            .map(|pair| {
+                let (key, sealed) = pair?;
+                Ok((decode_entry(&key, &sealed)?.log_id, crc32c::crc32c(&sealed)))
+            })
+            .collect()
+    }
+
     fn entries(&self, start: u64, end: u64, bytes_max: usize, gaps: Gaps) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         if start >= end {

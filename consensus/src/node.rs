@@ -120,6 +120,8 @@ pub struct MetadataStatus {
     pub is_leader: bool,
     /// Every node of the Raft group.
     pub nodes: Vec<NodeStatus>,
+    /// This node.
+    pub node: RaftId,
     /// The term of the vote that is on this node's disk.
     pub voted_term: u64,
     /// Index of the last entry in this node's log, also before it is on the disk.
@@ -158,6 +160,7 @@ impl MetadataNode {
             leader: metrics.current_leader.as_ref().and_then(node),
             is_leader: metrics.state.is_leader(),
             nodes: self.inner.nodes(),
+            node: metrics.id,
             voted_term: metrics.vote.leader_id.term,
             last_index: metrics.last_log_index.unwrap_or(0),
             snapshot_index: metrics.snapshot.as_ref().map_or(0, |id| id.index),

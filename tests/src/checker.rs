@@ -13,7 +13,9 @@
 //! | I6 watermarks never go back, and what was read stays where it was read | `real_time::watermarks`, `real_time::readers` |
 //! | I7 groups, I8 transactions | not judged: the broker has neither yet |
 //! | I9 one leader per epoch, enough replicas behind an acknowledgement | `leadership`, `real_time::acknowledgements` |
-//! | I10 a vote is never forgotten; the rest of Raft | `terms`; openraft's own suite and the explorers |
+//! | I10 a vote is never forgotten | `terms` |
+//! | I10 a controller has all that was committed before it, no node stands for two disks | `metadata` |
+//! | I10 what is committed never changes, and makes one state | `metadata`; `metadata_logs` on each disk |
 //! | I11 replicas are equal after healing, disks undamaged | `replicas`, [`Violation::DiskDamaged`] |
 //! | I12 everything heals in time and stops in order | [`Violation::NotHealed`], [`Violation::BadStop`]; waits of the tests |
 //! | I13 honest errors | how outcomes are read: an unknown one may be there or not, a refused one must not (I5) |
@@ -22,6 +24,8 @@
 mod bounds;
 mod final_read;
 mod leadership;
+mod metadata;
+mod metadata_logs;
 mod real_time;
 mod replicas;
 mod terms;
@@ -30,6 +34,7 @@ use streambus_protocol::ids::PartitionIndex;
 use streambus_protocol::offset::Offset;
 
 pub use final_read::{ReadBack, check};
+pub use metadata_logs::check_metadata_logs;
 pub use real_time::staleness_us;
 pub use replicas::check_replicas;
 
@@ -242,6 +247,55 @@ pub enum Violation {
         /// The term it said later.
         now: u64,
     },
+    /// I10: two brokers made different states of the same metadata changes.
+    #[error("brokers {one} and {other} have different metadata after its change {index}")]
+    StatesDiffer {
+        /// A broker.
+        one: u32,
+        /// Another, or the same one in another life.
+        other: u32,
+        /// Index of the last change in both states.
+        index: u64,
+    },
+    /// I10: a metadata leader lacks what was committed before it was elected.
+    #[error(
+        "broker {leader} leads the metadata in term {term} with a log that ends at {last}, and broker {by} applied {applied} in \
+         an earlier term"
+    )]
+    LeaderIncomplete {
+        /// The leader.
+        leader: u32,
+        /// Its term.
+        term: u64,
+        /// Index of the last entry in its log.
+        last: u64,
+        /// Who knew of more.
+        by: u32,
+        /// Index of what that broker had applied.
+        applied: u64,
+    },
+    /// I10: a Raft node stands for two disks.
+    #[error("broker {now} is raft node {node} of the metadata, which was the disk that broker {before} had before")]
+    NodeTwice {
+        /// The node.
+        node: u64,
+        /// Whose disk it was first.
+        before: u32,
+        /// Whose it is later.
+        now: u32,
+    },
+    /// I10: the metadata logs of two disks contradict each other.
+    #[error("the metadata logs of brokers {one} and {other} differ at entry {index}: {detail}")]
+    MetadataLogsDiffer {
+        /// A broker.
+        one: u32,
+        /// Another.
+        other: u32,
+        /// Index of the entry.
+        index: u64,
+        /// Both sides.
+        detail: String,
+    },
     /// I12: the cluster did not heal after the faults had ended.
     #[error("not healed: {what}")]
     NotHealed {
@@ -290,6 +344,9 @@ pub fn check_events(events: &[Event], min_isr: u8) -> Vec<Violation> {
     real_time::watermarks(events, &mut violations);
     leadership::leaders(events, &mut violations);
     terms::votes(events, &mut violations);
+    metadata::disks(events, &mut violations);
+    metadata::leaders(events, &mut violations);
+    metadata::states(events, &mut violations);
     bounds::footprints(events, &mut violations);
     violations
 }

@@ -94,6 +94,32 @@ pub enum What {
         /// The term it is in.
         term: u64,
     },
+    /// What a broker's metadata node was at one moment. Only a simulation sees all of it at once.
+    Standing {
+        /// The broker.
+        observer: u32,
+        /// Its Raft node, which stands for one disk.
+        node: u64,
+        /// The term it is in.
+        term: u64,
+        /// The term of the vote on its disk.
+        voted: u64,
+        /// Whether it leads.
+        leads: bool,
+        /// Index of the last entry in its log.
+        last: u64,
+        /// Index of the last entry it has applied.
+        applied: u64,
+    },
+    /// The cluster's metadata on one broker.
+    Applied {
+        /// The broker.
+        observer: u32,
+        /// Index of the last entry in it.
+        index: u64,
+        /// Checksum of all of it.
+        digest: u32,
+    },
     /// What the last process of a broker found on its disk: the term of its vote.
     Opened {
         /// The broker.
@@ -162,6 +188,8 @@ mod tests {
                 replicas: vec![1],
             },
             What::Term { observer: 3, term: 9 },
+            What::Standing { observer: 3, node: 1 << 20, term: 9, voted: 8, leads: true, last: 70, applied: 69 },
+            What::Applied { observer: 3, index: 69, digest: u32::MAX },
             What::Footprint { broker: 1, used: Footprint { resident_peak_kib: 70_000, threads: 9, descriptors: 40 } },
             What::Opened { broker: 3, term: 9 },
             What::Wiped { broker: 2 },

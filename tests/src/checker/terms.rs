@@ -1,7 +1,9 @@
 //! What brokers said about the terms of the metadata's Raft group (I10): a disk never goes back to an earlier term, since
 //! one that forgot its vote could vote twice.
 //!
-//! Several controllers of one term are no violation here: terms are ordered together with the node that stands in them.
+//! Several controllers of one term are no violation: elections are numbered by the term together with the node that stands
+//! in it, so that a later one of the same term takes over from an earlier one. What one controller at a time is for is
+//! judged by its consequences, in `metadata` and `metadata_logs`.
 
 use std::collections::HashMap;
 
@@ -25,7 +27,7 @@ pub(super) fn votes(events: &[Event], violations: &mut Vec<Violation>) {
                 promised.extend(highest.get(&broker).map(|term| (broker, *term)));
                 continue;
             }
-            What::Term { observer, term } => {
+            What::Term { observer, term } | What::Standing { observer, voted: term, .. } => {
                 let before = highest.get(&observer).copied().unwrap_or(term);
                 highest.insert(observer, term.max(before));
                 (observer, before, term)
@@ -64,5 +66,17 @@ mod tests {
         assert!(matches!(forgot[..], [Violation::TermBack { broker: 1, before: 4, now: 3 }]), "{forgot:?}");
         assert_eq!(judged(vec![term(1, 4), What::Wiped { broker: 1 }, What::Started { broker: 1 }, term(1, 1)]), []);
         assert_eq!(judged(vec![term(1, 4), What::Wiped { broker: 2 }, term(1, 1)]).len(), 1);
+    }
+
+    #[test]
+    fn what_is_on_the_disk_counts_and_not_what_is_only_known() {
+        let standing = |term, voted| {
+            let (observer, node, leads, last, applied) = (1, 1, false, 0, 0);
+            What::Standing { observer, node, term, voted, leads, last, applied }
+        };
+        let crashed = What::Started { broker: 1 };
+        assert_eq!(judged(vec![standing(5, 4), crashed.clone(), standing(4, 4)]), []);
+        let found = judged(vec![standing(5, 5), crashed, standing(5, 4)]);
+        assert!(matches!(found[..], [Violation::TermBack { broker: 1, before: 5, now: 4 }]), "{found:?}");
     }
 }

@@ -8,12 +8,14 @@ use std::fmt;
 use std::time::Duration;
 
 use streambus_client::{OffsetQuery, Start, TopicPartition};
+use streambus_consensus::database::DatabaseSource;
+use streambus_consensus::inspect::held::held_log;
 use streambus_protocol::api::topics::DescribeTopicResponse;
 use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicName};
 use streambus_protocol::offset::Offset;
 
 use super::Run;
-use crate::checker::{ReadBack, Violation, check_events, check_replicas, check_run, staleness_us};
+use crate::checker::{ReadBack, Violation, check_events, check_metadata_logs, check_replicas, check_run, staleness_us};
 use crate::clock::Stopwatch;
 use crate::cluster::PATIENCE;
 use crate::dump::{LogDump, dump, verify};
@@ -191,19 +193,23 @@ impl Run {
     /// Stops every broker, verifies each disk and compares the replicas of each partition up to its watermark.
     fn compare_disks(&mut self, places: Vec<Place>, patience: Duration) -> Vec<Violation> {
         let mut violations = Vec::new();
-        let mut dumps = BTreeMap::new();
+        let (mut dumps, mut metadata) = (BTreeMap::new(), BTreeMap::new());
         for id in self.cluster.ids() {
             if let Err(what) = self.cluster.try_terminate(id, patience) {
                 violations.push(Violation::BadStop { broker: id, what });
             }
             let data = self.cluster.data(id);
-            match verify(data).and_then(|()| dump(data)) {
-                Ok(logs) => {
+            // Verified first: RocksDB is not let near damaged logs.
+            let held = || held_log(&DatabaseSource::Directory, data).map_err(|error| error.to_string());
+            match verify(data).and_then(|()| Ok((dump(data)?, held()?))) {
+                Ok((logs, held)) => {
                     dumps.insert(id, logs);
+                    metadata.insert(id, held);
                 }
                 Err(what) => violations.push(Violation::DiskDamaged { broker: id, what }),
             }
         }
+        violations.extend(check_metadata_logs(&metadata));
         let partitions = places.iter().flat_map(|place| place.topic.partitions.iter().map(move |of| (place, of)));
         for (Place { topic, watermarks }, partition) in partitions {
             let layout = &partition.layout;
