@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::machine::Compaction;
 use crate::plant::Plant;
 use crate::world::simulate;
 
@@ -42,7 +43,10 @@ pub(crate) fn obey(order: &Order) {
     };
     write("trace", &outcomes.trace);
     write("problems", &outcomes.problems);
-    write("summary", &[outcomes.summary, cpu_ms().to_string(), outcomes.simulated_ms.to_string()]);
+    let Compaction { built, installed, purged } = outcomes.compaction;
+    let numbers = [cpu_ms().into(), outcomes.simulated_ms, built.into(), installed.into(), purged.into()];
+    let lines: Vec<String> = [outcomes.summary].into_iter().chain(numbers.map(|number| number.to_string())).collect();
+    write("summary", &lines);
 }
 
 /// What this process has used of the processor, in milliseconds; in steps of ten.
@@ -60,6 +64,7 @@ pub(crate) struct Finished {
     pub(crate) summary: String,
     pub(crate) simulated: Duration,
     pub(crate) cpu: Duration,
+    pub(crate) compaction: Compaction,
     directory: PathBuf,
 }
 
@@ -80,8 +85,9 @@ pub(crate) fn run(seed: u64, seconds: u64, plant: Plant) -> Finished {
     };
     let mut lines = summary.lines();
     let line = lines.next().unwrap_or_default().to_owned();
-    let mut millis = || Duration::from_millis(lines.next().and_then(|line| line.parse().ok()).unwrap_or(0));
-    let (cpu, simulated) = (millis(), millis());
+    let mut number = || lines.next().and_then(|line| line.parse().ok()).expect("a number");
+    let (cpu, simulated) = (Duration::from_millis(number()), Duration::from_millis(number()));
+    let compaction = Compaction { built: number(), installed: number(), purged: number() };
     let problems: Vec<String> = read("problems").expect("problems").lines().map(str::to_owned).collect();
     let trace = read("trace").expect("a trace");
     // A failed run's files are the evidence.
@@ -89,7 +95,7 @@ pub(crate) fn run(seed: u64, seconds: u64, plant: Plant) -> Finished {
         true => PathBuf::new(),
         false => directory.keep(),
     };
-    Finished { trace, problems, summary: line, simulated, cpu, directory }
+    Finished { trace, problems, summary: line, simulated, cpu, compaction, directory }
 }
 
 /// Runs every seed, as many at a time as there are processors.

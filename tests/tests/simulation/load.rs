@@ -97,7 +97,7 @@ impl LoadHost {
         }
     }
 
-    fn has_phase(&self, phase: Phase) -> bool {
+    pub(crate) fn has_phase(&self, phase: Phase) -> bool {
         *self.phase.borrow() >= phase
     }
 
@@ -221,7 +221,7 @@ impl LoadHost {
         Ok((read, ends.into_iter().map(|(_, found)| found.offset.get()).collect()))
     }
 
-    async fn created(&self) {
+    pub(crate) async fn created(&self) {
         let mut pause = interval(GLANCE);
         while !self.progress.lock().is_created {
             pause.tick().await;

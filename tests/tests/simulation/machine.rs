@@ -1,6 +1,7 @@
 //! One broker's machine: the disks that outlive its process, and the process as turmoil starts it.
 
-use std::collections::BTreeSet;
+mod witness;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use streambus_broker::random::Random;
 use streambus_broker::server::{BrokerEnv, Server, StoreSource};
 use streambus_consensus::database::DatabaseSource;
 use streambus_consensus::image::ClusterImage;
-use streambus_consensus::types::RaftId;
+use streambus_consensus::inspect::held::{HeldLog, held_log};
 use streambus_protocol::batch::batches;
 use streambus_protocol::ids::{BrokerId, PartitionId};
 use streambus_storage::clock::Clock;
@@ -32,6 +33,8 @@ use crate::disks::Disks;
 use crate::network::{HostNetwork, Wires};
 use crate::plant::Plant;
 use crate::trace::{HostClock, Trace};
+use witness::Seen;
+pub(crate) use witness::{Compaction, MetadataLog};
 
 /// Where clients and brokers connect.
 pub(crate) const CLIENT_PORT: u16 = 9092;
@@ -67,21 +70,32 @@ pub(crate) struct Machine {
     /// Asks this life's process to stop.
     stop: Arc<Mutex<CancellationToken>>,
     has_stopped: Arc<AtomicBool>,
-    /// The Raft node that its disks are, and those that emptied disks were.
-    node: Arc<Mutex<Option<RaftId>>>,
-    former_nodes: Arc<Mutex<BTreeSet<RaftId>>>,
+    metadata_log: MetadataLog,
+}
+
+/// What the machines of a run have in common.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    /// Brokers 1 to this one found the cluster; any other joins it.
+    pub(crate) founders: u32,
+    pub(crate) seed: u64,
+    pub(crate) wires: Wires,
+    pub(crate) trace: Trace,
+    pub(crate) plant: Plant,
+    pub(crate) metadata_log: MetadataLog,
 }
 
 impl Machine {
-    pub(crate) fn new(id: u32, founders: u32, seed: u64, wires: &Wires, trace: &Trace, plant: Plant) -> Self {
+    pub(crate) fn new(id: u32, setup: &Setup) -> Self {
+        let Setup { founders, seed, wires, trace, plant, metadata_log } = setup.clone();
         let seed = seed.wrapping_mul(1_000_003).wrapping_add(u64::from(id));
         let random = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
         let commit_ms_max = Arc::new(AtomicU64::new(4));
         let disks = Disks::empty(seed, plant, &random, &commit_ms_max);
-        let network = HostNetwork { me: host(id), wires: wires.clone(), silent: Arc::new(AtomicBool::new(false)) };
+        let network = HostNetwork { me: host(id), wires, silent: Arc::new(AtomicBool::new(false)) };
         Self {
             id,
-            trace: trace.clone(),
+            trace,
             network,
             founders,
             disks: Arc::new(Mutex::new(disks)),
@@ -93,8 +107,7 @@ impl Machine {
             plant,
             stop: Arc::default(),
             has_stopped: Arc::default(),
-            node: Arc::default(),
-            former_nodes: Arc::default(),
+            metadata_log,
         }
     }
 
@@ -117,7 +130,7 @@ impl Machine {
     }
 
     /// Gives a machine without a process disks with nothing on them. What it was in the metadata's Raft group it must never
-    /// be again.
+    /// be again, which the checker judges.
     pub(crate) fn empty_disks(&self) {
         let mut disks = self.disks.lock();
         if self.plant == Plant::UnnoticedLossOfRecords {
@@ -128,7 +141,6 @@ impl Machine {
         *disks = Disks::empty(seed, self.plant, &self.random, &self.commit_ms_max);
         // Real files: the identity and the snapshots of the metadata.
         std::fs::remove_dir_all(host(self.id)).expect("the data directory is there");
-        self.former_nodes.lock().extend(self.node.lock().take());
         self.trace.event(&host(self.id), What::Wiped { broker: self.id });
     }
 
@@ -164,6 +176,8 @@ impl Machine {
         config.cluster.advertise = Some(HostPort { host: host(self.id), port: CLUSTER_PORT });
         let peers = (1..=self.founders).map(|id| format!("{id}@{}:{CLUSTER_PORT}", host(id)));
         config.cluster.peers = peers.collect::<Vec<_>>().join(",").parse().expect("a list of peers");
+        config.cluster.metadata_snapshot_changes = self.metadata_log.snapshot_changes;
+        config.cluster.metadata_kept_changes = self.metadata_log.kept_changes;
         config.http.listen = everywhere(8080);
         // Relative: a run's directory has another name each time.
         config.storage.data_dir = host(self.id).into();
@@ -243,15 +257,10 @@ impl Machine {
         };
         self.trace.event(&me, What::Started { broker: self.id });
         let metadata = server.metadata().expect("it runs");
-        let node = metadata.identity().raft_id;
-        *self.node.lock() = Some(node);
-        if self.former_nodes.lock().contains(&node) {
-            return Err(format!("broker {} votes as the Raft node that its emptied disk was", self.id).into());
-        }
-        let mut images = metadata.watch();
+        let (mut images, mut seen) = (metadata.watch(), Seen::default());
         loop {
             let image = Arc::clone(&images.borrow_and_update());
-            self.observe(&image);
+            self.observe(&image, &metadata.status(), &mut seen);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -302,36 +311,10 @@ impl Machine {
         }
     }
 
-    /// Notes who leads, as this broker knows it, where that is news.
-    fn observe(&self, image: &Arc<ClusterImage>) {
-        let before = self.image.lock().replace(Arc::clone(image));
-        let numbers = |ids: &[BrokerId]| ids.iter().map(|id| id.get()).collect::<Vec<_>>();
-        for (id, _, partition) in image.partitions() {
-            if before.as_ref().and_then(|before| before.partition(id)).is_some_and(|known| **known == *partition) {
-                continue;
-            }
-            self.trace.event(
-                &host(self.id),
-                What::Leadership {
-                    observer: self.id,
-                    partition: id.partition.get(),
-                    leader: partition.leader.map(|leader| leader.get()),
-                    leader_epoch: partition.leader_epoch.get(),
-                    isr: numbers(&partition.isr),
-                    replicas: numbers(&partition.replicas),
-                },
-            );
-        }
-        for (id, broker) in &image.brokers {
-            if before
-                .as_ref()
-                .and_then(|before| before.brokers.get(id))
-                .is_none_or(|known| known.fenced != broker.fenced)
-            {
-                self.trace
-                    .line(&host(self.id), &format!("sees broker {id} epoch {} fenced {}", broker.epoch, broker.fenced));
-            }
-        }
+    /// What is on this machine's disk of the metadata, after its process was killed.
+    pub(crate) fn held_metadata(&self) -> Result<HeldLog, String> {
+        let source = DatabaseSource::Memory(self.disks().metadata);
+        held_log(&source, Path::new(&host(self.id))).map_err(|error| error.to_string())
     }
 
     /// Every log on this machine's disk, after its process was killed and recovery has run.

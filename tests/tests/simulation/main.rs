@@ -26,6 +26,7 @@ use std::time::Duration;
 use streambus_tests::setting::{number, seed};
 
 use crate::child::{Finished, run};
+use crate::machine::Compaction;
 use crate::plant::Plant;
 
 /// How long faults last in a run, in simulated seconds.
@@ -81,6 +82,22 @@ fn nothing_acknowledged_is_lost_whatever_happens() {
         cpu.as_secs_f64()
     );
     results.iter().for_each(Finished::assert_sound);
+    assert_metadata_was_compacted(&results);
+}
+
+/// Catches: runs in which every broker finds all of the metadata's log at its controller. They would show nothing about
+/// snapshots, and nobody would notice.
+fn assert_metadata_was_compacted(results: &[Finished]) {
+    /// Among so many seeds one has a broker that must be given a snapshot.
+    const SEEDS_ENOUGH: usize = 10;
+    let all = |count: fn(&Compaction) -> u64| results.iter().map(|finished| count(&finished.compaction)).sum::<u64>();
+    let (built, installed, purged) = (all(|c| c.built), all(|c| c.installed), all(|c| c.purged));
+    eprintln!("metadata: {built} snapshots written, {installed} given to others, logs shortened {purged} times");
+    for finished in results {
+        let Compaction { built, purged, .. } = finished.compaction;
+        assert!(built > 0 && purged > 0, "{}: {:?}", finished.summary, finished.compaction);
+    }
+    assert!(installed > 0 || results.len() < SEEDS_ENOUGH, "no broker was given a snapshot of the metadata");
 }
 
 fn is_caught(plant: Plant) {

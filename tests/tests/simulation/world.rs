@@ -24,7 +24,7 @@ use turmoil::Sim;
 use crate::entropy;
 use crate::fault::{Due, Fault};
 use crate::load::{LoadHost, Phase, Progress};
-use crate::machine::{Machine, host};
+use crate::machine::{Compaction, Machine, MetadataLog, Setup, host};
 use crate::network::{HostNetwork, Wires};
 use crate::plant::Plant;
 use crate::trace::{LogLines, Trace};
@@ -57,6 +57,8 @@ pub(crate) struct Outcomes {
     pub(crate) problems: Vec<String>,
     pub(crate) summary: String,
     pub(crate) simulated_ms: u128,
+    /// What became of the metadata's logs.
+    pub(crate) compaction: Compaction,
 }
 
 struct World<'a> {
@@ -82,7 +84,7 @@ struct World<'a> {
     replacement: Replacement,
     /// Tells the operator which broker is to leave.
     orders: watch::Sender<Option<u32>>,
-    seed: u64,
+    setup: Setup,
     /// How many faults there were.
     faults: u64,
 }
@@ -142,7 +144,8 @@ impl Outcomes {
     fn of_standstill(seed: u64, trace: &Trace) -> Self {
         let problem = format!("time stands still at {:?}: something works without end", trace.now());
         let summary = format!("seed {seed}: {problem}");
-        Self { simulated_ms: trace.now().as_millis(), trace: trace.lines(), problems: vec![problem], summary }
+        let (simulated_ms, compaction) = (trace.now().as_millis(), Compaction::default());
+        Self { simulated_ms, trace: trace.lines(), problems: vec![problem], summary, compaction }
     }
 }
 
@@ -167,7 +170,9 @@ impl World<'_> {
             history.unknown(),
             problems.len()
         );
-        Outcomes { simulated_ms: world.trace.now().as_millis(), trace: world.trace.lines(), problems, summary }
+        let compaction = *world.setup.metadata_log.done.lock();
+        let simulated_ms = world.trace.now().as_millis();
+        Outcomes { simulated_ms, trace: world.trace.lines(), problems, summary, compaction }
     }
 
     fn new(seed: u64, plant: Plant, trace: Trace) -> Self {
@@ -186,9 +191,17 @@ impl World<'_> {
         let mut sim = builder.build();
         let wires = Wires::new(trace.clone());
         let partitions = random.random_range(1..=3);
+        let setup = Setup {
+            founders: BROKERS,
+            seed,
+            wires: wires.clone(),
+            trace: trace.clone(),
+            plant,
+            metadata_log: small_metadata_log(seed),
+        };
         let mut machines = BTreeMap::new();
         for id in 1..=BROKERS {
-            let machine = Machine::new(id, BROKERS, seed, &wires, &trace, plant);
+            let machine = Machine::new(id, &setup);
             machine.skew_ms.store(random.random_range(-60_000..=60_000), Ordering::Relaxed);
             let started = machine.clone();
             sim.host(host(id), move || started.clone().run());
@@ -247,7 +260,7 @@ impl World<'_> {
             emptied: Emptied::NotYet,
             replacement: Replacement::NotYet,
             orders,
-            seed,
+            setup,
             faults: 0,
         }
     }
@@ -344,5 +357,17 @@ impl World<'_> {
             self.end(due);
         }
         Ok(())
+    }
+}
+
+/// So few changes between snapshots and so few kept behind one that brokers that were away, emptied disks and newcomers meet
+/// a log whose beginning is gone.
+fn small_metadata_log(seed: u64) -> MetadataLog {
+    // A generator of its own: these draws are nobody else's.
+    let mut random = StdRng::seed_from_u64(!seed);
+    MetadataLog {
+        snapshot_changes: random.random_range(10..=20),
+        kept_changes: random.random_range(0..=5),
+        done: Arc::default(),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use rand::Rng;
 
-use super::{BROKERS, Emptied, NEWCOMER, World};
+use super::{Emptied, NEWCOMER, World};
 use crate::machine::{Machine, host};
 use crate::network::Machine as MachineState;
 
@@ -65,7 +65,7 @@ impl World<'_> {
         self.emptied = Emptied::Done;
         self.replacement = Replacement::Leaving(leaving);
         self.fault(format!("broker {NEWCOMER} joins, broker {leaving} is to leave for good"));
-        let machine = Machine::new(NEWCOMER, BROKERS, self.seed, &self.wires, &self.trace, self.plant);
+        let machine = Machine::new(NEWCOMER, &self.setup);
         machine.skew_ms.store(self.random.random_range(-60_000..=60_000), Ordering::Relaxed);
         let started = machine.clone();
         self.sim.host(host(NEWCOMER), move || started.clone().run());

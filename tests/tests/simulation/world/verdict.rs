@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use streambus_tests::checker::{check_replicas, check_run};
+use streambus_tests::checker::{check_metadata_logs, check_replicas, check_run};
 use streambus_tests::dump::LogDump;
 
 use super::{MIN_ISR, World};
@@ -18,10 +18,14 @@ impl World<'_> {
         let Some((read, watermarks)) = self.progress.lock().read.take() else { return problems };
         problems.extend(check_run(&self.trace.events(), &read, MIN_ISR).iter().map(ToString::to_string));
         let mut replicas: BTreeMap<String, BTreeMap<u32, LogDump>> = BTreeMap::new();
-        let mut ends = BTreeMap::new();
+        let (mut ends, mut metadata) = (BTreeMap::new(), BTreeMap::new());
         for (id, machine) in &self.machines {
             machine.lose_process();
             self.sim.crash(host(*id));
+            match machine.held_metadata() {
+                Ok(held) => drop(metadata.insert(*id, held)),
+                Err(problem) => problems.push(format!("the metadata on the disk of broker {id}: {problem}")),
+            }
             match machine.dump() {
                 Ok(logs) => {
                     for (partition, log) in logs {
@@ -32,6 +36,7 @@ impl World<'_> {
                 Err(problem) => problems.push(format!("the disk of broker {id}: {problem}")),
             }
         }
+        problems.extend(check_metadata_logs(&metadata).iter().map(ToString::to_string));
         if replicas.len() != self.partitions as usize {
             problems.push(format!("{} logs on the disks for {} partitions", replicas.len(), self.partitions));
         }
