@@ -153,6 +153,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
         self.put_applied(&mut batch)?;
         batch.write()?;
+        tracing::info!(index = self.state.image().applied, "the metadata is now that of a snapshot");
         self.publish();
         Ok(())
     }

@@ -11,6 +11,7 @@ mod disk_full;
 mod kill;
 mod membership;
 mod metadata_full;
+mod metadata_snapshot;
 mod moves;
 mod near;
 mod network;
