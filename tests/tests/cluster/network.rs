@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use streambus_tests::cluster::{Network, Options, Weather};
+use streambus_tests::cluster::{Network, Options, PATIENCE, Weather};
 use streambus_tests::load::LoadOptions;
 use streambus_tests::measure::Times;
+use streambus_tests::patience::wait_for;
 use streambus_tests::run::Run;
 use streambus_tests::setting;
 
@@ -75,5 +76,27 @@ fn flapping_reset_and_slow_links_lose_nothing() {
     let healed_us = run.cluster.weather_around(id, slow);
     run.wait_recovery(healed_us);
     run.let_run(Duration::from_secs(3));
+    run.finish();
+}
+
+/// Catches: a voter that campaigns for as long as it is cut off, and whose high term makes the others elect anew when it is
+/// back.
+#[test]
+fn a_voter_that_is_cut_off_leaves_the_term_as_it_was() {
+    let run = start("a voter cut off from the others", Network::that_can_be_cut());
+    for _ in 0..setting::cycles(1) {
+        let controller = run.controller();
+        let id = run.cluster.ids().into_iter().find(|id| *id != controller).expect("three brokers");
+        let term = || wait_for(PATIENCE, || run.cluster.metric(id, "streambus_metadata_term")).expect("it answers");
+        let cut_us = run.cluster.isolate(id);
+        // What it was told until now; nobody tells it anything any more.
+        let before = term();
+        run.wait_recovery(cut_us);
+        run.let_run(Duration::from_secs(6));
+        assert!((term() - before).abs() < 0.5, "it was in term {before} and is in term {}", term());
+        let healed_us = run.cluster.heal();
+        run.wait_recovery(healed_us);
+        run.wait_in_sync();
+    }
     run.finish();
 }
