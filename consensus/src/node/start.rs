@@ -31,8 +31,9 @@ impl MetadataNode {
     /// cluster too, or as a disk that joins the cluster there is. Idempotent, and safe to drop: a start that was
     /// interrupted anywhere is completed by the next one.
     ///
-    /// On return this node's state is at least as new as any it has shown before. With peers that takes a quorum,
-    /// and the start waits for one without a limit; [`PeerDoor::progress`] says for what.
+    /// On return this node's state is at least as new as any it has shown before, unless a power cut took entries that
+    /// others had confirmed and this disk had not: it may then have shown what it learns again only a moment later. With
+    /// peers that takes a quorum, and the start waits for one without a limit; [`PeerDoor::progress`] says for what.
     ///
     /// [`PeerDoor::progress`]: crate::peer_door::PeerDoor::progress
     pub async fn start(config: ConsensusConfig, mut env: ConsensusEnv) -> Result<Self, StartError> {
