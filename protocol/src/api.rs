@@ -338,7 +338,6 @@ fn encode<M: Message>(message: &M, header: FrameHeader) -> EncodedFrame {
 
 #[inline]
 fn encode_into<M: Message>(message: &M, header: FrameHeader, buffer: &mut BytesMut) -> Payload {
-    buffer.reserve(FRAME_HEADER_BYTES + message.body_bytes_hint());
     let start = buffer.len();
     buffer.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
     message.encode(&mut Writer::new(buffer));

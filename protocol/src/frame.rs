@@ -4,8 +4,11 @@
 //! own. This module is sans-I/O: it cuts frames out of a buffer that somebody else fills, and says how much that
 //! somebody may reserve.
 
+pub mod body;
+
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::frame::body::Body;
 use crate::ids::CorrelationId;
 use crate::limits::{FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, READ_AHEAD_BYTES_MAX, READ_IDLE_BYTES};
 use crate::payload::Payload;
@@ -78,7 +81,7 @@ pub struct Frame {
     /// The header.
     pub header: FrameHeader,
     /// The message.
-    pub body: Bytes,
+    pub body: Body,
     /// The record bytes: disjoint from everything else and mutable, so that a leader can place batches without a copy.
     pub payload: BytesMut,
 }
@@ -196,14 +199,12 @@ impl FrameDecoder {
             return Ok(None);
         }
         let [l0, l1, l2, l3, c0, c1, c2, c3, api, version, f0, f1, i0, i1, i2, i3, t0, t1, t2, t3, ..] = *head;
-        let declared = u32::from_le_bytes([c0, c1, c2, c3]);
+        let (length, declared) = ([l0, l1, l2, l3], u32::from_le_bytes([c0, c1, c2, c3]));
         if let Some(slot) = buffer.get_mut(LENGTH_BYTES..CHECKSUM_END) {
-            slot.copy_from_slice(&[l0, l1, l2, l3]);
+            slot.copy_from_slice(&length);
         }
-        // Taken off before it is checked: counting the reference lets the length that was just written reach the cache,
-        // and the checksum, which reads in wider steps, does not wait for it.
-        let mut rest = buffer.split_to(lengths.frame);
-        let computed = checksum(&rest, checked_end);
+        let checked = buffer.get(..checked_end).unwrap_or_default();
+        let computed = checksum(checked, u32::from_le_bytes(length));
         if declared != computed {
             return Err(FrameError::Checksum { declared, computed });
         }
@@ -216,12 +217,23 @@ impl FrameDecoder {
             timeout_ms: u32::from_le_bytes([t0, t1, t2, t3]),
         };
 
-        rest.advance(FRAME_HEADER_BYTES);
-        debug_assert!(rest.len() >= lengths.body);
-        // Without record bytes the whole rest is the body, and one reference to the buffer less.
-        let (body, payload) =
-            if rest.len() == lengths.body { (rest, BytesMut::new()) } else { (rest.split_to(lengths.body), rest) };
-        Ok(Some(Frame { header, body: body.freeze(), payload }))
+        let behind_header = buffer.get(FRAME_HEADER_BYTES..).unwrap_or_default();
+        let body = match Body::copied(behind_header, lengths.body) {
+            Some(body) => {
+                buffer.advance(checked_end);
+                body
+            }
+            None => {
+                buffer.advance(FRAME_HEADER_BYTES);
+                Body::from(buffer.split_to(lengths.body).freeze())
+            }
+        };
+        // Without record bytes, one reference to the buffer less.
+        let payload = match lengths.frame - checked_end {
+            0 => BytesMut::new(),
+            bytes => buffer.split_to(bytes),
+        };
+        Ok(Some(Frame { header, body, payload }))
     }
 
     #[inline]
@@ -278,7 +290,8 @@ pub(crate) fn seal(buffer: &mut BytesMut, start: usize, header: FrameHeader, pay
     let frame = buffer.get_mut(start..).unwrap_or_default();
     let end = frame.len();
     debug_assert!(end >= FRAME_HEADER_BYTES);
-    let length = u64::from(narrow((end - LENGTH_BYTES).saturating_add(payload_bytes)));
+    let frame_length = narrow((end - LENGTH_BYTES).saturating_add(payload_bytes));
+    let length = u64::from(frame_length);
     let body = u64::from(narrow(end - FRAME_HEADER_BYTES));
     let FrameHeader { api, version, flags, correlation, timeout_ms } = header;
     let kind = u64::from(api) | u64::from(version) << 8 | u64::from(flags.bits()) << 16;
@@ -291,19 +304,35 @@ pub(crate) fn seal(buffer: &mut BytesMut, start: usize, header: FrameHeader, pay
             slot.copy_from_slice(&word.to_le_bytes());
         }
     }
-    let checksum = checksum(frame, end);
+    let checksum = checksum(frame, frame_length);
     if let Some(slot) = frame.get_mut(LENGTH_BYTES..CHECKSUM_END) {
         slot.copy_from_slice(&checksum.to_le_bytes());
     }
 }
 
-/// CRC-32C over the length field and over everything from the checksum field's end to `end`. The caller has put the
-/// length where the checksum stands, next to the rest, so that one pass does it: for a small frame, starting a second
-/// pass costs as much as the first.
+/// CRC-32C over the length field and over everything from the checksum field's end to the end of `checked`. The caller
+/// has put `length` where the checksum stands too, next to the rest, so that one pass does it: for a small frame,
+/// starting a second pass costs as much as the first.
+///
+/// The length is passed over twice, the first time in such a way that nothing comes of it: the pass takes bytes one by
+/// one until it is at an address divisible by eight, and where a frame begins is one more often than four bytes behind.
 #[inline]
-fn checksum(frame: &[u8], end: usize) -> u32 {
-    crc32c::crc32c(frame.get(LENGTH_BYTES..end).unwrap_or_default())
+fn checksum(checked: &[u8], length: u32) -> u32 {
+    crc32c::crc32c_append(BEFORE_LENGTH ^ length, checked)
 }
+
+/// What becomes the checksum of nothing when a length is mixed into it and then appended to it, whatever the length is.
+const BEFORE_LENGTH: u32 = {
+    const POLYNOMIAL: u32 = 0x82F6_3B78;
+    // The checksum of nothing is 0, as a register all ones; from there the register's 32 steps are taken back.
+    let mut register = u32::MAX;
+    let mut step = 0;
+    while step < u32::BITS {
+        register = if register >> 31 == 1 { (register ^ POLYNOMIAL) << 1 | 1 } else { register << 1 };
+        step += 1;
+    }
+    !register
+};
 
 #[inline]
 fn frame_bytes(length: [u8; LENGTH_BYTES]) -> usize {

@@ -145,6 +145,23 @@ fn no_declared_frame_size_is_reserved_for() {
     }
 }
 
+/// Catches a small body that holds on to the buffer it came in: counting who holds it takes memory, and the buffer lives as
+/// long as the message waits.
+#[test]
+fn taking_a_small_message_off_the_buffer_reserves_nothing() {
+    let small = |bytes: &[u8]| {
+        let frame = samples::frame(bytes);
+        frame.body.len() <= 64 && frame.payload.is_empty()
+    };
+    let small: Vec<Sample> = samples().into_iter().filter(|sample| small(&sample.bytes)).collect();
+    assert!(small.len() >= 10, "most requests are small");
+    for Sample { name, bytes } in small {
+        let mut buffer = BytesMut::from(&bytes[..]);
+        let mut decoder = FrameDecoder::new(FRAME_BYTES_MAX);
+        assert_eq!(peak_of(|| decoder.decode(&mut buffer)), 0, "{name}");
+    }
+}
+
 /// A large frame that comes in small pieces costs what has come, not what was announced.
 #[test]
 fn a_slow_sender_costs_what_it_has_sent() {

@@ -44,7 +44,7 @@ pub(crate) fn message(bytes: &[u8]) -> bool {
     let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
     let (body, payload) = rest.split_at(length);
     let header = FrameHeader { api: *api, version: 1, flags, correlation: CorrelationId::new(1), timeout_ms: 0 };
-    let frame = Frame { header, body: Bytes::copy_from_slice(body), payload: BytesMut::from(payload) };
+    let frame = Frame { header, body: body.to_vec().into(), payload: BytesMut::from(payload) };
     let Some(Ok(written)) = samples::read_any(frame) else { return false };
     let again = samples::read_any(samples::frame(&written)).expect("a known API").expect("what was written is read");
     assert_eq!(written, again);
