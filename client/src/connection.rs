@@ -149,7 +149,7 @@ impl Connection {
     /// was about has ended too.
     pub(crate) fn notify<M: Request>(&self, message: &M) {
         let frame = encode_request(message, CorrelationId::new(0), 0);
-        let _ = self.0.outbox.push(Outgoing::Frame(frame.into_chunks().collect()));
+        let _ = self.0.outbox.push(Outgoing::Frame(frame));
     }
 
     /// Lets `source` make frames as soon as the transport takes them. Returns false when the connection has ended.
@@ -188,7 +188,7 @@ impl Connection {
             shared.in_flight.lock().withdraw(correlation);
             return Err(CallError::io(io::ErrorKind::InvalidInput, &what, false));
         }
-        match shared.outbox.push(Outgoing::Frame(frame.into_chunks().collect())) {
+        match shared.outbox.push(Outgoing::Frame(frame)) {
             Ok(()) => Ok(guard),
             Err(_unsent) => Err(before_sending(shared.ended_error())),
         }

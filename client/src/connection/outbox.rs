@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use streambus_protocol::api::produce::ProduceRequest;
+use streambus_protocol::frame::EncodedFrame;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -37,8 +37,8 @@ pub(crate) struct Pulled {
 
 /// One thing to write.
 pub(crate) enum Outgoing {
-    /// Bytes of one frame.
-    Frame(Vec<Bytes>),
+    /// One frame.
+    Frame(EncodedFrame),
     /// A source to ask.
     Source(Arc<dyn FrameSource>),
 }

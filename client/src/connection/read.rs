@@ -145,6 +145,6 @@ fn ask_for_sign_of_life(shared: &Shared, now: Instant) {
     if let Ok(correlation) = shared.in_flight.lock().insert(ApiKey::Health, deadline, reply, None) {
         let frame = encode_request(&HealthRequest {}, correlation, millis_until(deadline, now));
         // An ended connection needs no sign of life.
-        let _ = shared.outbox.push(Outgoing::Frame(frame.into_chunks().collect()));
+        let _ = shared.outbox.push(Outgoing::Frame(frame));
     }
 }

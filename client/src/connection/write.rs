@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use streambus_protocol::api::{ApiKey, encode_request};
+use streambus_protocol::frame::EncodedFrame;
 use streambus_protocol::ids::CorrelationId;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
@@ -55,7 +56,7 @@ pub(super) async fn run(shared: &Arc<Shared>, mut transport: TransportWriter) ->
 fn collect(shared: &Shared, round: &mut Round, sources: &mut VecDeque<Arc<dyn FrameSource>>) {
     while round.bytes < ROUND_BYTES {
         match shared.outbox.pop() {
-            Some(Outgoing::Frame(chunks)) => round.push(chunks),
+            Some(Outgoing::Frame(frame)) => round.push(frame),
             Some(Outgoing::Source(source)) => sources.push_back(source),
             None => break,
         }
@@ -82,7 +83,7 @@ fn emit(shared: &Shared, round: &mut Round, pulled: Pulled, permit: OwnedSemapho
     match correlation {
         Ok(correlation) => {
             let frame = encode_request(&request, correlation, millis_for_answer(deadline, Instant::now()));
-            round.push(frame.into_chunks());
+            round.push(frame);
         }
         Err((reason, reply)) => reply.give(Err(super::before_sending(reason))),
     }
@@ -105,8 +106,8 @@ struct Round {
 }
 
 impl Round {
-    fn push(&mut self, chunks: impl IntoIterator<Item = Bytes>) {
-        for chunk in chunks {
+    fn push(&mut self, frame: EncodedFrame) {
+        for chunk in frame.into_chunks() {
             self.bytes += chunk.len();
             self.chunks.push_back(chunk);
         }
