@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use streambus_client::{
-    Client, Config, ConsumedRecord, Consumer, Error, ErrorCode, OutOfRange, Producer, Record, Start, Topic,
+    Client, Config, ConsumedRecord, Consumer, Error, ErrorCode, OutOfRange, Producer, Record, Seek, Start, Topic,
 };
 use streambus_protocol::api::ApiKey;
 use support::Cluster;
@@ -288,4 +288,67 @@ async fn records_that_were_replaced_behind_the_readers_back_are_told() {
     cluster.replace("orders", 0, 1, 0, 8);
     let error = consumer.next().await.expect_err("told");
     assert!(matches!(error, Error::LogReplaced { offset: 4, .. }), "{error}");
+}
+
+/// Catches a consumer that goes on behind its place in a log that lost what it read there: records of two logs in one stream,
+/// and some of the second left out.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_that_is_past_what_it_lacks_is_noticed() {
+    let (cluster, client) = cluster().await;
+    let producer = client.producer();
+    for n in 0..10 {
+        send(&producer, &format!("value {n}")).await;
+    }
+    let mut consumer = client.consumer(["orders"]).from(Start::Earliest).start().await.expect("started");
+    for _ in 0..10 {
+        next(&mut consumer).await;
+    }
+    // Of the ten it has six, and more than ten by the time that anybody asks it.
+    cluster.lead("orders", 0, 2);
+    cluster.replace("orders", 0, 6, 1, 8);
+    let error = consumer.next().await.expect_err("never in silence");
+    assert!(matches!(error, Error::LogReplaced { offset: 10, .. }), "{error}");
+    consumer.seek(Seek::Offset(6)).await.expect("sought");
+    for offset in 6..14 {
+        assert_eq!(next(&mut consumer).await.0.offset, offset);
+    }
+}
+
+/// Catches a consumer that waits for ever for the last record it read, which retention has taken meanwhile, to see it again.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_need_not_have_what_retention_took() {
+    let (cluster, client) = cluster().await;
+    let producer = client.producer();
+    for n in 0..3 {
+        send(&producer, &format!("value {n}")).await;
+    }
+    let mut consumer = client.consumer(["orders"]).from(Start::Earliest).start().await.expect("started");
+    for _ in 0..3 {
+        next(&mut consumer).await;
+    }
+    cluster.trim("orders", 0, 3);
+    cluster.lead("orders", 0, 2);
+    send(&producer, "after").await;
+    assert_eq!(next(&mut consumer).await.0.offset, 3);
+}
+
+/// Catches a consumer that begins anew, as it was told to, and takes the older records there for another log's.
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_is_set_back_reads_what_older_leaders_wrote() {
+    let (cluster, client) = cluster().await;
+    let producer = client.producer();
+    send(&producer, "value 0").await;
+    cluster.lead("orders", 0, 2);
+    for n in 1..4 {
+        send(&producer, &format!("value {n}")).await;
+    }
+    let reader = client.consumer(["orders"]).from(Start::Earliest).on_out_of_range(OutOfRange::Earliest);
+    let mut consumer = reader.start().await.expect("started");
+    for _ in 0..4 {
+        next(&mut consumer).await;
+    }
+    cluster.elect_uncleanly("orders", 0, 3, 2);
+    for offset in 0..2 {
+        assert_eq!(next(&mut consumer).await.0.offset, offset);
+    }
 }

@@ -4,6 +4,7 @@
 //! The task always knows the next offset of each partition, which moves only when a batch has been handed on. Whatever is
 //! lost is asked for again from there: no gap, no duplicate.
 
+mod lineage;
 mod news;
 mod trouble;
 
@@ -27,6 +28,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::connection::in_flight::Push;
 use crate::consumer::feed::{Fed, Feed, FeedError, Opened, Wanted};
 use crate::consumer::loan::{Budget, Loan};
+use crate::consumer::source::lineage::{Finding, Lineage};
 use crate::consumer::start::OutOfRange;
 use crate::engine::Engine;
 use crate::error::{Error, TopicPartition};
@@ -89,8 +91,7 @@ struct Slot {
     beyond: u32,
     /// The epoch of the leader that was last asked.
     led: LeaderEpoch,
-    /// The epoch of the last batch read.
-    written: LeaderEpoch,
+    lineage: Lineage,
     place: Nearness,
     /// The largest watermark heard: one replica may know less than another.
     committed: Offset,
@@ -134,10 +135,10 @@ impl Slot {
 
     fn new(at: TopicPartition, next: Offset, now: Instant) -> Self {
         let state = SlotState::Waiting(now);
-        let (led, written) = (LeaderEpoch::ZERO, LeaderEpoch::ZERO);
+        let (led, lineage) = (LeaderEpoch::ZERO, Lineage::default());
         let (place, committed) = (Nearness::Ask, Offset::ZERO);
         let (failures, corrupt, beyond) = (0, 0, 0);
-        Self { at, topic: None, next, generation: 0, state, failures, corrupt, beyond, led, written, place, committed }
+        Self { at, topic: None, next, generation: 0, state, failures, corrupt, beyond, led, lineage, place, committed }
     }
 }
 
@@ -278,7 +279,7 @@ impl Source {
         if let Some(slot) = self.slots.get_mut(place) {
             slot.generation = generation;
             (slot.failures, slot.corrupt, slot.beyond) = (0, 0, 0);
-            slot.written = LeaderEpoch::ZERO;
+            slot.lineage = Lineage::default();
             match offset {
                 Some(offset) => {
                     slot.next = offset;
@@ -320,7 +321,7 @@ impl Source {
                         by_source.entry(from).or_default().push(Wanted {
                             slot: place,
                             id: PartitionId { topic, partition: PartitionIndex::new(slot.at.partition) },
-                            offset: slot.next,
+                            offset: slot.lineage.ask_from(slot.next, partition.leader_epoch),
                             leader_epoch: partition.leader_epoch,
                             generation: slot.generation,
                         });
@@ -474,25 +475,27 @@ impl Source {
         let mut taken = Vec::new();
         let (mut corrupt, mut diverged) = (None, None);
         for batch in batches(bytes) {
-            match batch {
+            let batch = match batch {
+                Ok(batch) => batch,
+                Err(error) => {
+                    corrupt = Some(error.to_string());
+                    break;
+                }
+            };
+            match slot.lineage.take(&batch, slot.next, slot.led) {
                 // The first batch may begin before the offset asked for, even end before it after a reconnect.
-                Ok(batch) if batch.next_offset() <= slot.next => {}
-                Ok(batch) if batch.leader_epoch() < slot.written && matches!(slot.place, Nearness::Near(..)) => {
-                    // Only the leader's log decides.
-                    corrupt = Some(format!("epoch {} follows epoch {}", batch.leader_epoch(), slot.written));
-                    break;
-                }
-                Ok(batch) if batch.leader_epoch() < slot.written => {
-                    diverged = Some(Error::LogReplaced { at: slot.at.clone(), offset: slot.next.get() });
-                    break;
-                }
-                Ok(batch) => {
-                    slot.written = batch.leader_epoch();
+                Finding::Known => {}
+                Finding::Next => {
                     slot.next = batch.next_offset();
                     taken.push(batch);
                 }
-                Err(error) => {
-                    corrupt = Some(error.to_string());
+                // Only the leader's log decides.
+                Finding::Replaced if matches!(slot.place, Nearness::Near(..)) => {
+                    corrupt = Some(format!("a batch of epoch {} is none of what was read", batch.leader_epoch()));
+                    break;
+                }
+                Finding::Replaced => {
+                    diverged = Some(Error::LogReplaced { at: slot.at.clone(), offset: slot.next.get() });
                     break;
                 }
             }

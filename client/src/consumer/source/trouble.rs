@@ -9,6 +9,7 @@ use streambus_protocol::offset::Offset;
 use tokio::time::Instant;
 
 use crate::consumer::feed::FeedError;
+use crate::consumer::source::lineage::Lineage;
 use crate::consumer::source::{Delivered, Done, Ends, Mode, Nearness, SlotState, Source};
 use crate::consumer::start::OutOfRange;
 use crate::engine::wants_new_metadata;
@@ -144,6 +145,10 @@ impl Source {
         let Some(slot) = self.slots.get_mut(place).filter(|slot| slot.generation == generation) else { return };
         match outcome {
             Ok(ends) if ends.log_start <= slot.next && slot.next <= ends.high_watermark => {
+                if slot.next == ends.log_start {
+                    // The last batch that was read is deleted.
+                    slot.lineage.trust(slot.led);
+                }
                 // It is in range by now: a leader that was behind has caught up.
                 self.retry_range(place);
             }
@@ -198,6 +203,7 @@ impl Source {
             "the offset is not in the log, reading goes on elsewhere"
         );
         (slot.next, slot.beyond, slot.failures) = (to, 0, 0);
+        slot.lineage = Lineage::default();
         slot.state = SlotState::Waiting(Instant::now());
         let _ = self.output.send(Delivered::Moved { slot: place, generation: slot.generation, to, ends });
     }
