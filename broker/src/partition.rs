@@ -210,6 +210,12 @@ impl Partition {
                 let view = role.leader_view();
                 let Owner { broker, lag_limit } = self.owner;
                 let (log, known) = (self.leader_log(), high_watermark.min(end));
+                if role.unclean_epoch == Some(role.leader_epoch) {
+                    tracing::warn!(
+                        partition = %self.id, topic = %self.topic, epoch = %role.leader_epoch, log_end = %epoch_start,
+                        "leads by an unclean election: acknowledged records that only others have are given up"
+                    );
+                }
                 let mut state = LeaderState::new(broker, view, epoch_start, (known, log), lag_limit, now);
                 state.advance(log, now);
                 Part::Leading(Leading::new(state))

@@ -121,6 +121,11 @@ fn cluster(into: &mut Families, now: &ClusterSnapshot) {
     into.gauge("streambus_partitions_led", "Partitions that this broker leads.", number(now.leading));
     into.gauge("streambus_partitions_leaderless", "Partitions without a leader.", number(now.leaderless));
     into.gauge(
+        "streambus_partitions_elected_uncleanly",
+        "Partitions that were once led by a replica that may have lacked acknowledged records.",
+        number(now.elected_uncleanly),
+    );
+    into.gauge(
         "streambus_partitions_under_replicated",
         "Partitions with fewer in-sync replicas than replicas.",
         number(now.under_replicated),

@@ -22,6 +22,8 @@ pub struct ClusterSnapshot {
     pub leading: u64,
     /// Partitions of the cluster without a leader.
     pub leaderless: u64,
+    /// Partitions of the cluster that were once led by a replica that may have lacked acknowledged records.
+    pub elected_uncleanly: u64,
     /// Partitions of the cluster with fewer in-sync replicas than replicas.
     pub under_replicated: u64,
     /// Partitions of the cluster with fewer in-sync replicas than their topic demands for `acks=all`.

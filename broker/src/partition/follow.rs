@@ -157,7 +157,16 @@ impl Partition {
         let durable = match how {
             Realignment::Truncate(to) => {
                 let (end, durable) = self.log.truncate(to)?;
-                tracing::info!(partition = %self.id, %leader, from = %asked.fetch_offset, to = %end, "the log was cut where it leaves the leader's");
+                let (partition, from) = (self.id, asked.fetch_offset);
+                if end < state.high_watermark() {
+                    let committed = state.high_watermark();
+                    tracing::warn!(
+                        %partition, %leader, %from, to = %end, %committed,
+                        "the log was cut where it leaves the leader's, which lacks committed records: they are given up"
+                    );
+                } else {
+                    tracing::info!(%partition, %leader, %from, to = %end, "the log was cut where it leaves the leader's");
+                }
                 state.on_cut(end);
                 durable
             }

@@ -93,6 +93,7 @@ fn counted(mut snapshot: ClusterSnapshot, image: &ClusterImage, me: BrokerId) ->
         for partition in &topic.partitions {
             snapshot.leading += u64::from(partition.leader == Some(me));
             snapshot.leaderless += u64::from(partition.leader.is_none());
+            snapshot.elected_uncleanly += u64::from(partition.unclean_epoch.is_some());
             snapshot.under_replicated += u64::from(partition.isr.len() < partition.replicas.len());
             snapshot.under_min_isr += u64::from(partition.isr.len() < partition.in_sync_min(&topic.settings));
         }
@@ -108,8 +109,8 @@ fn wide(count: usize) -> u64 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use streambus_consensus::command::{Assignment, Command};
-    use streambus_protocol::ids::{TopicId, TopicName};
+    use streambus_consensus::command::{Assignment, Command, Election, ElectionKind};
+    use streambus_protocol::ids::{PartitionId, PartitionIndex, TopicId, TopicName};
     use streambus_protocol::timestamp::Timestamp;
 
     use super::*;
@@ -133,5 +134,32 @@ mod tests {
         assert_eq!(under(&metadata), 0);
         metadata.apply(&Command::FenceBroker { broker: two, epoch: gone });
         assert_eq!(under(&metadata), 1, "the one that has lost a replica");
+    }
+
+    // Catches a loss that is forgotten once the partition is whole again.
+    #[test]
+    fn a_partition_that_was_elected_uncleanly_is_counted_for_good() {
+        let mut metadata = Metadata::founded();
+        let (one, two) = (BrokerId::new(1), BrokerId::new(2));
+        let (first, second) = (metadata.start(one), metadata.start(two));
+        let topic = TopicId::from_bytes([1; 16]);
+        metadata.apply(&Command::CreateTopic {
+            name: TopicName::new("t").expect("a name"),
+            id: topic,
+            partitions: vec![Assignment { replicas: vec![one, two] }],
+            config: BTreeMap::from([("min.insync.replicas".to_owned(), "1".to_owned())]),
+            at: Timestamp::from_millis(1),
+        });
+        let now = |metadata: &Metadata| counted(ClusterSnapshot::default(), &metadata.image(), one);
+        metadata.apply(&Command::FenceBroker { broker: one, epoch: first });
+        metadata.apply(&Command::FenceBroker { broker: two, epoch: second });
+        metadata.apply(&Command::UnfenceBroker { broker: one, epoch: first });
+        assert_eq!((now(&metadata).leaderless, now(&metadata).elected_uncleanly), (1, 0));
+        let id = PartitionId { topic, partition: PartitionIndex::new(0) };
+        metadata.apply(&Command::ElectLeaders { elections: vec![Election { id, kind: ElectionKind::Unclean }] });
+        assert_eq!((now(&metadata).leading, now(&metadata).elected_uncleanly), (1, 1));
+        metadata.apply(&Command::UnfenceBroker { broker: two, epoch: second });
+        metadata.set_in_sync(id, &[one, two]);
+        assert_eq!((now(&metadata).under_replicated, now(&metadata).elected_uncleanly), (0, 1));
     }
 }

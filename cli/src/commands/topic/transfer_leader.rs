@@ -2,8 +2,9 @@
 
 use clap::Args;
 use serde::Serialize;
-use streambus_client::{Error, ErrorCode, LeaderChoice};
+use streambus_client::{Client, Error, ErrorCode, LeaderChoice};
 use streambus_protocol::api::cluster::ElectLeaderResponse;
+use streambus_protocol::api::topics::PartitionDescription;
 use streambus_protocol::ids::BrokerId;
 
 use crate::args::Global;
@@ -37,6 +38,8 @@ struct Elected {
     partition: u32,
     leader: u32,
     leader_epoch: u32,
+    /// Nobody could lead, so that a replica was taken that may lack acknowledged records.
+    unclean: bool,
 }
 
 impl Present for Elected {
@@ -51,8 +54,9 @@ impl Present for Elected {
     }
 
     fn text(&self, _wide: bool) -> String {
-        let Self { topic, partition, leader, leader_epoch } = self;
-        format!("{topic}/{partition} is led by broker {leader} in epoch {leader_epoch}\n")
+        let Self { topic, partition, leader, leader_epoch, unclean } = self;
+        let lost = if *unclean { "; acknowledged records that it lacks are lost" } else { "" };
+        format!("{topic}/{partition} is led by broker {leader} in epoch {leader_epoch}{lost}\n")
     }
 
     fn names(&self) -> Vec<String> {
@@ -74,24 +78,38 @@ pub async fn run(global: &Global, args: &TransferLeaderArgs) -> Result<(), Failu
             args.name, args.partition
         ))?;
     }
+    let unclean = args.unclean && is_leaderless(&client, args).await;
     match client.admin().elect_leader(&args.name, args.partition, choice).await {
         Ok(ElectLeaderResponse { leader, leader_epoch }) => {
             let (leader, leader_epoch) = (leader.get(), leader_epoch.get());
-            let elected = Elected { topic: args.name.clone(), partition: args.partition, leader, leader_epoch };
+            let elected =
+                Elected { topic: args.name.clone(), partition: args.partition, leader, leader_epoch, unclean };
             Output::stdout().present(&elected, global.output)
         }
         Err(error) => {
             let failure = session::about_topic(&client, &args.name, error.clone()).await;
-            Err(next_step(failure, &error, &args.name))
+            let is_leaderless =
+                error.code() == Some(ErrorCode::IneligibleReplica) && is_leaderless(&client, args).await;
+            Err(next_step(failure, &error, &args.name, is_leaderless))
         }
     }
 }
 
-fn next_step(failure: Failure, error: &Error, topic: &str) -> Failure {
+/// True when nobody leads the partition, as far as a broker says.
+async fn is_leaderless(client: &Client, args: &TransferLeaderArgs) -> bool {
+    let topic = client.admin().describe_topic(&args.name).await;
+    let leads = |at: &PartitionDescription| at.layout.index.get() == args.partition && at.layout.leader.is_none();
+    topic.is_ok_and(|topic| topic.partitions.iter().any(leads))
+}
+
+fn next_step(failure: Failure, error: &Error, topic: &str, is_leaderless: bool) -> Failure {
+    let look = format!("`streambus topic describe {topic}` shows who is in sync");
     match error.code() {
-        Some(ErrorCode::IneligibleReplica | ErrorCode::InvalidAssignment) => {
-            failure.next(format!("`streambus topic describe {topic}` shows who is in sync"))
-        }
+        Some(ErrorCode::IneligibleReplica) if is_leaderless => failure.next(format!(
+            "{look}: start one of those, or one in the ELR; with --unclean any replica that is alive leads, and what it \
+             lacks is lost"
+        )),
+        Some(ErrorCode::IneligibleReplica | ErrorCode::InvalidAssignment) => failure.next(look),
         Some(ErrorCode::LeaderNotAvailable) => failure.next(
             "start a broker that is in the ISR or ELR; with --unclean any replica leads, and what it lacks is lost",
         ),
