@@ -20,10 +20,14 @@
 //! | I12 everything heals in time and stops in order | [`Violation::NotHealed`], [`Violation::BadStop`]; waits of the tests |
 //! | I13 honest errors | how outcomes are read: an unknown one may be there or not, a refused one must not (I5) |
 //! | I14 bounded memory, threads, descriptors | `bounds` |
+//!
+//! What an operator gives up, with the election of a leader that lacks records, is excepted from I1, I3 and I6: of that
+//! partition, acknowledged before that election, and only a tail of it (`lineages`). Everything else is judged as ever.
 
 mod bounds;
 mod final_read;
 mod leadership;
+mod lineages;
 mod metadata;
 mod metadata_logs;
 mod real_time;
@@ -146,6 +150,54 @@ pub enum Violation {
         offset: u64,
         /// The offset that was acknowledged before it was sent.
         earlier: u64,
+    },
+    /// I1: an operator gave up a tail, and what lay above its begin is still there.
+    #[error("survived: {value:?} lies at partition {partition} offset {offset}, but {lost} below it was given up")]
+    Survived {
+        /// The record.
+        value: Value,
+        /// The partition.
+        partition: u32,
+        /// Its offset.
+        offset: u64,
+        /// The first offset that was lost.
+        lost: u64,
+    },
+    /// I2: two records at one offset while nobody gave anything up.
+    #[error("partition {partition} had {one:?} and {other:?} at offset {offset} between the same two elections")]
+    TwoLineages {
+        /// The partition.
+        partition: u32,
+        /// The offset.
+        offset: u64,
+        /// What was seen first.
+        one: Option<Value>,
+        /// What was seen later.
+        other: Option<Value>,
+    },
+    /// I1: a consumer that read what was given up went on in what took its place, and was not told.
+    #[error(
+        "reader {reader} read {read:?} at partition {partition} offset {offset}, went on where {found:?} lies there"
+    )]
+    Mixed {
+        /// The consumer.
+        reader: u32,
+        /// The partition.
+        partition: u32,
+        /// The offset.
+        offset: u64,
+        /// What it read.
+        read: Option<Value>,
+        /// What lies there in the log that it went on in.
+        found: Option<Value>,
+    },
+    /// I1, I13: a consumer was told of a loss without an operator who had given anything up.
+    #[error("reader {reader} was told that records of partition {partition} are lost, which nobody gave up")]
+    ToldForNothing {
+        /// The consumer.
+        reader: u32,
+        /// The partition.
+        partition: u32,
     },
     /// I6: a watermark below what somebody already knew to be committed.
     #[error(
@@ -333,6 +385,7 @@ pub enum Violation {
 pub fn check_run(events: &[Event], read: &[ReadBack], min_isr: u8) -> Vec<Violation> {
     let mut violations = check(&History::of(events), read);
     real_time::readers(events, read, &mut violations);
+    lineages::given_up(events, read, &mut violations);
     violations.extend(check_events(events, min_isr));
     violations
 }

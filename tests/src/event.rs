@@ -63,6 +63,21 @@ pub enum What {
         /// The value, or `None` for bytes that no producer of the run writes.
         value: Option<Value>,
     },
+    /// A consumer was told that records which it had read, or was about to, are not there any more, and begins anew.
+    Told {
+        /// Which consumer.
+        reader: u32,
+        /// The partition.
+        partition: u32,
+        /// Where it goes on.
+        next: u64,
+    },
+    /// An operator is about to have one partition led by a replica that may lack records. What was acknowledged there before
+    /// may be lost by it, and nothing of any other partition.
+    GivenUp {
+        /// The partition.
+        partition: u32,
+    },
     /// An observer asked for the high watermark.
     Watermark {
         /// When it asked; the answer came at [`Event::at_us`].
@@ -187,6 +202,8 @@ mod tests {
                 isr: vec![],
                 replicas: vec![1],
             },
+            What::Told { reader: 1, partition: 0, next: 0 },
+            What::GivenUp { partition: 2 },
             What::Term { observer: 3, term: 9 },
             What::Standing { observer: 3, node: 1 << 20, term: 9, voted: 8, leads: true, last: 70, applied: 69 },
             What::Applied { observer: 3, index: 69, digest: u32::MAX },

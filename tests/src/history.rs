@@ -49,10 +49,27 @@ pub enum Outcome {
         /// The offset within it.
         offset: Offset,
     },
+    /// Acknowledged at this place, in a partition that an operator gave up after that: the record may be there or not.
+    GivenUp {
+        /// The partition.
+        partition: PartitionIndex,
+        /// The offset within it.
+        offset: Offset,
+    },
     /// The client could not learn the outcome: the record may be there.
     Unknown,
     /// The client said that the record is certainly not there.
     Refused,
+}
+
+impl Outcome {
+    /// What it is worth once an operator has given up what `given_up` had.
+    fn after_giving_up(self, given_up: u32) -> Self {
+        match self {
+            Self::Acked { partition, offset } if partition.get() == given_up => Self::GivenUp { partition, offset },
+            Self::Acked { .. } | Self::GivenUp { .. } | Self::Unknown | Self::Refused => self,
+        }
+    }
 }
 
 /// Every attempt of one run with its outcome.
@@ -65,7 +82,7 @@ impl History {
     /// The attempts in `events`. One that was handed over and never answered counts as unknown: nobody was told that it
     /// failed.
     pub fn of(events: &[Event]) -> Self {
-        let mut outcomes = BTreeMap::new();
+        let mut outcomes: BTreeMap<Value, Outcome> = BTreeMap::new();
         for event in events {
             let (value, outcome) = match &event.what {
                 What::Invoked { value } => {
@@ -76,6 +93,10 @@ impl History {
                 What::Acked { value, partition, offset, .. } => {
                     let offset = Offset::new(*offset).expect("a broker's offset is in range");
                     (value, Outcome::Acked { partition: PartitionIndex::new(*partition), offset })
+                }
+                What::GivenUp { partition } => {
+                    outcomes.values_mut().for_each(|outcome| *outcome = outcome.after_giving_up(*partition));
+                    continue;
                 }
                 What::Unknown { value, .. } => (value, Outcome::Unknown),
                 What::Refused { value, .. } => (value, Outcome::Refused),
@@ -103,9 +124,10 @@ impl History {
         self.outcomes.get(&value).copied()
     }
 
-    /// Attempts that were acknowledged.
+    /// Attempts that were acknowledged, given up later or not.
     pub fn acked(&self) -> usize {
-        self.outcomes.values().filter(|outcome| matches!(outcome, Outcome::Acked { .. })).count()
+        let is_acked = |outcome: &&Outcome| matches!(outcome, Outcome::Acked { .. } | Outcome::GivenUp { .. });
+        self.outcomes.values().filter(is_acked).count()
     }
 
     /// Attempts whose outcome is unknown.

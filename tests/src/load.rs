@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use streambus_client::{Client, Config, Delivery, Error, OffsetQuery, Record, Start, TopicPartition};
+use streambus_client::{Client, Config, Consumer, Delivery, Error, OffsetQuery, Record, Seek, Start, TopicPartition};
 use streambus_protocol::api::cluster::ClusterDescribeRequest;
 use streambus_protocol::api::metadata::{MetadataRequest, PartitionLayout};
 use streambus_protocol::api::session::HandshakeRequest;
@@ -44,6 +44,8 @@ pub struct LoadOptions {
     pub readers: u32,
     /// How long a record may wait for its acknowledgement.
     pub delivery_timeout: Duration,
+    /// Replicas of each partition; `None` for one on each broker, three at most.
+    pub replicas: Option<u16>,
     /// The topic's `min.insync.replicas`; `None` for two of three replicas, one of fewer.
     pub min_isr: Option<u8>,
 }
@@ -58,6 +60,7 @@ impl Default for LoadOptions {
             beat: Duration::from_millis(10),
             readers: 1,
             delivery_timeout: Duration::from_secs(60),
+            replicas: None,
             min_isr: None,
         }
     }
@@ -286,11 +289,33 @@ async fn follow(world: World, reader: u32, rack: Option<String>, mut going: watc
             Err(error) => {
                 // A consumer promises to carry on through every fault of a run; what it says is evidence.
                 world.recorder.fault(format!("reader {reader} failed: {error}"));
-                break;
+                let Some(at) = told_of_loss(&error) else { break };
+                let Some(next) = begin_anew(&mut consumer, at, &going).await else { break };
+                world.recorder.record(What::Told { reader, partition: at.partition, next });
             }
         }
     }
     bus.close().await;
+}
+
+/// The partition of which `error` says that what was read of it, or was to be read, is not there any more.
+fn told_of_loss(error: &Error) -> Option<&TopicPartition> {
+    match error {
+        Error::LogReplaced { at, .. } | Error::OffsetOutOfRange { at, .. } => Some(at),
+        _ => None,
+    }
+}
+
+/// Sends a consumer back to the first record of one partition; returns where that is, `None` when the run ended first.
+async fn begin_anew(consumer: &mut Consumer, at: &TopicPartition, going: &watch::Receiver<bool>) -> Option<u64> {
+    let mut pause = tokio::time::interval(GLANCE);
+    while *going.borrow() {
+        pause.tick().await;
+        if consumer.seek_partition(at, Seek::Beginning).await.is_ok() {
+            return consumer.position(at);
+        }
+    }
+    None
 }
 
 async fn observe_leaders(world: World, observer: u32, address: String, going: watch::Receiver<bool>) {

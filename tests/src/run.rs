@@ -39,7 +39,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Starts a cluster and load on it. The topic has a replica on up to three brokers and, unless the load says otherwise,
+    /// Starts a cluster and load on it. Unless the load says otherwise, the topic has a replica on up to three brokers, and
     /// needs two of three in sync.
     pub fn start(name: &str, cluster: &Options, load: &LoadOptions) -> Self {
         Self::start_on(name, Cluster::start(cluster), load)
@@ -48,7 +48,7 @@ impl Run {
     /// [`Run::start`] on a cluster that is ready.
     pub fn start_on(name: &str, cluster: Cluster, load: &LoadOptions) -> Self {
         let brokers = u16::try_from(cluster.ids().len()).expect("few brokers");
-        let replicas = brokers.min(3);
+        let replicas = load.replicas.unwrap_or(brokers.min(3));
         let min_isr = load.min_isr.unwrap_or(if replicas > 2 { 2 } else { 1 });
         let runtime = Runtime::new().expect("a runtime");
         let bus = runtime.block_on(async {

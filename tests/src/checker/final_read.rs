@@ -57,11 +57,18 @@ fn acknowledged_are_there(history: &History, by_place: &Places, violations: &mut
     }
 }
 
+/// True when a producer wrote `value` and was not told that it is not there.
+pub(super) fn may_be_there(history: &History, value: Value) -> bool {
+    match history.outcome(value) {
+        Some(Outcome::Acked { .. } | Outcome::GivenUp { .. } | Outcome::Unknown) => true,
+        Some(Outcome::Refused) | None => false,
+    }
+}
+
 fn nothing_twice_nothing_invented(history: &History, by_place: &Places, violations: &mut Vec<Violation>) {
     let mut seen: BTreeMap<Value, Offset> = BTreeMap::new();
     for ((partition, offset), value) in by_place {
-        let known = value.filter(|v| matches!(history.outcome(*v), Some(Outcome::Acked { .. } | Outcome::Unknown)));
-        let Some(known) = known else {
+        let Some(known) = value.filter(|value| may_be_there(history, *value)) else {
             violations.push(Violation::Phantom { value: *value, partition: *partition, offset: *offset });
             continue;
         };

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use streambus_protocol::ids::PartitionIndex;
 use streambus_protocol::offset::Offset;
 
+use super::lineages::Lineages;
 use super::{ReadBack, Violation};
 use crate::event::{Event, What};
 use crate::history::Value;
@@ -25,6 +26,11 @@ impl Known {
         }
     }
 
+    /// What was known of the partition holds no more: an operator gave it up.
+    fn forget(&mut self, partition: u32) {
+        self.ends.remove(&partition);
+    }
+
     /// The furthest end known before `at_us`; zero when nothing was.
     fn before(&self, partition: u32, at_us: u64) -> u64 {
         let Some(ends) = self.ends.get(&partition) else { return 0 };
@@ -39,18 +45,31 @@ impl Known {
     }
 }
 
-/// Each consumer got its partitions without a step back or a hole, and what it got is what lies there at the end.
+/// Each consumer got its partitions without a step back or a hole, but where it was told of a loss, and what it got is what
+/// lies there at the end, but where it was given up since.
 pub(super) fn readers(events: &[Event], read: &[ReadBack], violations: &mut Vec<Violation>) {
     let by_place: HashMap<(PartitionIndex, Offset), Option<Value>> =
         read.iter().map(|record| ((record.partition, record.offset), record.value)).collect();
     let mut next: HashMap<(u32, u32), u64> = HashMap::new();
+    let (mut now, last) = (Lineages::default(), Lineages::at_end(events));
     for event in events {
-        let What::Read { reader, partition, offset, value } = event.what else { continue };
+        now.pass(&event.what);
+        let (reader, partition, offset, value) = match event.what {
+            What::Read { reader, partition, offset, value } => (reader, partition, offset, value),
+            What::Told { reader, partition, next: at } => {
+                next.insert((reader, partition), at);
+                continue;
+            }
+            _ => continue,
+        };
         let expected = next.get(&(reader, partition)).copied().unwrap_or(0);
         if offset != expected {
             violations.push(Violation::ReaderJumped { reader, partition, expected, got: offset });
         }
         next.insert((reader, partition), offset + 1);
+        if now.of(partition) < last.of(partition) {
+            continue;
+        }
         let found = Offset::new(offset).and_then(|at| by_place.get(&(PartitionIndex::new(partition), at)).copied());
         if found != Some(value) {
             violations.push(Violation::ReadDisagrees { reader, partition, offset, read: value, found });
@@ -79,6 +98,7 @@ pub(super) fn acknowledgements(events: &[Event], min_isr: u8, violations: &mut V
                 }
                 known.learn(partition, event.at_us, offset + 1);
             }
+            What::GivenUp { partition } => known.forget(partition),
             _ => {}
         }
     }
@@ -90,13 +110,24 @@ pub(super) fn acknowledgements(events: &[Event], min_isr: u8, violations: &mut V
 /// what it has until it learns that it was replaced. [`staleness_us`] measures that.
 pub(super) fn watermarks(events: &[Event], violations: &mut Vec<Violation>) {
     let mut told: HashMap<u32, u64> = HashMap::new();
+    let mut given_up: HashMap<u32, u64> = HashMap::new();
     for event in events {
-        if let What::Watermark { asked_us, partition, offset } = event.what {
-            let known = told.entry(partition).or_insert(offset);
-            if offset < *known {
-                violations.push(Violation::WatermarkBack { partition, asked_us, offset, known: *known });
+        match event.what {
+            // An answer that was under way when the partition was given up may be of either side.
+            What::Watermark { asked_us, partition, .. }
+                if given_up.get(&partition).is_some_and(|at| asked_us < *at) => {}
+            What::Watermark { asked_us, partition, offset } => {
+                let known = told.entry(partition).or_insert(offset);
+                if offset < *known {
+                    violations.push(Violation::WatermarkBack { partition, asked_us, offset, known: *known });
+                }
+                *known = offset.max(*known);
             }
-            *known = offset.max(*known);
+            What::GivenUp { partition } => {
+                told.remove(&partition);
+                given_up.insert(partition, event.at_us);
+            }
+            _ => {}
         }
     }
 }
@@ -116,6 +147,7 @@ pub fn staleness_us(events: &[Event]) -> u64 {
                     longest = longest.max(asked_us.saturating_sub(since));
                 }
             }
+            What::GivenUp { partition } => known.forget(partition),
             _ => {}
         }
     }

@@ -136,7 +136,7 @@ impl Run {
             .outcomes()
             .filter_map(|(_, outcome)| match outcome {
                 Outcome::Acked { partition, offset } => Some((partition, offset)),
-                Outcome::Unknown | Outcome::Refused => None,
+                Outcome::GivenUp { .. } | Outcome::Unknown | Outcome::Refused => None,
             })
             .collect();
         let clock = Stopwatch::start();
