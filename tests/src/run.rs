@@ -16,6 +16,7 @@ pub use judging::{Judged, Report};
 
 use crate::clock::Stopwatch;
 use crate::cluster::{Cluster, Options, PATIENCE};
+use crate::event::What;
 use crate::load::{Load, LoadOptions, burst, client_config};
 use crate::patience::{wait_for, wait_for_async};
 
@@ -206,6 +207,19 @@ impl Run {
             self.print_log_ends();
             panic!("broker {to} does not lead partition {partition} within {PATIENCE:?}: {refused:?}");
         }
+    }
+
+    /// Has an operator elect a leader of one partition of the load's topic that may lack records. From here on what was
+    /// acknowledged in that partition before may be lost, and nothing else. Returns the leader, and its epoch.
+    pub fn elect_uncleanly(&self, partition: u32) -> (u32, u32) {
+        let (topic, number) = (self.load_options.topic.as_str(), partition.to_string());
+        self.cluster.recorder().record(What::GivenUp { partition });
+        let elect = ["topic", "transfer-leader", topic, "--partition", &number, "--unclean", "--yes"];
+        let said = self.cluster.command_well(PATIENCE, &[&elect[..], &["--output", "json"]].concat());
+        let elected: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_else(|e| panic!("{e}: {said:?}"));
+        let field = |name: &str| elected[name].as_u64().and_then(|value| u32::try_from(value).ok());
+        assert_eq!(elected["unclean"].as_bool(), Some(true), "it says what it costs: {said:?}");
+        field("leader").zip(field("leader_epoch")).unwrap_or_else(|| panic!("no leader and epoch in {said:?}"))
     }
 
     /// One partition of the load's topic as a broker that answers describes it, once `is_so`; `what` is what the test

@@ -24,5 +24,6 @@ mod restart;
 mod stale;
 mod storm;
 mod strays;
+mod unclean;
 mod wall_clock;
 mod weather;
