@@ -357,9 +357,15 @@ impl Cluster {
 
     /// SIGTERM, and waits for the drain.
     pub fn terminate(&mut self, id: u32) -> ExitStatus {
-        self.recorder.fault(format!("SIGTERM to broker {id}"));
-        self.node(id).signal("TERM");
+        self.ask_to_stop(id);
         self.wait_exit(id)
+    }
+
+    /// SIGTERM. Returns when it was sent, on the recorder's clock.
+    pub fn ask_to_stop(&self, id: u32) -> u64 {
+        let at_us = self.recorder.fault(format!("SIGTERM to broker {id}"));
+        self.node(id).signal("TERM");
+        at_us
     }
 
     /// SIGTERM, and waits for the drain; SIGKILL when it does not come.
@@ -375,8 +381,7 @@ impl Cluster {
             let ended = self.node_mut(id).wait_exit(patience);
             return Err(format!("it had ended by itself: {ended:?}; its log ends\n{}", self.log_end(id)));
         }
-        self.recorder.fault(format!("SIGTERM to broker {id}"));
-        self.node(id).signal("TERM");
+        self.ask_to_stop(id);
         match self.node_mut(id).wait_exit(patience) {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(format!("it ended with {status}; its log ends\n{}", self.log_end(id))),

@@ -87,17 +87,18 @@ pub(super) fn equip(node: &mut Node, folder: &Path, disks: Disks) {
 }
 
 impl Cluster {
-    /// Cuts the power of these brokers at once: their processes and everything unsynced are gone. Returns when, on the
-    /// recorder's clock; the brokers may be started again.
+    /// Cuts the power of these brokers at once: their processes, those that still run, and everything unsynced are gone.
+    /// Returns when, on the recorder's clock; the brokers may be started again.
     pub fn cut_power(&mut self, ids: &[u32], first: FirstToGo) -> u64 {
         let at_us = self.recorder.fault(format!("power cut of brokers {ids:?}, {first:?} first"));
         if first == FirstToGo::Disk {
             self.cut_disks(ids);
         }
-        for id in ids {
+        let running: Vec<u32> = ids.iter().copied().filter(|id| self.pid(*id).is_some()).collect();
+        for id in &running {
             self.node(*id).signal("KILL");
         }
-        for id in ids {
+        for id in &running {
             self.wait_exit(*id);
         }
         if first == FirstToGo::Process {
@@ -109,11 +110,12 @@ impl Cluster {
         at_us
     }
 
-    /// Cuts the power of one broker whose disk is its own; kills the process of another.
+    /// Cuts the power of one broker whose disk is its own; kills the process of another, if it still runs.
     pub fn cut_power_or_kill(&mut self, id: u32) -> u64 {
         match self.node(id).disk {
             Some(_) => self.cut_power(&[id], FirstToGo::Process),
-            None => self.kill_nine(id),
+            None if self.pid(id).is_some() => self.kill_nine(id),
+            None => self.recorder().now_us(),
         }
     }
 

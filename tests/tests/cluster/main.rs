@@ -6,9 +6,11 @@
 //! do so wherever they can and say when they cannot.
 
 mod bit_flips;
+mod disjoint;
 mod disk_errors;
 mod disk_full;
 mod kill;
+mod last_sync;
 mod membership;
 mod metadata_full;
 mod metadata_snapshot;
