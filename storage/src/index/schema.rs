@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `M` name | a fact about the index itself, see [`Fact`] |
 //! | `E` log (u64 BE) base offset (u64 BE) | an [`Extent`]: next offset u64, segment u64, position u64, length u32, batch bytes u32, max timestamp i64 (all LE) |
-//! | `C` log (u64 BE) | how far the log was compacted: the end of it u64, and up to where nothing was left alone u64 (LE); absent when it never was |
+//! | `C` log (u64 BE) | how far the log was compacted: the end of it u64, up to where nothing was left alone u64, when the first tombstone met there may go i64 (LE; the greatest number for never). Without the last it is of an earlier version; absent when it never was |
 //! | `S` segment (u64 BE) log (u64 BE) | a [`SegmentShare`]: next offset u64 (LE) |
 //!
 //! Keys are big-endian so that byte order is numeric order: the extents of one log are one key range, and so are the
@@ -219,26 +219,48 @@ pub struct Cleaned {
     pub end: Offset,
     /// At or below the end: below it nothing was left alone.
     pub sound: Offset,
+    /// When the first tombstone that was met may go; `None` when none waits for its time.
+    pub horizon: Option<Timestamp>,
 }
 
+/// What stands for no horizon.
+const NO_HORIZON: i64 = i64::MAX;
+
 impl Cleaned {
+    /// The horizon of tombstones of which nobody knows: it has passed, so that somebody looks.
+    pub const UNKNOWN_HORIZON: Timestamp = Timestamp::from_millis(0);
+
+    /// The same, where tombstones may have been met since of which it does not speak.
+    #[must_use]
+    pub const fn with_unknown_horizon(self) -> Self {
+        Self { horizon: Some(Self::UNKNOWN_HORIZON), ..self }
+    }
+
     /// What stays true of it for a log that has changed from `to` on.
     #[must_use]
     pub fn lowered(self, to: Offset) -> Self {
-        Self { end: self.end.min(to), sound: self.sound.min(to) }
+        Self { end: self.end.min(to), sound: self.sound.min(to), horizon: self.horizon }
     }
 
     /// The value's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        [self.end, self.sound].map(|offset| offset.get().to_le_bytes()).concat()
+        let horizon = self.horizon.map_or(NO_HORIZON, Timestamp::as_millis);
+        [self.end.get().to_le_bytes(), self.sound.get().to_le_bytes(), horizon.to_le_bytes()].concat()
     }
 
     /// Reads the value.
     pub fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
         let mut fields = Fields::new(bytes);
-        let cleaned = fields.offset().zip(fields.offset()).map(|(end, sound)| Self { end, sound });
-        let sane = cleaned.filter(|cleaned| fields.is_empty() && cleaned.sound <= cleaned.end);
-        sane.ok_or_else(|| IndexError::Damaged("how far a log was compacted does not decode".to_owned()))
+        let read = |fields: &mut Fields<'_>| {
+            let (end, sound) = (fields.offset()?, fields.offset()?);
+            let horizon = if fields.is_empty() {
+                Some(Self::UNKNOWN_HORIZON)
+            } else {
+                Some(fields.i64()?).filter(|millis| *millis != NO_HORIZON).map(Timestamp::from_millis)
+            };
+            (fields.is_empty() && sound <= end).then_some(Self { end, sound, horizon })
+        };
+        read(&mut fields).ok_or_else(|| IndexError::Damaged("how far a log was compacted does not decode".to_owned()))
     }
 }
 
@@ -267,6 +289,22 @@ mod tests {
         }
         assert!(Key::decode(b"E123").is_err());
         assert!(Key::decode(b"").is_err());
+    }
+
+    // Catches a restart that does not know when tombstones may go, and an upgrade that takes what it finds for damage.
+    #[test]
+    fn how_far_a_log_was_compacted_survives() {
+        let at = |value| Offset::new(value).expect("small");
+        for horizon in [None, Some(Timestamp::from_millis(77))] {
+            let cleaned = Cleaned { end: at(9), sound: at(7), horizon };
+            let bytes = cleaned.encode();
+            assert_eq!(Cleaned::decode(&bytes).expect("own value"), cleaned);
+            let before = Cleaned::decode(&bytes[..16]).expect("the value of an earlier version");
+            assert_eq!(before, cleaned.with_unknown_horizon());
+            assert!(Cleaned::decode(&bytes[..20]).is_err());
+            let above = Cleaned { sound: at(10), ..cleaned };
+            assert!(Cleaned::decode(&above.encode()).is_err());
+        }
     }
 
     #[test]

@@ -8,11 +8,11 @@
 //! Below `sound` a tombstone may go once its time has come: nothing that it deletes is left in this log. Between the two
 //! something was left alone (damaged, not to be read), so that a tombstone there stays.
 //!
-//! Both are kept in the index. They go back when the log is cut, and when a stretch is repaired: what another replica had
+//! Both are kept in the index, and with them when the first tombstone may go: that is a reason to compact a log to which
+//! nothing is added any more. They go back when the log is cut, and when a stretch is repaired: what another replica had
 //! there need not have been compacted. The index must know that before a checkpoint does.
 
 use streambus_protocol::offset::Offset;
-use streambus_protocol::timestamp::Timestamp;
 
 use crate::index::Cleaned;
 
@@ -23,15 +23,16 @@ pub(crate) struct CleanState {
     known: Option<Cleaned>,
     /// What the index says is true below this offset only; it does not know yet.
     changed_from: Offset,
+    /// Replay met something stored anew up to here. Where that is more than the index says was compacted, a cleaning was
+    /// under way when the process ended, and has met tombstones of which the index does not know.
+    replayed_end: Offset,
     /// Grows each time it goes back: a cleaning under way has to begin anew.
     pub(crate) lowerings: u32,
-    /// When the first tombstone met there may go, as far as this process knows.
-    pub(crate) horizon: Option<Timestamp>,
 }
 
 impl Default for CleanState {
     fn default() -> Self {
-        Self { known: None, changed_from: Offset::MAX, lowerings: 0, horizon: None }
+        Self { known: None, changed_from: Offset::MAX, replayed_end: Offset::ZERO, lowerings: 0 }
     }
 }
 
@@ -43,13 +44,20 @@ impl CleanState {
 
     /// The index said `stored`.
     pub(crate) fn learn(&mut self, stored: Cleaned) -> Cleaned {
+        let is_behind = self.replayed_end > stored.end;
+        let stored = if is_behind { stored.with_unknown_horizon() } else { stored };
         *self.known.get_or_insert(stored.lowered(self.changed_from))
     }
 
+    /// Replay met a batch that was stored anew and ends at `next`.
+    pub(crate) fn replayed(&mut self, next: Offset) {
+        self.replayed_end = self.replayed_end.max(next);
+    }
+
     /// A cleaning has ended, and the index was told.
-    pub(crate) fn finish(&mut self, cleaned: Cleaned, horizon: Option<Timestamp>) {
+    pub(crate) fn finish(&mut self, cleaned: Cleaned) {
         debug_assert!(cleaned.sound <= cleaned.end);
-        (self.known, self.horizon) = (Some(cleaned), horizon);
+        self.known = Some(cleaned);
     }
 
     /// The log has changed from `to` on.
@@ -81,7 +89,7 @@ mod tests {
     }
 
     fn cleaned(end: u64, sound: u64) -> Cleaned {
-        Cleaned { end: offset(end), sound: offset(sound) }
+        Cleaned { end: offset(end), sound: offset(sound), horizon: None }
     }
 
     // Catches a restart that takes a log's new life for clean because its old one was.
@@ -98,5 +106,17 @@ mod tests {
         state.told(offset(10));
         assert_eq!(state.untold(), None);
         assert_eq!(state.learn(cleaned(100, 20)), cleaned(10, 10), "the index is asked once");
+    }
+
+    // Catches tombstones that nobody goes back to, because the power went before the index knew of them.
+    #[test]
+    fn a_cleaning_that_did_not_end_owes_a_look() {
+        let learned = |replayed: u64| {
+            let mut state = CleanState::default();
+            state.replayed(offset(replayed));
+            state.learn(cleaned(100, 20))
+        };
+        assert_eq!(learned(100), cleaned(100, 20));
+        assert_eq!(learned(101), cleaned(100, 20).with_unknown_horizon());
     }
 }

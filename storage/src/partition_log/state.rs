@@ -346,8 +346,9 @@ impl LogState {
     }
 
     /// A batch that compaction stored anew has its place in the journal, says replay.
-    pub(crate) fn replay_rewrite(&mut self, lsn: Lsn) {
+    pub(crate) fn replay_rewrite(&mut self, lsn: Lsn, next: Offset) {
         self.advance(lsn);
+        self.clean.replayed(next);
     }
 
     /// True while rewritten batches are on their way to the disk.

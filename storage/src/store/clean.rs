@@ -181,6 +181,10 @@ impl StoreInner {
             let is_done = match job.phase {
                 Phase::Keys => {
                     self.note_some(&log, job, outcome)?;
+                    if job.phase == Phase::Records {
+                        // Tombstones are met from now on. Should this cleaning not end, somebody has to look at them.
+                        self.tell_index(&log, job, job.before.with_unknown_horizon())?;
+                    }
                     false
                 }
                 Phase::Records => self.drop_some(&log, job, now, outcome)?,
@@ -340,22 +344,36 @@ impl StoreInner {
     fn end_job(&self, log: &PartitionLog, job: &Job) -> Result<(), Stop> {
         // One that only looked for tombstones may end below what was clean.
         let end = job.bound.max(job.before.end);
-        let cleaned = Cleaned { end, sound: job.sound_end().min(end) };
-        let mut changes = IndexChanges::default();
-        changes.put_cleaned(job.log, cleaned);
-        self.index.write(&changes)?;
+        let cleaned = Cleaned { end, sound: job.sound_end().min(end), horizon: job.horizon };
+        self.tell_index(log, job, cleaned)?;
         {
             let mut state = log.core().state.lock();
             if (state.generation, state.clean.lowerings) != (job.generation, job.lowerings) {
                 // It has changed meanwhile, and before a checkpoint knows that the index is told.
                 return Ok(());
             }
-            state.clean.finish(cleaned, job.horizon);
+            state.clean.finish(cleaned);
         }
         tracing::debug!(
             log = %log.partition(), %end, records = job.records_removed, keys = job.newest.len(), "a log was compacted"
         );
         Ok(())
+    }
+
+    /// Tells the index how far the log is clean, unless that has changed since the job began.
+    fn tell_index(&self, log: &PartitionLog, job: &Job, cleaned: Cleaned) -> Result<(), IndexError> {
+        // Checkpoints tell it of logs that have gone back: what one has told is not overruled, and one that comes later has
+        // the last word.
+        let _checkpoint = self.maintenance.lock();
+        {
+            let state = log.core().state.lock();
+            if state.deleted || (state.generation, state.clean.lowerings) != (job.generation, job.lowerings) {
+                return Ok(());
+            }
+        }
+        let mut changes = IndexChanges::default();
+        changes.put_cleaned(job.log, cleaned);
+        self.index.write(&changes)
     }
 }
 

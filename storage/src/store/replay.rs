@@ -209,7 +209,7 @@ impl<'a> Replay<'a> {
                 state.accept_repair(entry.lsn, entry.base, next);
             }
             EntryKind::Rewrite => {
-                state.replay_rewrite(entry.lsn);
+                state.replay_rewrite(entry.lsn, entry.last.next().unwrap_or(Offset::MAX));
                 // It may be smaller than what the index still names.
                 self.resized.insert(core.id);
             }
@@ -233,6 +233,7 @@ impl<'a> Replay<'a> {
             EntryKind::Trim => state.rebuild_trim(entry.base),
             EntryKind::Repair => state.extents.seal(),
             EntryKind::Rewrite => {
+                state.clean.replayed(entry.last.next().unwrap_or(Offset::MAX));
                 if state.rebuild_rewrite(entry, self.sink.limits) {
                     self.sink.extent_added();
                 }

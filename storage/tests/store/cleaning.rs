@@ -19,23 +19,23 @@ use streambus_storage::store::Store;
 use crate::world::{World, epoch, offset, partition, read, read_all, settle};
 
 /// Value of a key at an offset; `None` for a tombstone.
-type Written = BTreeMap<u64, (u8, Option<Bytes>)>;
+pub type Written = BTreeMap<u64, (u8, Option<Bytes>)>;
 
-fn rules() -> Compaction {
+pub fn rules() -> Compaction {
     Compaction { delete_retention_ms: 1_000, min_lag_ms: 0, min_dirty_millionths: 300_000 }
 }
 
-fn compacted(compaction: Compaction) -> LogOptions {
+pub fn compacted(compaction: Compaction) -> LogOptions {
     LogOptions { compaction: Some(compaction), deletes: false, ..LogOptions::default() }
 }
 
-fn create(store: &Store, index: u32, compaction: Compaction) -> PartitionLog {
+pub fn create(store: &Store, index: u32, compaction: Compaction) -> PartitionLog {
     let log = store.create_log(partition(index), compacted(compaction)).expect("created");
     log.set_agreed(Agreed::Synced);
     log
 }
 
-fn batch(base: Offset, records: &[(u8, Option<Bytes>)], codec: Compression, time_ms: i64) -> PlacedBatch {
+pub fn batch(base: Offset, records: &[(u8, Option<Bytes>)], codec: Compression, time_ms: i64) -> PlacedBatch {
     let mut builder = BatchBuilder::new(BatchOptions { compression: codec, ..BatchOptions::default() });
     for (key, value) in records {
         let key = Some(Bytes::from(vec![*key]));
@@ -81,7 +81,7 @@ fn fill(store: &Store, log: &PartitionLog, random: &mut SmallRng, count: usize, 
     }
 }
 
-fn clean(store: &Store, now_ms: i64) -> u64 {
+pub fn clean(store: &Store, now_ms: i64) -> u64 {
     let mut removed = 0;
     for _ in 0..10_000 {
         let outcome = store.clean_step(Timestamp::from_millis(now_ms), 2_000);
@@ -95,7 +95,7 @@ fn clean(store: &Store, now_ms: i64) -> u64 {
 }
 
 /// The records of a log, whose batches must have no gap.
-fn records(log: &PartitionLog) -> Written {
+pub fn records(log: &PartitionLog) -> Written {
     let mut cursor = log.log_start();
     let mut found = Written::new();
     for bytes in read_all(log).expect("readable") {
@@ -111,7 +111,7 @@ fn records(log: &PartitionLog) -> Written {
     found
 }
 
-fn newest(records: &Written) -> BTreeMap<u8, (u64, Option<Bytes>)> {
+pub fn newest(records: &Written) -> BTreeMap<u8, (u64, Option<Bytes>)> {
     records.iter().map(|(at, (key, value))| (*key, (*at, value.clone()))).collect()
 }
 
@@ -133,7 +133,7 @@ fn check(log: &PartitionLog, written: &Written, tombstones_may_go: bool) {
 const WITHIN: usize = 150;
 
 /// Flips a bit of the journal where `find` says.
-fn flip_where(world: &World, find: impl Fn(&[u8]) -> Option<usize>) {
+pub fn flip_where(world: &World, find: impl Fn(&[u8]) -> Option<usize>) {
     let names = world.memory.list("journal-").expect("listed");
     let found = names.into_iter().find_map(|name| {
         let at = find(&world.memory.read_file(&name).expect("readable"))?;

@@ -17,5 +17,6 @@ mod model;
 mod power;
 mod repair;
 mod retention;
+mod tombstones;
 mod truncation;
 mod world;

@@ -1,10 +1,13 @@
 //! Space comes back: retention, recycling, and what must not be given up.
 
+use std::time::Duration;
+
 use streambus_protocol::timestamp::Timestamp;
 use streambus_protocol::topic_config::{Durability, Retention};
-use streambus_storage::partition_log::LogOptions;
+use streambus_storage::partition_log::{LogOptions, PartitionLog};
+use streambus_storage::producer_state::SequenceVerdict;
 
-use crate::world::{Spec, World, append, create, fill, offset, partition, read_all, settle};
+use crate::world::{Spec, World, append, create, fill, offset, partition, read_all, settle, stamp};
 
 fn keep(time_ms: Option<u64>, bytes: Option<u64>) -> LogOptions {
     LogOptions { retention: Retention { time_ms, bytes }, durability: Durability::Sync, ..LogOptions::default() }
@@ -90,10 +93,60 @@ fn silent_producers_are_forgotten_by_this_brokers_clock() {
     let world = World::new(14);
     let store = world.open();
     let log = create(&store, 0);
-    append(&log, &Spec { time_ms: 0, producer: Some(crate::world::stamp(1, 0, 0)), ..Spec::default() });
+    append(&log, &Spec { time_ms: 0, producer: Some(stamp(1, 0, 0)), ..Spec::default() });
     let day_ms = 24 * 60 * 60 * 1_000;
     assert_eq!(store.apply_retention(Timestamp::from_millis(1_000_000 + day_ms)).producers_expired, 0);
     assert_eq!(store.apply_retention(Timestamp::from_millis(1_000_001 + day_ms)).producers_expired, 1);
+}
+
+// Catches an idle producer that is forgotten with its records (KAFKA-7190): by retention, by a start after it that replays
+// neither its records nor their trim, or by a second one. Its retry would be stored twice.
+#[test]
+fn an_idle_producer_outlives_its_records_and_restarts_until_its_time_is_over() {
+    let world = World::new(16);
+    let store = world.open();
+    let log = store.create_log(partition(0), keep(Some(1_000), None)).expect("created");
+    for sequence in 0..7 {
+        append(&log, &Spec { producer: Some(stamp(9, 1, sequence)), ..Spec::default() });
+        settle(&store);
+    }
+    // Others write on; what the idle one wrote expires, and its segments serve again.
+    let idle_end = log.log_end();
+    for _ in 0..6 {
+        fill(&store, &log, 60, 900);
+        store.apply_retention(Timestamp::from_millis(500_000));
+        settle(&store);
+    }
+    assert!(log.log_start() > idle_end, "its records are gone");
+    assert!(store.metrics().segments_recycled.get() > 2, "from the journal too");
+    let check = |log: &PartitionLog, life: &str| {
+        for sequence in 2..7_i32 {
+            let duplicate = SequenceVerdict::Duplicate { base: offset(u64::from(sequence.unsigned_abs())) };
+            assert_eq!(log.check_sequence(stamp(9, 1, sequence), 1), duplicate, "{life}");
+        }
+        assert_eq!(log.check_sequence(stamp(9, 1, 7), 1), SequenceVerdict::Accept, "{life}");
+        assert!(matches!(log.check_sequence(stamp(9, 1, 8), 1), SequenceVerdict::OutOfOrder { .. }), "{life}");
+        assert!(matches!(log.check_sequence(stamp(9, 0, 7), 1), SequenceVerdict::Fenced { .. }), "{life}");
+    };
+    check(&log, "the first life");
+    drop(log);
+    let (store, report) = world.crash_and_open(store);
+    assert_eq!(report.journal.damaged, []);
+    check(&store.log(partition(0)).expect("the log"), "after a power cut");
+    // Its silence counts from when it was heard, not from the start.
+    let hour = Duration::from_secs(60 * 60);
+    world.clock.advance(hour);
+    store.close().expect("closed");
+    drop(store);
+    let store = world.open();
+    let log = store.log(partition(0)).expect("the log");
+    check(&log, "after a second start");
+    let heard_ms = 1_000_000;
+    let expiry_ms = i64::try_from(world.config.producer_expiry.as_millis()).expect("small");
+    assert_eq!(store.apply_retention(Timestamp::from_millis(heard_ms + expiry_ms)).producers_expired, 0);
+    check(&log, "to the last moment");
+    assert_eq!(store.apply_retention(Timestamp::from_millis(heard_ms + expiry_ms + 1)).producers_expired, 1);
+    assert_eq!(log.check_sequence(stamp(9, 0, 100), 1), SequenceVerdict::Accept, "nothing is known of it");
 }
 
 // Catches retention that works on a log nobody answers for: after a start nothing protects its records, whatever the cluster
@@ -103,7 +156,7 @@ fn a_log_that_is_held_stays_as_it_is_until_somebody_opens_it() {
     let world = World::new(15);
     let store = world.open();
     let log = store.create_log(partition(0), keep(Some(1), Some(1))).expect("created");
-    append(&log, &Spec { producer: Some(crate::world::stamp(1, 0, 0)), ..Spec::default() });
+    append(&log, &Spec { producer: Some(stamp(1, 0, 0)), ..Spec::default() });
     fill(&store, &log, 60, 900);
     let (store, _) = world.crash_and_open(store);
     let log = store.log(partition(0)).expect("the log");

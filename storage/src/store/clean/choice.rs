@@ -71,7 +71,7 @@ impl StoreInner {
             Some(known) => known,
             None => self.index.cleaned(core.id)?.unwrap_or_default(),
         };
-        let (before, generation, lowerings, horizon) = {
+        let (before, generation, lowerings) = {
             let mut state = core.state.lock();
             // What was cleaned is not settled yet: the extents it would be measured by are old.
             if state.deleted || state.is_rewriting() {
@@ -79,13 +79,13 @@ impl StoreInner {
             }
             let (start, end) = (state.durable_start, state.end);
             let known = state.clean.learn(stored).lowered(end);
-            let before = Cleaned { end: known.end.max(start), sound: known.sound.max(start) };
-            (before, state.generation, state.clean.lowerings, state.clean.horizon)
+            let before = Cleaned { end: known.end.max(start), sound: known.sound.max(start), ..known };
+            (before, state.generation, state.clean.lowerings)
         };
         let survey = self.survey_log(core, before.end, rules, now)?;
         let share = survey.dirty_bytes.saturating_mul(1_000_000) / (survey.clean_bytes + survey.dirty_bytes).max(1);
         let is_dirty = survey.dirty_bytes > 0 && share >= u64::from(rules.min_dirty_millionths);
-        let is_over = horizon.is_some_and(|horizon| horizon <= now);
+        let is_over = before.horizon.is_some_and(|horizon| horizon <= now);
         let job = Job {
             log: core.id,
             rules,
