@@ -6,7 +6,7 @@
 //! [`dump_dir`] prints one line per journal entry. On a directory in use both see it as it was a moment ago; the last commit
 //! may then look cut, which is not counted as damage unless a checkpoint knows it to be durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,9 @@ use crate::store::INDEX_DIRECTORY;
 mod cross_check;
 mod dump;
 mod segments;
+mod stored_anew;
 
+use self::stored_anew::{Likeness, StoredAnew};
 pub use dump::DumpError;
 
 /// Memory RocksDB may use while it is read.
@@ -84,6 +86,9 @@ pub struct Damage {
     /// The batch it is, when its header can be read.
     #[serde(skip)]
     batch: Option<BatchPlace>,
+    /// The batches that lie whole behind damaged headers.
+    #[serde(skip)]
+    hidden: Vec<Likeness>,
 }
 
 /// Which offsets of which log a batch has: the first, and the last inclusive.
@@ -136,19 +141,41 @@ impl VerifyReport {
                 what: format!("{}; the index is rebuilt from the journal", damage.what),
                 log: None,
                 batch: None,
+                hidden: Vec::new(),
             });
         }
     }
 
     fn add_file(&mut self, file: &str, what: String) {
-        self.add(Damage { file: file.to_owned(), position: None, length: None, what, log: None, batch: None });
+        self.add(Damage {
+            file: file.to_owned(),
+            position: None,
+            length: None,
+            what,
+            log: None,
+            batch: None,
+            hidden: Vec::new(),
+        });
     }
 
-    /// Takes damaged batches off the list that were stored anew. A copy has its batch's borders.
-    fn forgive(&mut self, stored_anew: &BTreeSet<BatchPlace>) {
+    /// Takes damaged batches off the list that were stored anew.
+    fn forgive(&mut self, stored_anew: &mut StoredAnew) {
+        // Those first of which the place is known: what is left of the copies may be others'.
+        let mut is_forgiven = |place: &BatchPlace| {
+            let is_anew = stored_anew.has(place);
+            stored_anew.claim(place);
+            is_anew
+        };
         let listed = self.damaged.len();
-        self.damaged.retain(|damage| damage.batch.is_none_or(|place| !stored_anew.contains(&place)));
+        self.damaged.retain(|damage| !damage.batch.as_ref().is_some_and(&mut is_forgiven));
         self.repaired += (listed - self.damaged.len()) as u64;
+        let mut repaired = 0;
+        self.damaged.retain(|damage| {
+            let is_anew = stored_anew.claim_alike(&damage.hidden);
+            repaired += if is_anew { damage.hidden.len() as u64 } else { 0 };
+            !is_anew
+        });
+        self.repaired += repaired;
     }
 }
 

@@ -34,7 +34,8 @@ pub(super) fn cross_check(
         let trimmed = walked.starts.get(&log).copied().unwrap_or_default();
         let held = logs.get(&log).filter(|held| walked.live_logs.contains(&held.log));
         let relevant = held.is_some_and(|held| extent.next > held.start.max(trimmed) && extent.base < held.end);
-        if !relevant {
+        // The header of its first batch may be the damage that was repaired: the extent goes on covering the others.
+        if !relevant || walked.stored_anew.begins_at(log, extent.base) {
             return ControlFlow::Continue(());
         }
         let found = if walked.segments.contains(&extent.segment) {
@@ -60,6 +61,7 @@ pub(super) fn cross_check(
                 ),
                 log: logs.get(&log).map(|log| log.partition.to_string()),
                 batch: None,
+                hidden: Vec::new(),
             });
         }
         ControlFlow::Continue(())

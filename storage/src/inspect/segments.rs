@@ -6,6 +6,7 @@ use std::io;
 use streambus_protocol::ids::DirectoryId;
 use streambus_protocol::offset::Offset;
 
+use super::stored_anew::{StoredAnew, behind_damaged_headers};
 use super::{BatchPlace, Damage, InspectError, VerifyReport, open_scan};
 use crate::aligned::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::Disk;
@@ -30,6 +31,8 @@ pub(super) struct Walked {
     pub(super) live_logs: BTreeSet<LogId>,
     /// Where logs start, as far as trims say that are still there: the index may not have forgotten what lies below.
     pub(super) starts: BTreeMap<LogId, Offset>,
+    /// Batches stored anew in the place of damaged ones.
+    pub(super) stored_anew: StoredAnew,
 }
 
 impl Walked {
@@ -89,7 +92,6 @@ pub(super) fn walk(
         report.add_file(&segment_file_name(missing), "the segment that recovery starts from is missing".to_owned());
     }
     let checkpoint_logs = walked.live_logs.last().copied();
-    let mut stored_anew = BTreeSet::new();
     for (at, id) in ids.iter().enumerate() {
         if let Some(previous) = at.checked_sub(1).and_then(|before| ids.get(before))
             && previous.next() != *id
@@ -104,14 +106,14 @@ pub(super) fn walk(
             Met::Torn { bytes, .. } => report.torn_tail_bytes += bytes,
             Met::Damage(range) => {
                 let log = range.entry.map(|entry| name_of(&names, entry.log));
-                report.add(describe(&range, log));
+                report.add(Damage { hidden: behind_damaged_headers(disk, &range), ..describe(&range, log) });
             }
             Met::Entry(replayed) => {
                 report.entries += 1;
                 let entry = replayed.entry;
                 walked.note_start(&entry);
                 if entry.kind == EntryKind::Repair {
-                    stored_anew.insert(BatchPlace { log: entry.log, base: entry.base, last: entry.last });
+                    walked.stored_anew.add(&replayed);
                 }
                 report.batches += u64::from(holds_batch(entry.kind));
                 match entry.kind {
@@ -133,7 +135,7 @@ pub(super) fn walk(
             }
         })?;
     }
-    report.forgive(&stored_anew);
+    report.forgive(&mut walked.stored_anew);
     Ok(walked)
 }
 
@@ -236,6 +238,7 @@ pub(super) fn describe(range: &DamagedRange, log: Option<String>) -> Damage {
             base: entry.base,
             last: entry.last,
         }),
+        hidden: Vec::new(),
     }
 }
 
