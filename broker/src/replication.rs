@@ -26,6 +26,7 @@ pub mod peer_link;
 pub(crate) mod planted;
 pub mod registration;
 mod repair_service;
+mod repair_source;
 pub mod repair_state;
 pub mod repairer;
 pub mod replica_service;

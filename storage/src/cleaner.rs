@@ -19,6 +19,7 @@ use streambus_protocol::offset::Offset;
 use streambus_protocol::record::StoredRecord;
 use streambus_protocol::timestamp::Timestamp;
 
+pub mod deletions;
 mod offset_map;
 
 pub use offset_map::OffsetMap;
@@ -216,7 +217,7 @@ fn is_tombstone(stored: &StoredRecord) -> bool {
     stored.record.key.is_some() && stored.record.value.is_none()
 }
 
-fn records_of(batch: &PlacedBatch) -> Result<Vec<StoredRecord>, BatchError> {
+pub(crate) fn records_of(batch: &PlacedBatch) -> Result<Vec<StoredRecord>, BatchError> {
     if batch.record_count() == 0 {
         return Ok(Vec::new());
     }

@@ -195,6 +195,9 @@ pub enum RepairError {
         /// Its epoch.
         found: LeaderEpoch,
     },
+    /// What deleted a record of a batch is on its way to the disk in another form: ask again.
+    #[error("offset {0} is being stored anew")]
+    Moving(Offset),
     /// The log has too many repaired stretches: drop this replica and let it be filled anew.
     #[error("the log has {limit} repaired stretches, the most it may have: replace this replica")]
     TooMany {

@@ -14,6 +14,7 @@ use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::{BrokerId, PartitionId};
 use streambus_protocol::offset::Offset;
+use streambus_storage::cleaner::deletions::Deletions;
 use streambus_storage::error::RepairError;
 use streambus_storage::partition_log::{DamagedOffsets, Durable, LogEnds};
 
@@ -160,6 +161,14 @@ impl Partition {
         }
     }
 
+    /// Below it lie the tombstones that this log has dropped; none when it drops none. While it has damage, it drops none
+    /// above that: what was said first goes on being true.
+    pub fn may_lack_tombstones_below(&self) -> Option<Offset> {
+        let compacts = self.log.options().compaction.is_some();
+        // The watermark of a leadership that has just begun may lie below the one that compaction went by.
+        compacts.then(|| self.log.committed().max(self.high_watermark()))
+    }
+
     /// Checks that this replica may answer `request`; returns the watermark below which it may. Ask again after reading: a
     /// role that changed in between makes the answer one of the past.
     ///
@@ -204,12 +213,18 @@ impl Partition {
         Ok(committed)
     }
 
-    /// Puts `chunks`, which another replica gave for the damage `wanted` in the leadership `epoch`, in its place. May read
-    /// the disk.
+    /// Puts `chunks`, which another replica gave for the damage `wanted` in the leadership `epoch`, in its place, but for
+    /// what `deletions` says that replica knows to be deleted and this one no longer does. May read the disk.
     ///
     /// # Errors
     /// See [`MendError`]; nothing was put in place unless the journal refused in the middle.
-    pub fn mend(&self, epoch: LeaderEpoch, wanted: DamagedOffsets, chunks: &[Bytes]) -> Result<Mended, MendError> {
+    pub fn mend(
+        &self,
+        epoch: LeaderEpoch,
+        wanted: DamagedOffsets,
+        chunks: &[Bytes],
+        deletions: &Deletions,
+    ) -> Result<Mended, MendError> {
         let found = in_place(wanted, chunks)?;
         let (Some(first), Some(last)) = (found.first(), found.last()) else {
             return Err(MendError::OutOfPlace { expected: wanted.base, found: wanted.base });
@@ -220,7 +235,7 @@ impl Partition {
             return Err(MendError::Past);
         }
         let (batches, bytes) = (found.len(), found.into_iter().map(PlacedBatch::into_bytes).collect());
-        let durable = self.log.repair(bytes)?;
+        let durable = self.log.repair_but(bytes, deletions)?;
         Ok(Mended { batches, base, next, durable })
     }
 }

@@ -1,15 +1,13 @@
 //! Repairs what this disk has lost from other replicas: looks for damage, asks one replica at a time for one piece at a time,
 //! puts it in place, and says what it did and what it cannot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use streambus_consensus::blocking;
-use streambus_protocol::api::repair::ReplicaRepairRequest;
-use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::PartitionId;
 use streambus_protocol::offset::Offset;
 use streambus_storage::clock::Clock;
@@ -18,13 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::partition::registry::Registry;
 use crate::partition::repair::{MendError, Mended};
-use crate::replication::peer_link::{LinkError, PeerLink};
+use crate::replication::peer_link::PeerLink;
 use crate::replication::registration::Registration;
+use crate::replication::repair_source::{Given, RepairSource, joined};
 use crate::replication::repair_state::{Ask, Next, Refusal, RepairPauses, RepairState, Stuck};
 use crate::replication::settings::ReplicationSettings;
 
-/// A replica that has not answered for so long does not help now.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest pause before a replica is asked again for what it could not give.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
@@ -50,6 +47,9 @@ pub struct Repairer {
     settings: ReplicationSettings,
     board: RepairBoard,
     state: RepairState,
+    /// Where the tombstones lie that a damaged log may have dropped, as far as that was asked: a source is not to be
+    /// overtaken by what is written meanwhile.
+    lacking: BTreeMap<PartitionId, Offset>,
 }
 
 impl Repairer {
@@ -63,7 +63,7 @@ impl Repairer {
         board: RepairBoard,
     ) -> Self {
         let state = RepairState::new(RepairPauses { min: settings.repair_interval, max: PAUSE_MAX });
-        Self { registry, link, registration, clock, settings, board, state }
+        Self { registry, link, registration, clock, settings, board, state, lacking: BTreeMap::new() }
     }
 
     /// Runs until `stop`. An answer on its way is given up then.
@@ -117,6 +117,9 @@ impl Repairer {
     fn look(&mut self, id: PartitionId) {
         let partition = self.registry.get(id);
         let damage = partition.as_ref().and_then(|partition| partition.damage());
+        if damage.is_none() {
+            self.lacking.remove(&id);
+        }
         let mut is_news = self.state.observe(id, damage);
         if let Some(partition) = partition {
             is_news |= partition.set_prospect(self.state.prospect(id));
@@ -127,28 +130,31 @@ impl Repairer {
     }
 
     /// Asks for a range and puts in place what comes: the offsets repaired, and their bytes.
-    async fn repair(&self, ask: &Ask) -> Result<((Offset, Offset), usize), Refusal> {
+    async fn repair(&mut self, ask: &Ask) -> Result<((Offset, Offset), usize), Refusal> {
         let Some(broker_epoch) = self.registration.epoch() else {
             return Err(Refusal::Later("this broker is not registered yet".to_owned()));
         };
-        let request = ReplicaRepairRequest {
-            broker: self.registration.broker(),
-            broker_epoch,
-            topic: ask.id.topic,
-            partition: ask.id.partition,
-            leader_epoch: ask.leader_epoch,
-            from: ask.range.base,
-            to: ask.range.next,
+        let gone = || Refusal::Later("the partition is gone".to_owned());
+        let may_lack_below = self.registry.get(ask.id).ok_or_else(gone)?.may_lack_tombstones_below();
+        let may_lack_below = may_lack_below.map(|now| {
+            let first = self.lacking.entry(ask.id).or_insert(now);
+            // A cut lowers it.
+            *first = now.min(*first);
+            *first
+        });
+        let source = RepairSource {
+            link: &*self.link,
+            asker: (self.registration.broker(), broker_epoch),
+            ask,
             bytes_max: self.settings.partition_bytes_max,
         };
-        let answer = self.link.repair(ask.source, request, ANSWER_PATIENCE).await.map_err(|error| refused(&error))?;
-        let partition = self.registry.get(ask.id).ok_or_else(|| Refusal::Later("the partition is gone".to_owned()))?;
         let (epoch, range) = (ask.leader_epoch, ask.range);
-        let (chunks, bytes) = (answer.batches.chunks().to_vec(), answer.batches.len());
-        let mending = blocking::spawn(move || partition.mend(epoch, range, &chunks));
-        let Mended { base, next, durable, .. } = match mending.await {
-            Ok(Ok(mended)) => mended,
-            Ok(Err(error)) => {
+        let Given { chunks, bytes, deletions } = source.take(may_lack_below).await?;
+        let partition = self.registry.get(ask.id).ok_or_else(gone)?;
+        let mending = blocking::spawn(move || partition.mend(epoch, range, &chunks, &deletions));
+        let Mended { base, next, durable, .. } = match joined(mending.await)? {
+            Ok(mended) => mended,
+            Err(error) => {
                 if !matches!(error, MendError::Past) {
                     tracing::warn!(
                         partition = %ask.id, source = %ask.source, %error,
@@ -157,8 +163,6 @@ impl Repairer {
                 }
                 return Err(Refusal::Later(error.to_string()));
             }
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(error) => return Err(Refusal::Later(error.to_string())),
         };
         durable.await.map_err(|error| Refusal::Later(error.to_string()))?;
         Ok(((base, next), bytes))
@@ -168,15 +172,5 @@ impl Repairer {
 impl fmt::Debug for Repairer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Repairer").field("state", &self.state).finish_non_exhaustive()
-    }
-}
-
-fn refused(error: &LinkError) -> Refusal {
-    let text = error.to_string();
-    match error {
-        LinkError::Refused(body) if matches!(body.code, ErrorCode::StorageDamaged | ErrorCode::OffsetOutOfRange) => {
-            Refusal::Gone(text)
-        }
-        LinkError::Refused(_) | LinkError::Unreachable(_) => Refusal::Later(text),
     }
 }

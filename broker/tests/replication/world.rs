@@ -94,7 +94,7 @@ pub(crate) struct Shared {
 type Reachable = (Arc<Registry>, LeaderService);
 
 pub(crate) struct Node {
-    disk: MemoryDisk,
+    pub(crate) disk: MemoryDisk,
     index: Arc<MemoryIndex>,
     pub(crate) store: Store,
     pub(crate) registry: Arc<Registry>,

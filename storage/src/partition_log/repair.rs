@@ -1,7 +1,8 @@
 //! Storing batches anew whose first copy this disk has lost.
 //!
 //! Each batch becomes a journal entry of the kind `Repair`: it has the place, the epoch and the bytes of the batch it
-//! replaces, and neither moves the log end nor speaks of producers. The damage mark goes when the entry is durable.
+//! replaces, and neither moves the log end nor speaks of producers. The damage mark goes when the entry is durable. Of a log
+//! that is compacted, records that were deleted are left out: see [`PartitionLog::repair_but`].
 
 use bytes::Bytes;
 use streambus_protocol::batch::PlacedBatch;
@@ -9,7 +10,9 @@ use streambus_protocol::offset::Offset;
 
 use super::durable::Durable;
 use super::read::Place;
-use super::{PartitionLog, check_exists};
+use super::{PartitionLog, Read, ReadLimit, check_exists};
+use crate::cleaner::deletions::{Deleted, Deletions, without};
+use crate::cleaner::records_of;
 use crate::error::{AppendError, ReadError, RepairError};
 use crate::journal::{EntryKind, NewEntry};
 
@@ -26,16 +29,27 @@ impl PartitionLog {
     /// See [`RepairError`]. On [`RepairError::Append`] the batches before the refused one are repaired all the same; on
     /// any other nothing was stored.
     pub fn repair(&self, batches: Vec<Bytes>) -> Result<Durable, RepairError> {
+        self.repair_but(batches, &Deletions::default())
+    }
+
+    /// As [`PartitionLog::repair`], but for the records that were deleted, as the other replica knows, by a tombstone that
+    /// this log has dropped: they must not come back. A record whose tombstone is still here, or cannot be read, stays.
+    ///
+    /// # Errors
+    /// As of [`PartitionLog::repair`]; [`RepairError::Moving`] while it cannot be told whether a tombstone is here.
+    pub fn repair_but(&self, batches: Vec<Bytes>, deletions: &Deletions) -> Result<Durable, RepairError> {
         let verify = |bytes| PlacedBatch::verify_stored(bytes).map_err(|error| RepairError::Invalid(error.to_string()));
         let batches = batches.into_iter().map(verify).collect::<Result<Vec<_>, _>>()?;
         if !batches.is_sorted_by(|a, b| a.next_offset() <= b.base_offset()) {
             return Err(RepairError::Invalid("the batches are not in the order of their offsets".to_owned()));
         }
+        // Under it nothing is stored anew: what is here stays until the repair is accepted.
         let _order = self.core.order.lock();
         let mut wanted = Vec::with_capacity(batches.len());
         for batch in batches {
             if self.wants_repair(&batch)? {
-                wanted.push(batch);
+                let gone = self.dropped(&deletions.within(&batch))?;
+                wanted.push(without(batch, &gone));
             }
         }
         let mut durable = Durable::at_once();
@@ -60,6 +74,41 @@ impl PartitionLog {
             self.settle(&mut state);
         }
         Ok(durable)
+    }
+
+    /// The records of `deleted` whose tombstones this log has dropped.
+    fn dropped(&self, deleted: &[Deleted]) -> Result<Vec<Offset>, RepairError> {
+        let mut gone = Vec::new();
+        for Deleted { record, tombstone } in deleted.iter().copied() {
+            let end = tombstone.next().unwrap_or(Offset::MAX);
+            if self.core.state.lock().is_rewriting_within(tombstone, end) {
+                return Err(RepairError::Moving(tombstone));
+            }
+            if self.lacks_record(tombstone)? {
+                gone.push(record);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// True when the batch that holds `offset` can be read and has no such record: compaction took it.
+    fn lacks_record(&self, offset: Offset) -> Result<bool, ReadError> {
+        let limit = ReadLimit { bytes_max: 1, below: Offset::MAX };
+        let found = match self.read(offset, limit) {
+            Ok(Read::Ready(batches, _)) => Ok(batches),
+            Ok(Read::Disk(read)) => read.run().map(|(batches, _)| batches),
+            Err(error) => Err(error),
+        };
+        let batches = match found {
+            Ok(batches) => batches,
+            // Lost as well, or given up: nobody knows whether it was here.
+            Err(ReadError::Damaged { .. } | ReadError::OutOfRange { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        // So with one that this version cannot read.
+        let batch = batches.into_iter().next().and_then(|bytes| PlacedBatch::verify_stored(bytes).ok());
+        let records = batch.and_then(|batch| records_of(&batch).ok());
+        Ok(records.is_some_and(|records| records.iter().all(|stored| stored.offset != offset)))
     }
 
     /// True when `batch` replaces damage; false when there is nothing to do.

@@ -78,7 +78,7 @@ pub(crate) struct LogState {
     rewriting: VecDeque<Anew>,
     /// Repairs accepted and not yet committed.
     repairing: VecDeque<Anew>,
-    /// How many batches were stored anew: whoever reads to do so looks whether somebody else has.
+    /// How many batches were stored anew, or repaired: whoever reads to do so looks whether somebody else has.
     pub(crate) rewrites: u64,
     pub(crate) clean: CleanState,
     /// What may be compacted.
@@ -326,9 +326,12 @@ impl LogState {
         }
     }
 
-    /// A batch stored anew has its place in the journal.
+    /// A batch stored anew has its place in the journal. A cleaning under way ends, or it could drop a tombstone whose
+    /// record this brings back.
     pub(crate) fn accept_repair(&mut self, lsn: Lsn, base: Offset, next: Offset) {
         self.advance(lsn);
+        self.clean.lower(base.max(self.start));
+        self.rewrites += 1;
         self.repairing.push_back(Anew { lsn, base, next });
     }
 

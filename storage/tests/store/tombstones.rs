@@ -3,15 +3,17 @@
 use bytes::Bytes;
 use streambus_protocol::batch::PlacedBatch;
 use streambus_protocol::compression::Compression;
+use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
 use streambus_protocol::topic_config::Retention;
+use streambus_storage::cleaner::deletions::Deletions;
 use streambus_storage::index::IndexStore;
 use streambus_storage::partition_log::options::Compaction;
-use streambus_storage::partition_log::{Agreed, LogOptions, PartitionLog};
+use streambus_storage::partition_log::{Agreed, LogOptions, PartitionLog, ReadLimit};
 use streambus_storage::store::Store;
 
-use crate::cleaning::{batch, clean, compacted, create, newest, records, rules};
-use crate::world::{Spec, World, append, offset, partition, read_all, settle};
+use crate::cleaning::{batch, clean, compacted, create, flip_where, newest, records, rules};
+use crate::world::{Spec, World, append, offset, partition, read, read_all, settle};
 
 fn value(key: u8) -> Option<Bytes> {
     Some(Bytes::from(vec![key; 300]))
@@ -26,9 +28,11 @@ fn add(store: &Store, log: &PartitionLog, key: u8, value: Option<Bytes>) {
 fn with_a_tombstone_that_waits(world: &World) -> Store {
     let store = world.open();
     let log = create(&store, 0, rules());
-    add(&store, &log, 1, value(1));
-    add(&store, &log, 1, None);
-    (2..60).for_each(|key| add(&store, &log, key, value(key)));
+    // Apart from one another, or what is left of both is one.
+    for (key, value) in [(1, value(1)), (2, value(2)), (1, None)] {
+        add(&store, &log, key, value);
+    }
+    (3..60).for_each(|key| add(&store, &log, key, value(key)));
     assert_eq!(clean(&store, 5_000), 1, "the deleted record");
     store
 }
@@ -44,7 +48,7 @@ fn a_tombstone_goes_when_its_time_comes_although_the_broker_was_restarted_and_no
     let log = store.log(partition(0)).expect("the log");
     log.set_agreed(Agreed::Synced);
     assert_eq!(clean(&store, 5_999), 0);
-    assert_eq!(newest(&records(&log))[&1], (1, None), "its time has not come");
+    assert_eq!(newest(&records(&log))[&1], (2, None), "its time has not come");
     assert_eq!(clean(&store, 6_000), 1);
     assert_eq!(newest(&records(&log)).get(&1), None);
 }
@@ -91,6 +95,69 @@ fn opened(store: &Store, min_dirty_millionths: u32) -> PartitionLog {
     let log = store.log(partition(0)).expect("the log");
     log.set_agreed(Agreed::Synced);
     log
+}
+
+/// Flips a bit in what is left of the log's first batch, and meets it.
+fn lose_first(world: &World, log: &PartitionLog) {
+    let left = read_all(log).expect("readable").remove(0);
+    let limit = ReadLimit { bytes_max: 1, below: log.log_end() };
+    // Older copies of it may lie before the one that counts.
+    while read(log, Offset::ZERO, limit).is_ok() {
+        flip_where(world, |bytes| bytes.windows(left.len()).position(|window| window == &left[..]).map(|at| at + 30));
+    }
+    assert_eq!(log.damaged().len(), 1);
+}
+
+/// As [`with_a_tombstone_that_waits`], without a cache, and the first batches of a replica that was never compacted: the
+/// deleted record, another, and the tombstone.
+fn beside_an_uncompacted_replica(world: &mut World) -> (Store, Vec<PlacedBatch>) {
+    world.config.tail_cache_bytes = 0;
+    let theirs = [(0, 1, value(1)), (1, 2, value(2)), (2, 1, None)];
+    let theirs = theirs.map(|(at, key, value)| batch(offset(at), &[(key, value)], Compression::None, 1_000));
+    (with_a_tombstone_that_waits(world), theirs.to_vec())
+}
+
+// Catches a repair that brings a deleted record back for ever: its tombstone has gone here, and where the record comes from
+// nothing was compacted yet.
+#[test]
+fn a_repair_leaves_out_what_was_deleted_by_a_tombstone_that_has_gone() {
+    let mut world = World::new(54);
+    let (store, theirs) = beside_an_uncompacted_replica(&mut world);
+    let log = store.log(partition(0)).expect("the log");
+    assert_eq!(clean(&store, 6_000), 1, "the tombstone");
+    lose_first(&world, &log);
+    let lost = vec![theirs[0].as_bytes().clone()];
+    let mut deletions = Deletions::for_keys_of(&theirs[..1]);
+    deletions.note(&theirs[1..]);
+    log.repair_but(lost.clone(), &deletions).expect("repaired");
+    settle(&store);
+    assert_eq!((log.damaged(), newest(&records(&log)).get(&1)), (vec![], None));
+    assert_eq!(store.metrics().batches_repaired.get(), 1, "its offsets are there");
+    // What nobody knows to be deleted is put in place, whoever may have dropped what.
+    lose_first(&world, &log);
+    log.repair(lost).expect("repaired");
+    settle(&store);
+    assert_eq!(newest(&records(&log))[&1], (0, value(1)));
+}
+
+// Catches a repair that leaves records out before their time: a tombstone that is still here deletes what it deletes, after
+// whatever lag and retention. And one that goes while what it deletes may come back.
+#[test]
+fn a_tombstone_stays_above_damage_and_what_it_deletes_may_come_back() {
+    let mut world = World::new(55);
+    let (store, theirs) = beside_an_uncompacted_replica(&mut world);
+    let log = store.log(partition(0)).expect("the log");
+    lose_first(&world, &log);
+    assert_eq!(clean(&store, 50_000), 0, "the tombstone's time is over, and it stays");
+    let mut deletions = Deletions::for_keys_of(&theirs[..1]);
+    deletions.note(&theirs[1..]);
+    log.repair_but(vec![theirs[0].as_bytes().clone()], &deletions).expect("repaired");
+    settle(&store);
+    assert_eq!(log.damaged(), []);
+    let found = records(&log);
+    assert_eq!((found.get(&0), newest(&found).get(&1)), (Some(&(1, value(1))), Some(&(2, None))));
+    assert_eq!(clean(&store, 60_000), 2, "both at once");
+    assert_eq!(newest(&records(&log)).get(&1), None);
 }
 
 /// The offsets of the records without a key.

@@ -79,7 +79,10 @@ impl StoreInner {
             }
             let (start, end) = (state.durable_start, state.end);
             let known = state.clean.learn(stored).lowered(end);
-            let before = Cleaned { end: known.end.max(start), sound: known.sound.max(start), ..known };
+            // What a repair may put there need not have been compacted: the tombstones above stay as long.
+            let damaged = state.damage.ranges().first().map_or(Offset::MAX, |range| range.base);
+            let sound = known.sound.min(damaged);
+            let before = Cleaned { end: known.end.max(start), sound: sound.max(start), ..known };
             (before, state.generation, state.clean.lowerings)
         };
         let survey = self.survey_log(core, before.end, rules, now)?;
