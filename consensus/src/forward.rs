@@ -32,7 +32,8 @@ pub(crate) enum Confirmation {
     /// It asks a quorum. Holds whatever the clocks do: for decisions that cannot be taken back.
     Quorum,
     /// A quorum has answered it less than a lease ago, by its monotonic clock. Costs nothing, and may be from before for less
-    /// than a lease ([`MetadataNode::lease_read_within`](crate::node::MetadataNode::lease_read_within)): for answers to clients.
+    /// than a lease ([`MetadataNode::lease_read_within`](crate::node::MetadataNode::lease_read_within)): for answers to
+    /// clients.
     Lease,
 }
 

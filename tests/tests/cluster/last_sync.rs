@@ -70,7 +70,7 @@ fn a_stop_during_which_the_disk_fails_is_no_stop_in_order() {
     let mut random = StdRng::seed_from_u64(setting::seed());
     let mut run = Run::start("SIGTERM while the last sync fails", &options, &LoadOptions::default());
     for cycle in 0..setting::cycles(2) {
-        let moment = if (setting::seed() + cycle) % 2 == 0 { Moment::BeforeTheStop } else { Moment::AtTheEnd };
+        let moment = if (setting::seed() + cycle).is_multiple_of(2) { Moment::BeforeTheStop } else { Moment::AtTheEnd };
         let mut hit = None;
         for _ in 0..TRIES {
             run.wait_acks(random.random_range(100..1_000));

@@ -54,7 +54,7 @@ impl DiskFile for Asked {
 fn a_gentle_reader_asks_for_little_and_for_nothing_twice() {
     let memory = MemoryDisk::new();
     let config = JournalConfig {
-        segment_bytes: 4 << 20,
+        segment_bytes: 8 << 20,
         group_bytes: 1 << 20,
         queue_bytes_max: 2 << 20,
         payload_bytes_max: 200_000,
