@@ -210,15 +210,8 @@ async fn a_moved_partitions_old_log_goes_after_the_move_and_not_before() {
 // Catches a disk that stays full: what moved away is kept until something else has been opened, for which there is no room.
 #[tokio::test]
 async fn what_moved_away_is_given_up_although_nothing_can_be_opened() {
-    let mut metadata = Metadata::founded();
-    let epoch = metadata.start(ONE);
-    metadata.start(TWO);
+    let Holding { mut metadata, store, id, mut process, .. } = Holding::start().await;
     metadata.start(THREE);
-    let id = metadata.create_topic(1, "t", &[ONE, TWO]);
-    let store = fixture::store(StoreConfig::default());
-    let mut process = Process::start(ONE, epoch, &store);
-    process.follow(metadata.image()).await;
-    process.write(id, b"record");
     metadata.apply(&Command::Reassign { id, replicas: vec![TWO, THREE], throttle: None });
     metadata.set_in_sync(id, &BROKERS);
     metadata.create_topic(2, "new", &[ONE, TWO]);
