@@ -2,7 +2,7 @@
 //!
 //! One WAL orders votes, entries, truncations, purges and applied state, which is what Raft needs: after a crash the
 //! database is a prefix of what was written, over all families. Nothing written here is durable before
-//! `Database::sync` returns; only the flusher calls it.
+//! `Database::sync` returns; the flusher calls it, and who is about to make a snapshot durable.
 //!
 //! A broker keeps it in RocksDB (`rocks`). A simulation, in which no thread may run, gives it a [`MemoryDatabase`].
 

@@ -3,7 +3,8 @@
 //!
 //! The stored state may lag the log after a crash, never lead it: rows are in the same WAL behind the entries they
 //! come from. A snapshot is frozen when its builder is created, which is serialized with apply; building it later
-//! cannot mix two states.
+//! cannot mix two states. Before a snapshot becomes durable, everything written so far does: a crash must not leave it
+//! beside a log of before, whose last entries were taken back since and contradict it.
 
 use std::io;
 use std::sync::Arc;
@@ -82,7 +83,8 @@ impl StateMachine {
 
     fn frozen(&self) -> SnapshotBuilder {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        SnapshotBuilder { snapshots: Arc::clone(&self.snapshots), meta, state: self.state.clone() }
+        let (database, snapshots) = (Arc::clone(&self.database), Arc::clone(&self.snapshots));
+        SnapshotBuilder { database, snapshots, meta, state: self.state.clone() }
     }
 }
 
@@ -136,12 +138,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.frozen()
     }
 
-    /// Crash-safe in this order: the snapshot becomes durable under its name; one batch replaces all rows and the
-    /// position. A crash in between leaves the old rows with a newer snapshot, which is installed at the next start.
+    /// Crash-safe in this order: what was written to the log becomes durable; the snapshot does, under its name; one batch
+    /// replaces all rows and the position. A crash in between leaves the old rows with a newer snapshot, which is installed
+    /// at the next start.
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
         let store = Arc::clone(&self.snapshots);
         let announced = meta.clone();
-        let state = blocking(move || store.adopt(&announced, &snapshot)).await?;
+        let database = Arc::clone(&self.database);
+        let state = blocking(move || {
+            database.sync()?;
+            store.adopt(&announced, &snapshot)
+        })
+        .await?;
         assert!(meta.last_log_id >= self.applied, "a snapshot never moves the state back");
         self.state = state;
         self.applied = meta.last_log_id;
@@ -165,6 +173,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
 /// The state frozen at one log position, to be written as a snapshot while apply goes on.
 pub struct SnapshotBuilder {
+    database: Arc<Database>,
     snapshots: Arc<SnapshotStore>,
     meta: SnapshotMeta,
     state: ClusterState,
@@ -175,8 +184,12 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let store = Arc::clone(&self.snapshots);
-        let (meta, state) = (self.meta.clone(), self.state.clone());
-        blocking(move || store.save(&meta, &state)).await
+        let (database, meta, state) = (Arc::clone(&self.database), self.meta.clone(), self.state.clone());
+        blocking(move || {
+            database.sync()?;
+            store.save(&meta, &state)
+        })
+        .await
     }
 }
 

@@ -1,10 +1,17 @@
 //! The state machine: applying, building and installing snapshots, reopening.
 
-use openraft::RaftSnapshotBuilder;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
+use openraft::{RaftSnapshotBuilder, StorageHelper};
 use streambus_protocol::ids::{ClusterId, ProducerId};
 
 use super::*;
 use crate::command::{ClusterEndpoint, Command, Incarnation};
+use crate::database::{DatabaseSource, MemoryDatabase};
+use crate::log_store::LogStore;
 use crate::snapshot;
 use crate::types::{Entry, LeaderId, RaftId};
 
@@ -153,4 +160,63 @@ async fn image_is_published_once_per_batch() {
     assert_eq!((image.applied, image.brokers.len()), (3, 2));
     assert!(!images.has_changed().unwrap());
     assert_eq!(machine.state.producer_id_next, ProducerId::new(0).get());
+}
+
+/// An entry of the controller of `term`.
+fn entry_of(term: u64, index: u64) -> Entry {
+    let leader_id = LeaderId { term, node_id: RaftId::new(1) };
+    let command = if index == 0 { found() } else { register(index) };
+    Entry { log_id: LogId { leader_id, index }, payload: EntryPayload::Normal(command) }
+}
+
+/// The log and the state machine of one life on a disk that loses with the power what is not synced, but for snapshots.
+fn open_both(memory: &MemoryDatabase, path: &std::path::Path) -> (LogStore, StateMachine) {
+    let database = Arc::new(Database::open_in(&DatabaseSource::Memory(memory.clone()), path).unwrap());
+    let snapshots = Arc::new(SnapshotStore::open(path).unwrap());
+    let machine = StateMachine::open(Arc::clone(&database), snapshots, OutcomeBoard::default()).unwrap();
+    (LogStore::open(database, None).unwrap(), machine)
+}
+
+/// Catches: a snapshot on a disk whose log is still that of before, after a power cut: entries that were taken back are
+/// there again, later in the log than the snapshot and contradicting it, and Raft does not start on that.
+#[tokio::test]
+async fn a_power_cut_leaves_no_log_that_contradicts_a_snapshot() {
+    // What was decided: entries of one controller, and of the next.
+    let (first, second) = (|| (0..5).map(|index| entry_of(1, index)), || (5..8).map(|index| entry_of(2, index)));
+    let leader_directory = tempfile::tempdir().unwrap();
+    let mut leader = open(leader_directory.path());
+    apply(&mut leader, first().chain(second()).collect()).await;
+    let sent = leader.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    for is_received in [false, true] {
+        let sync_ms = Arc::new(AtomicU64::new(0));
+        let takes = Arc::clone(&sync_ms);
+        let memory = MemoryDatabase::new(move || Duration::from_millis(takes.load(Ordering::Relaxed)));
+        let directory = tempfile::tempdir().unwrap();
+        {
+            let (mut log, mut machine) = open_both(&memory, directory.path());
+            // The first controller sent more than it could get decided.
+            let (done, _unheard) = TypeConfig::oneshot();
+            log.append((0..10).map(|index| entry_of(1, index)), IOFlushed::signal(done)).await.unwrap();
+            apply(&mut machine, first().collect()).await;
+            log.sync().await.unwrap();
+            // From here on nothing gets onto the disk by itself.
+            sync_ms.store(u64::from(u32::MAX), Ordering::Relaxed);
+            log.truncate_after(first().next_back().map(|entry| entry.log_id)).await.unwrap();
+            if is_received {
+                machine.install_snapshot(&sent.meta, sent.snapshot.clone()).await.unwrap();
+            } else {
+                let (done, _unheard) = TypeConfig::oneshot();
+                log.append(second(), IOFlushed::signal(done)).await.unwrap();
+                apply(&mut machine, second().collect()).await;
+                machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+            }
+        }
+        memory.crash(0);
+        sync_ms.store(0, Ordering::Relaxed);
+        let (mut log, mut machine) = open_both(&memory, directory.path());
+        let helper = StorageHelper::<TypeConfig, _, _>::new(&mut log, &mut machine);
+        let started = helper.with_id(RaftId::new(1)).get_initial_state().await.map(|_| ());
+        assert!(started.is_ok(), "received: {is_received}: {started:?}");
+        assert_eq!((log.last_index(), machine.watch().borrow().applied), (7, 7), "received: {is_received}");
+    }
 }
