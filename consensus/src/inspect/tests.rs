@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::held::held_log;
 use super::*;
 use crate::cluster_state::ClusterState;
+use crate::command::Command;
 use crate::config::ConsensusConfig;
 use crate::database::DatabaseSource;
 use crate::node::{ConsensusEnv, MetadataNode};
@@ -167,7 +168,9 @@ async fn what_is_held_can_be_told_apart_from_anything_else() {
     assert_eq!(checksums.len(), held.entries.len(), "{held:?}");
 
     let node = start(data.path()).await;
-    node.register().await.unwrap();
+    let broker_epoch = node.register().await.unwrap();
+    // A change of nothing but what only apply knows.
+    node.propose(Command::AllocateProducerIds { broker: BrokerId::new(1), broker_epoch, count: 1 }).await.unwrap();
     node.shutdown().await;
     drop(node);
     let later = held_log(&DatabaseSource::Directory, data.path()).unwrap();
