@@ -93,11 +93,9 @@ fn assert_metadata_was_compacted(results: &[Finished]) {
     let all = |count: fn(&Compaction) -> u64| results.iter().map(|finished| count(&finished.compaction)).sum::<u64>();
     let (built, installed, purged) = (all(|c| c.built), all(|c| c.installed), all(|c| c.purged));
     eprintln!("metadata: {built} snapshots written, {installed} given to others, logs shortened {purged} times");
-    for finished in results {
-        let Compaction { built, purged, .. } = finished.compaction;
-        assert!(built > 0 && purged > 0, "{}: {:?}", finished.summary, finished.compaction);
-    }
-    assert!(installed > 0 || results.len() < SEEDS_ENOUGH, "no broker was given a snapshot of the metadata");
+    let is_enough = results.len() >= SEEDS_ENOUGH;
+    assert!(!is_enough || (built > 0 && purged > 0), "no broker let go of the beginning of the metadata's log");
+    assert!(!is_enough || installed > 0, "no broker was given a snapshot of the metadata");
 }
 
 fn is_caught(plant: Plant) {

@@ -278,6 +278,11 @@ impl World<'_> {
             self.hurt(Fault::OrderlyRestart);
             self.until("a broker does not stop", |world| world.stopping.is_empty())?;
         }
+        if self.plant.shown_by() == Some(Fault::EmptiedDisk) {
+            // Once in a run, and only while all is well: what comes before it, or rules it out, must not keep it from coming.
+            self.until("not every replica is in sync", Self::is_in_sync)?;
+            self.hurt(Fault::EmptiedDisk);
+        }
         let end = self.sim.elapsed() + faults_for;
         while self.sim.elapsed() < end {
             let pause = Duration::from_millis(self.random.random_range(50..=pause_max));
