@@ -333,15 +333,22 @@ impl PartitionState {
         // A partition that this producer knows to exist is one that the broker has not heard of yet.
         let unheard_of = error.code() == Some(ErrorCode::UnknownPartition);
         let retriable = out_of_order || unheard_of || error.is_retriable();
-        if retriable && again < flight.batch.deadline {
+        let goes_on = retriable && again < flight.batch.deadline;
+        if goes_on {
             flight.progress = Progress::Again(again);
-            if out_of_order && first == Some(id) {
-                // Nothing before it is missing on our side: the broker has lost the sequence.
-                self.renewing = true;
-            }
+        }
+        if out_of_order && first == Some(id) {
+            // Nothing before it is missing on our side: the broker has lost the sequence. It has nothing that follows either,
+            // because a sequence has no holes; without that, only the first would ever be asked for again.
+            let rest = self.in_flight.iter_mut().filter(|flight| !flight.is_sent());
+            rest.for_each(|flight| flight.batch.doubt = false);
+            self.renewing = true;
+        }
+        if goes_on {
             self.step_back();
             return Vec::new();
         }
+        let Some(flight) = self.flight(id) else { return Vec::new() };
         let error = match (retriable, flight.batch.doubt && error.applied() == Applied::No) {
             (true, _) => given_up(&flight.batch, now),
             // An earlier attempt may have been stored.

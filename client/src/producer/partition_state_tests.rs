@@ -227,6 +227,28 @@ fn a_batch_given_up_leaves_a_gap_so_the_next_ones_take_a_new_epoch_from_zero() {
     assert_eq!((stamp.epoch.get(), stamp.base_sequence.get()), (1, 0));
 }
 
+// Catches a producer that asks for the first of several batches again and again, until all of them are past their time, when
+// a new leader lacks what its predecessor had acknowledged.
+#[test]
+fn what_follows_a_batch_that_the_leader_cannot_have_is_not_there_either() {
+    let now = Instant::now();
+    let mut state = established(1024, now);
+    let sent = ["a", "b"].map(|text| {
+        push(&mut state, text, now);
+        send(&mut state, now).expect("sendable").0
+    });
+    // The leader is gone, and may have stored both.
+    state.moved(now, false);
+    let (again, _) = send(&mut state, now).expect("the first is asked for");
+    assert_eq!((again, state.sendable(now)), (sent[0], Sendable::No), "one at a time");
+    assert!(fail(&mut state, again, refusal(ErrorCode::OutOfOrderSequence), now).is_empty(), "it is not lost");
+    assert_eq!(state.wants_newer_than(), Some(Some(identity(0))), "neither is there under the old identity");
+    assert!(state.adopt(identity(1)));
+    let (again, bytes) = send(&mut state, now).expect("under the new epoch");
+    let stamp = BatchHeader::parse(&bytes).expect("a batch").producer().expect("stamped");
+    assert_eq!((again, stamp.epoch.get(), stamp.base_sequence.get()), (sent[0], 1, 0));
+}
+
 #[test]
 fn a_batch_in_doubt_is_never_given_another_sequence_number() {
     let now = Instant::now();
