@@ -59,6 +59,9 @@ pub enum StopError {
     /// The store could not be closed cleanly: the next start recovers.
     #[error("the store was not closed cleanly: {0}")]
     Store(#[from] StoreError),
+    /// The metadata node had stopped by itself before it was told to: its disk failed, most likely.
+    #[error("the metadata node had stopped by itself: {0}")]
+    Metadata(String),
     /// A part of the broker ended in a panic.
     #[error("stopping was interrupted while {0}")]
     Interrupted(&'static str),

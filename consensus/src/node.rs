@@ -283,6 +283,15 @@ impl MetadataNode {
         }
     }
 
+    /// Why this node has stopped by itself, if it has: its disk failed, most likely. Also after [`Self::shutdown`], which is
+    /// no such reason.
+    pub fn failure(&self) -> Option<String> {
+        match &self.inner.raft.metrics().borrow_watched().running_state {
+            Ok(()) | Err(Fatal::Stopped) => None,
+            Err(fatal @ (Fatal::StorageError(_) | Fatal::Panicked)) => Some(fatal.to_string()),
+        }
+    }
+
     /// Stops this node; everything acknowledged is on disk already. On return its directory may be opened again.
     pub async fn shutdown(&self) {
         self.inner.door.detach();

@@ -178,6 +178,10 @@ impl Running {
         background.close();
         background.wait().await;
         metadata.shutdown().await;
+        // Nobody waits for what it wrote last, so that nobody else would say that it was not written.
+        if let Some(reason) = metadata.failure() {
+            first_problem = first_problem.or(Some(StopError::Metadata(reason)));
+        }
         if let Some(peers) = peers {
             peers.close().await;
         }
