@@ -43,6 +43,8 @@ pub(super) struct RepairSource<'a> {
     pub(super) asker: (BrokerId, BrokerEpoch),
     pub(super) ask: &'a Ask,
     pub(super) bytes_max: u32,
+    /// Nobody else could help: what it cannot tell is not waited for.
+    pub(super) is_last_resort: bool,
 }
 
 impl RepairSource<'_> {
@@ -63,7 +65,7 @@ impl RepairSource<'_> {
         while cursor < may_lack_below && !deletions.is_empty() {
             let chunks = match self.read(cursor, may_lack_below).await {
                 Ok(chunks) => chunks,
-                Err(Refusal::Gone(text)) => {
+                Err(Refusal::Gone(text)) if self.is_last_resort => {
                     // What deletes a record may be there, or not: in doubt the record comes back.
                     tracing::warn!(
                         partition = %self.ask.id, source = %self.ask.source, offset = %cursor, why = text,
@@ -71,14 +73,15 @@ impl RepairSource<'_> {
                     );
                     break;
                 }
-                Err(later) => return Err(later),
+                // It has what is wanted, and may be asked again: it says only that others are better.
+                Err(Refusal::Gone(text) | Refusal::Later(text)) => return Err(Refusal::Later(text)),
             };
             let noted = blocking_on(chunks, move |found| {
                 deletions.note(&found);
                 (deletions, end_of(&found))
             });
-            let end;
-            (deletions, end) = noted.await?;
+            let (noted, end) = noted.await?;
+            deletions = noted;
             cursor = end.filter(|end| *end > cursor).ok_or_else(|| nothing_there(cursor))?;
         }
         let last = self.read(range.base, seen_end).await?;

@@ -149,6 +149,14 @@ impl RepairState {
         earliest.map_or(Next::Nothing, Next::Wait)
     }
 
+    /// True when every other replica was asked for the range in vain.
+    pub fn is_last_resort(&self, ask: &Ask) -> bool {
+        let tries = self.tries.get(&(ask.id, ask.range.base));
+        let was_asked = |source: &BrokerId| tries.is_some_and(|tries| tries.by_source.contains_key(source));
+        let others = self.damage.get(&ask.id).into_iter().flat_map(|damage| &damage.sources);
+        others.filter(|source| **source != ask.source).all(was_asked)
+    }
+
     /// The replica that was asked did not help.
     pub fn on_refused(&mut self, ask: &Ask, refusal: Refusal, now: Duration) {
         let fresh = || Tries { leader_epoch: ask.leader_epoch, by_source: BTreeMap::new() };

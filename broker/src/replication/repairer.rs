@@ -147,6 +147,7 @@ impl Repairer {
             asker: (self.registration.broker(), broker_epoch),
             ask,
             bytes_max: self.settings.partition_bytes_max,
+            is_last_resort: self.state.is_last_resort(ask),
         };
         let (epoch, range) = (ask.leader_epoch, ask.range);
         let Given { chunks, bytes, deletions } = source.take(may_lack_below).await?;

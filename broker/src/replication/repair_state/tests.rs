@@ -130,3 +130,26 @@ fn another_leadership_begins_anew() {
     observe(&mut state, damage(0, 7, &[], &[2]));
     assert_eq!((state.next(ms(0)), state.prospect(id(0))), (Next::Nothing, Prospect::Open));
 }
+
+// Catches a repair that takes what one replica cannot vouch for while another may be asked, and one that waits for ever.
+#[test]
+fn a_replica_is_the_last_resort_when_every_other_was_asked() {
+    let mut state = RepairState::new(PAUSES);
+    observe(&mut state, damage(0, 5, &[(10, 20), (30, 40)], &[2, 3]));
+    let ask = |state: &RepairState, now| match state.next(now) {
+        Next::Ask(ask) => ask,
+        other => panic!("{other:?}"),
+    };
+    let first = ask(&state, ms(0));
+    assert!(!state.is_last_resort(&first));
+    state.on_refused(&first, later(), ms(0));
+    let second = ask(&state, ms(0));
+    assert!((second.range == first.range) && state.is_last_resort(&second), "{second:?}");
+    assert!(!state.is_last_resort(&first), "broker 3 was not asked yet");
+    state.on_refused(&second, later(), ms(0));
+    assert!(state.is_last_resort(&first));
+    assert!(!state.is_last_resort(&ask(&state, ms(0))), "of the other range nobody was asked");
+    let mut alone = RepairState::new(PAUSES);
+    observe(&mut alone, damage(0, 5, &[(10, 20)], &[2]));
+    assert!(alone.is_last_resort(&ask(&alone, ms(0))));
+}
