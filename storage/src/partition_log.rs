@@ -32,6 +32,7 @@ pub(crate) mod log_core;
 pub mod options;
 pub(crate) mod overlay;
 pub mod read;
+mod recall;
 mod repair;
 pub(crate) mod rewrite;
 mod salvage;

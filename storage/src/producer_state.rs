@@ -9,8 +9,8 @@
 //! deletes (KAFKA-7190) and ends by silence.
 //!
 //! Truncation drops the batches above the new end. A producer that does not wait for `acks=all` may lose more than five
-//! by it: what is left of the ten is judged by. One of whom nothing is left keeps its epoch and may go on with any
-//! sequence.
+//! by it: those before them are [recalled](recall) from the log, as far as it has them. One of whom nothing is left keeps
+//! its epoch and may go on with any sequence.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,6 +19,8 @@ use streambus_protocol::batch::ProducerStamp;
 use streambus_protocol::ids::{ProducerEpoch, ProducerId, Sequence};
 use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
+
+pub mod recall;
 
 /// The last batches of a producer that its next one is judged by: what a client may have in flight.
 pub const BATCHES_JUDGED: usize = 5;
@@ -37,6 +39,11 @@ pub struct ProducedBatch {
 }
 
 impl ProducedBatch {
+    /// True when it lies wholly below `end`.
+    fn ends_by(&self, end: Offset) -> bool {
+        self.base_offset.checked_add(u64::from(self.record_count)).is_some_and(|next| next <= end)
+    }
+
     /// The sequence that the next batch must start with.
     fn next_sequence(&self) -> Sequence {
         sequence_after(self.base_sequence, self.record_count)
@@ -188,11 +195,8 @@ impl ProducerTable {
 
     /// Forgets batches that are not wholly below `end`, the new end of the log.
     pub fn truncate(&mut self, end: Offset) {
-        let stays = |batch: &ProducedBatch| {
-            batch.base_offset.checked_add(u64::from(batch.record_count)).is_some_and(|next| next <= end)
-        };
         for entry in self.entries.values_mut() {
-            entry.batches.retain(stays);
+            entry.batches.retain(|batch| batch.ends_by(end));
         }
     }
 

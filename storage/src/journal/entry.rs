@@ -31,6 +31,7 @@ pub enum EntryKind {
     /// A record batch: the payload is the placed batch.
     Batch = 1,
     /// The log was cut: everything from `base` on is gone; below the log start that is all of it, and the log goes on there.
+    /// The payload is the store's, and mostly empty.
     Truncate = 2,
     /// The log's start moved: everything below `base` is gone.
     Trim = 3,

@@ -18,6 +18,7 @@ use crate::epoch_cache::EpochStart;
 use crate::error::{AppendError, StoreError};
 use crate::index::Extent;
 use crate::journal::{EntryKind, Lsn, NewEntry};
+use crate::producer_state::recall;
 
 impl PartitionLog {
     /// Gives up everything below `before`; returns the new start. An offset at or below the start changes nothing.
@@ -71,7 +72,8 @@ impl PartitionLog {
     /// Cuts the log at `to`, or at the start of the batch that holds `to`; returns the new end. An offset above the end
     /// changes nothing; the end itself takes away only a leadership of which the log holds no record (KAFKA-20961). The
     /// durable end falls at once, and a promise of a batch that was cut while it was on its way to the disk breaks with
-    /// [`DurabilityLost::Truncated`](crate::error::DurabilityLost::Truncated). May read the disk.
+    /// [`DurabilityLost::Truncated`](crate::error::DurabilityLost::Truncated). What it would make the log forget of producers
+    /// is looked up below. May read the disk.
     ///
     /// # Errors
     /// [`StoreError::OutOfRange`] below the log start; [`StoreError::Read`] when the batch boundary cannot be read.
@@ -92,8 +94,13 @@ impl PartitionLog {
         let across = rewriting.into_iter().find(|batch| batch.start < boundary && boundary < batch.end);
         let new_end = across.map_or(boundary, |batch| batch.start).max(start);
         let gone = self.index_bytes(new_end, end, |extent| extent.base >= new_end)?;
-        let durable = self.change(EntryKind::Truncate, new_end, LeaderEpoch::ZERO, |state, lsn| {
-            state.accept_truncate(lsn, new_end, gone);
+        let mut recalled = self.recall_producers(new_end)?;
+        // One entry has to hold it.
+        let bytes_max = usize::try_from(self.store.config.batch_bytes_max).unwrap_or(usize::MAX);
+        let said = recall::encode(&mut recalled, bytes_max);
+        let cut = (EntryKind::Truncate, new_end, LeaderEpoch::ZERO);
+        let durable = self.change_saying(cut, said.into(), |state, lsn| {
+            state.accept_truncate(lsn, new_end, gone, &recalled);
         })?;
         self.store.cache.lock().truncate(self.core.id, new_end);
         Ok((new_end, durable))
@@ -146,15 +153,18 @@ impl PartitionLog {
         epoch: LeaderEpoch,
         accept: impl FnOnce(&mut LogState, Lsn),
     ) -> Result<Durable, StoreError> {
-        let entry = NewEntry {
-            log: self.core.id,
-            kind,
-            base,
-            last: base,
-            epoch,
-            max_timestamp: Timestamp::NONE,
-            payload: Bytes::new(),
-        };
+        self.change_saying((kind, base, epoch), Bytes::new(), accept)
+    }
+
+    /// The same, with more to say.
+    fn change_saying(
+        &self,
+        (kind, base, epoch): (EntryKind, Offset, LeaderEpoch),
+        payload: Bytes,
+        accept: impl FnOnce(&mut LogState, Lsn),
+    ) -> Result<Durable, StoreError> {
+        let entry =
+            NewEntry { log: self.core.id, kind, base, last: base, epoch, max_timestamp: Timestamp::NONE, payload };
         let lsn = self.store.journal.append(entry).map_err(AppendError::from)?;
         let mut state = self.core.state.lock();
         accept(&mut state, lsn);

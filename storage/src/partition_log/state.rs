@@ -36,6 +36,7 @@ use crate::partition_log::extents::MemoryExtents;
 use crate::partition_log::options::LogOptions;
 use crate::partition_log::overlay::OverlayExtents;
 use crate::producer_state::ProducerTable;
+use crate::producer_state::recall::Recalled;
 
 /// Bounds that a log's state needs from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -250,19 +251,19 @@ impl LogState {
         self.epochs.assign(batch.leader_epoch(), batch.base_offset());
         // Control batches carry a producer and no sequence.
         if let Some(stamp) = batch.producer().filter(|stamp| stamp.base_sequence.get() >= 0) {
-            let sequences = batch.base_offset().distance_to(batch.next_offset()).and_then(|n| u32::try_from(n).ok());
-            let sequences = sequences.unwrap_or_else(|| batch.record_count()).max(1);
-            self.producers.accept(stamp, sequences, batch.base_offset(), now, limits.producers_max);
+            self.producers.accept(stamp, sequences_of(batch), batch.base_offset(), now, limits.producers_max);
         }
         self.end = batch.next_offset();
         self.in_flight.push_back(InFlight { lsn, next: self.end, bytes: batch.size_bytes() as u64 });
     }
 
-    /// The log was cut at `end`, a batch boundary. `index_bytes` are the batch bytes it loses from the index.
-    pub(crate) fn accept_truncate(&mut self, lsn: Lsn, end: Offset, index_bytes: u64) {
+    /// The log was cut at `end`, a batch boundary. `index_bytes` are the batch bytes it loses from the index, and
+    /// `recalled` what it has of producers below.
+    pub(crate) fn accept_truncate(&mut self, lsn: Lsn, end: Offset, index_bytes: u64, recalled: &[Recalled]) {
         assert!(end >= self.start, "a truncation keeps the log start");
         self.advance(lsn);
         self.cut(end, index_bytes);
+        self.producers.recall(recalled);
         self.cuts.push_back((lsn, end));
     }
 
@@ -572,6 +573,12 @@ impl LogState {
         assert!(lsn > self.accepted, "entries of one log are accepted in the journal's order");
         self.accepted = lsn;
     }
+}
+
+/// The sequence numbers that a batch takes, also of records that compaction has taken from it.
+pub(crate) fn sequences_of(batch: &PlacedBatch) -> u32 {
+    let offsets = batch.base_offset().distance_to(batch.next_offset()).and_then(|count| u32::try_from(count).ok());
+    offsets.unwrap_or_else(|| batch.record_count()).max(1)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use crate::journal::{CommittedEntry, DamagedRange, EntryKind, LogId, Lsn, Replay
 use crate::partition_log::log_core::LogCore;
 use crate::partition_log::options::LogOptions;
 use crate::partition_log::state::LogState;
+use crate::producer_state::recall;
 use crate::stored::Fields;
 
 /// The payload of a [`EntryKind::LogCreated`] entry: the partition, then its options.
@@ -188,9 +189,15 @@ impl<'a> Replay<'a> {
             }
             EntryKind::Truncate => {
                 // Below the start nothing stays.
+                let Some(recalled) = recall::decode(&payload) else {
+                    return ReplayDecision::Stop(format!(
+                        "what a truncation of {} at offset {} says of producers is nothing this version knows",
+                        core.partition, entry.base
+                    ));
+                };
                 match entry.base < state.start {
                     true => state.accept_restart_below(entry.lsn, entry.base, 0),
-                    false => state.accept_truncate(entry.lsn, entry.base, 0),
+                    false => state.accept_truncate(entry.lsn, entry.base, 0, &recalled),
                 }
                 self.resized.insert(core.id);
             }

@@ -36,7 +36,8 @@ pub struct ModelLog {
     /// Base, next and bytes of every batch that still has an offset at or above the start.
     pub batches: Vec<(u64, u64, Bytes)>,
     pub epochs: Vec<(u32, u64)>,
-    /// Sequence, count and base offset of the last ten batches of the one producer.
+    /// Sequence, count and base offset of the last ten batches of the one producer. After a cut that leaves less than five of
+    /// them, those that are in the log.
     pub produced: Vec<(i32, u32, u64)>,
 }
 
@@ -99,7 +100,12 @@ impl Accepted {
                 log.end = *to;
                 log.batches.retain(|(_, next, _)| next <= to);
                 log.epochs.retain(|(_, start)| start < to);
+                let known = log.produced.len();
                 log.produced.retain(|(_, count, base)| base + u64::from(*count) <= *to);
+                // What compaction leaves of a batch may say nothing of its producer.
+                if log.produced.len() < known.min(5) && *p != COMPACTED {
+                    log.recall();
+                }
             }
             Self::Restart(p, at) => {
                 model.insert(*p, ModelLog { start: *at, end: *at, ..ModelLog::default() });
@@ -114,6 +120,21 @@ impl Accepted {
 }
 
 impl ModelLog {
+    /// Remembers of the one producer what the log says, and what it no longer says.
+    fn recall(&mut self) {
+        let oldest = self.produced.first().map_or(u64::MAX, |(_, _, base)| *base);
+        let batches = self.batches.iter().filter(|(base, _, _)| *base < oldest);
+        let batches = batches.map(|(_, _, bytes)| PlacedBatch::verify_stored(bytes.clone()).expect("a valid batch"));
+        let older: Vec<_> = batches
+            .filter_map(|batch| {
+                Some((batch.producer()?.base_sequence.get(), batch.record_count(), batch.base_offset().get()))
+            })
+            .collect();
+        self.produced.splice(..0, older);
+        let surplus = self.produced.len().saturating_sub(10);
+        self.produced.drain(..surplus);
+    }
+
     fn assign_epoch(&mut self, epoch: u32, start: u64) {
         if self.epochs.last().is_some_and(|last| last.0 >= epoch) {
             return;
@@ -134,6 +155,8 @@ pub struct Pair {
     acked: usize,
     random: SmallRng,
     salt: u64,
+    /// What the next batch of the one producer begins with.
+    sequence: i32,
     pub crashes: u64,
     /// Bytes that compaction copied.
     pub copied_bytes: u64,
@@ -157,6 +180,7 @@ impl Pair {
             acked: 0,
             random: SmallRng::seed_from_u64(seed),
             salt: 0,
+            sequence: 0,
             crashes: 0,
             copied_bytes: 0,
             records_removed: 0,
@@ -309,10 +333,9 @@ impl Pair {
     fn append(&mut self, p: u32, log: &PartitionLog, known: &ModelLog) {
         self.salt += 1;
         let count = self.random.random_range(1..4_u32);
-        let producer = self.random.random_bool(0.5).then(|| {
-            let next = known.produced.last().map_or(0, |(base, count, _)| base + i32::try_from(*count).expect("small"));
-            stamp(7, 0, next)
-        });
+        let producer = self.random.random_bool(0.5).then(|| stamp(7, 0, self.sequence));
+        // Never twice, whatever is cut: what a batch is told by is its own.
+        self.sequence += i32::try_from(count).expect("small");
         let spec = Spec {
             records: usize::try_from(count).expect("small"),
             record_bytes: self.random.random_range(0..900),

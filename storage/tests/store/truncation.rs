@@ -115,6 +115,53 @@ fn a_cut_within_a_trimmed_batch_in_flight_leaves_the_ends_in_order() {
     assert_eq!((log.log_start(), log.durable_end(), log.log_end()), (offset(5), offset(5), offset(5)));
 }
 
+// Catches a cut that takes more of a producer than is remembered: its retries would be taken for gaps, or stored twice.
+// And a later life that knows less than the first, from a checkpoint or from the journal.
+#[test]
+fn however_much_is_cut_the_five_batches_before_it_are_known() {
+    for (dropped, is_durable) in [(6_i32, true), (10, true), (25, true), (6, false), (25, false), (39, true)] {
+        let world = World::new(5);
+        let store = world.open();
+        let log = create(&store, 0);
+        for sequence in 0..40 {
+            for id in [1, 2] {
+                append(&log, &Spec { record_bytes: 20, producer: Some(stamp(id, 0, sequence)), ..Spec::default() });
+            }
+            // So small that the rest is in flight all at once.
+            if is_durable || sequence == 9 {
+                settle(&store);
+            }
+        }
+        // Every other batch is of the one or the other.
+        let last = 40 - dropped;
+        log.truncate(offset(u64::from(last.unsigned_abs()) * 2)).expect("truncated");
+        let check = |log: &PartitionLog, life: &str| {
+            let what = format!("{dropped} dropped, durable: {is_durable}, {life}");
+            for (id, place) in [(1, 0), (2, 1)] {
+                for sequence in (last - 5).max(0)..last {
+                    let base = offset(u64::from(sequence.unsigned_abs()) * 2 + place);
+                    let verdict = log.check_sequence(stamp(id, 0, sequence), 1);
+                    assert_eq!(verdict, SequenceVerdict::Duplicate { base }, "{what}: {sequence}");
+                }
+                assert_eq!(log.check_sequence(stamp(id, 0, last), 1), SequenceVerdict::Accept, "{what}");
+                let newer = log.check_sequence(stamp(id, 0, last + 1), 1);
+                assert!(matches!(newer, SequenceVerdict::OutOfOrder { .. }), "{what}: {newer:?}");
+            }
+        };
+        check(&log, "at once");
+        settle(&store);
+        drop(log);
+        let (store, _) = world.crash_and_open(store);
+        check(&store.log(partition(0)).expect("the log"), "after a power cut");
+        drop(store);
+        for name in streambus_storage::disk::Disk::list(&world.memory, "checkpoint-").expect("list") {
+            streambus_storage::disk::Disk::remove(&world.memory, &name).expect("removed");
+        }
+        world.index.wipe();
+        check(&world.open().log(partition(0)).expect("the log"), "from the whole journal");
+    }
+}
+
 /// What a log knows besides its batches.
 struct Known {
     bounds: (Offset, Offset, Offset),

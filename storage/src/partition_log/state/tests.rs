@@ -30,7 +30,7 @@ fn a_snapshot_counts_the_bytes_of_the_batches_it_includes() {
     for base in 0..4 {
         state.accept_batch(Lsn::new(base + 1), &batch(base), NOW, LIMITS);
     }
-    state.accept_truncate(Lsn::new(5), offset(3), 0);
+    state.accept_truncate(Lsn::new(5), offset(3), 0, &[]);
     state.accept_trim(Lsn::new(6), offset(1), 0);
     let partition = PartitionId { topic: TopicId::from_bytes([1; 16]), partition: PartitionIndex::new(0) };
     let snapshot = state.snapshot(LogId::new(1), partition);
