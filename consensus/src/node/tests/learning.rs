@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::task::JoinSet;
 
 use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
 use crate::command::Command;
@@ -52,8 +53,8 @@ async fn learner_ten_thousand_entries_behind_takes_a_snapshot_and_never_counts()
 
     // No snapshot arrives: it stays behind for as long as that.
     cluster.network.lose(Lane::Snapshot, Rpc::Snapshot);
-    let joining = cluster.begin(4);
-    let joining = tokio::spawn(joining);
+    let mut joining = JoinSet::new();
+    joining.spawn(cluster.begin(4));
     let sent = async {
         let mut glances = tokio::time::interval(Duration::from_millis(20));
         while cluster.network.calls(broker(4), Lane::Snapshot, Rpc::Snapshot) == 0 {
@@ -70,7 +71,8 @@ async fn learner_ten_thousand_entries_behind_takes_a_snapshot_and_never_counts()
     cluster.nodes[&controller].propose(create("without-a-voter", 1, HOST)).await.unwrap();
     cluster.network.heal();
 
-    let learner = tokio::time::timeout(PATIENCE, joining).await.expect("it never has everything").unwrap().unwrap();
+    let joined = tokio::time::timeout(PATIENCE, joining.join_next()).await.expect("it never has everything");
+    let learner = joined.expect("one task").unwrap().unwrap();
     cluster.run(4, learner);
     let applied = cluster.nodes[&controller].image().applied;
     cluster.reached(4, applied).await;
