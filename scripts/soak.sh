@@ -5,7 +5,7 @@
 #
 # Usage: scripts/soak.sh MINUTES CYCLES FIRST_SEED
 #   PARTS    which of "models kill cluster planted" (all of these), or "spread": the cluster tests until the time is over,
-#            each time the one with the fewest runs in the ledger, with the next seed of its own
+#            each time the one with the fewest seeds in the ledger, with the next seed of its own
 #   ONLY     of the cluster tests, those whose names contain this (all)
 #   ROUNDS   stop after so many seeds also when time is left (0: never)
 #   LEDGER   the file that rows are appended to (docs/soak-ledger.md)
@@ -130,9 +130,10 @@ cluster() {
 
 # What a test calls its runs is known once it has run.
 declare -A name_of=() runs_of=()
-covered() { # TEST: how many of its runs the ledger has
+covered() { # TEST TOTALS: how many seeds of it the ledger has
     local name=${name_of[$1]:-}
-    if [ -n "$name" ]; then grep -cF "| $name |" "$STREAMBUS_LEDGER"; else echo "${runs_of[$1]:-0}"; fi
+    if [ -z "$name" ]; then echo "${runs_of[$1]:-0}"; return; fi
+    awk -v name="  $name" 'substr($0, length($0) - length(name) + 1) == name {seeds = $2} END {print seeds + 0}' <<<"$2"
 }
 
 spread() {
@@ -140,7 +141,7 @@ spread() {
     until over; do
         least=
         for test in $(tests_of cluster "$only"); do
-            count=$(covered "$test")
+            count=$(covered "$test" "$totals")
             if [ -z "$least" ] || ((count < fewest)); then least=$test fewest=$count; fi
         done
         before=$(wc -l <"$STREAMBUS_LEDGER")
