@@ -137,9 +137,10 @@ covered() { # TEST TOTALS: how many seeds of it the ledger has
 }
 
 spread() {
-    local test least fewest count before
+    local test least fewest count before totals
     until over; do
         least=
+        totals=$(scripts/soak-totals.sh "$STREAMBUS_LEDGER")
         for test in $(tests_of cluster "$only"); do
             count=$(covered "$test" "$totals")
             if [ -z "$least" ] || ((count < fewest)); then least=$test fewest=$count; fi
