@@ -182,7 +182,10 @@ impl Database {
         Batch { database: self, changes: Vec::new() }
     }
 
-    /// Makes everything written so far durable. A failure is final: the caller must never try again.
+    /// Makes everything written so far durable. A failure is final: the caller must never try again. The flusher and a
+    /// snapshot that is about to become durable both sync: RocksDB lets one of them wait for the other, and its log's writer
+    /// remembers a sync that failed, so that the other's next one fails too (`WritableFileWriter::seen_error`). Check that when
+    /// RocksDB is raised.
     pub(crate) fn sync(&self) -> io::Result<()> {
         match &self.engine {
             Engine::Rocks(rocks) => rocks.sync(),
