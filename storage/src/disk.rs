@@ -16,7 +16,9 @@
 //! 5. Reads see every write that returned before they started. A read past the end is `UnexpectedEof`.
 //! 6. An open file stays usable after it is renamed or removed.
 //! 7. Nothing is retried inside: one failure of the device is one error to the caller.
-//! 8. A directory may be opened for reading only, as [`real`] can: every operation that would change it fails with
+//! 8. [`DiskFile::written_from`] passes over nothing but space that was reserved and never written. Such space holds no
+//!    sector of the device: it reads as zeros, and no read of it fails.
+//! 9. A directory may be opened for reading only, as [`real`] can: every operation that would change it fails with
 //!    `PermissionDenied`, and opening it changes nothing either. [`conformance::check_read_only`] checks that.
 
 use std::fmt::Debug;
@@ -96,6 +98,12 @@ pub trait DiskFile: Send + Sync + Debug {
 
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
+
+    /// The first position at or behind `position` that may have been written: the file's length when there is none, and
+    /// `position` itself where the file system does not tell.
+    fn written_from(&self, position: u64) -> io::Result<u64> {
+        Ok(position)
+    }
 
     /// True when the file has no byte.
     fn is_empty(&self) -> io::Result<bool> {

@@ -22,6 +22,7 @@ pub fn check(fresh: &mut dyn FnMut() -> Arc<dyn Disk>) {
     opening(&*fresh());
     reading_and_writing(&*fresh());
     allocation(&*fresh());
+    reserved_space(&*fresh());
     directory(&*fresh());
     open_files_outlive_their_names(&*fresh());
     small_files(&*fresh());
@@ -148,6 +149,31 @@ fn allocation(disk: &dyn Disk) {
     file.allocate(BLOCK).expect("allocates less");
     assert_eq!(file.len().expect("measures"), 4 * BLOCK, "allocation never shrinks");
     assert!(disk.free_bytes().expect("known") > 0);
+}
+
+fn reserved_space(disk: &dyn Disk) {
+    const BLOCKS: u64 = 512;
+    const WRITTEN: [u64; 4] = [0, 1, 200, 400];
+    let file = disk.open("a", OpenHow::CreateNew).expect("creates");
+    file.allocate(BLOCKS * BLOCK).expect("allocates");
+    for block in WRITTEN {
+        file.write_at_durably(block * BLOCK, filled(6, 1).blocks(BLOCK_BYTES)).expect("writes");
+    }
+    for how in [OpenHow::Existing, OpenHow::ReadOnly, OpenHow::Scan] {
+        let file = disk.open("a", how).expect("opens");
+        for block in 0..BLOCKS {
+            let at = block * BLOCK + 7;
+            let written = file.written_from(at).expect("looks");
+            let next =
+                WRITTEN.iter().map(|block| block * BLOCK).find(|from| from + BLOCK > at).unwrap_or(BLOCKS * BLOCK);
+            assert!(
+                (at..=next.max(at)).contains(&written),
+                "{how:?}: what was written at {next} is passed over from {at}"
+            );
+        }
+        let behind = (BLOCKS + 1) * BLOCK;
+        assert_eq!(file.written_from(behind).expect("looks"), behind, "{how:?}: nothing is before where one looks");
+    }
 }
 
 fn directory(disk: &dyn Disk) {

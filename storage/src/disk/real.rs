@@ -15,7 +15,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{Disk, DiskFile, OpenHow, WriteMode, check_name, check_position};
@@ -248,6 +248,16 @@ impl DiskFile for RealFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.buffered.metadata()?.len())
+    }
+
+    fn written_from(&self, position: u64) -> io::Result<u64> {
+        // lseek(2): reserved space is a hole, unless the page cache has something for it. No read uses the file's offset.
+        match rustix::fs::seek(&self.buffered, SeekFrom::Data(position)) {
+            Ok(written) => Ok(written),
+            Err(Errno::NXIO) => Ok(self.len()?.max(position)),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(position),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {

@@ -99,6 +99,13 @@ impl Window {
         }
     }
 
+    /// The block of the first byte at or behind `position` that may have been written, or the file's end.
+    fn written_from(&self, position: u64) -> u64 {
+        // Who cannot be asked passes over nothing: reading tells what is wrong.
+        let written = self.file.written_from(position).unwrap_or(position);
+        (written / BLOCK_BYTES as u64 * BLOCK_BYTES as u64).max(position)
+    }
+
     fn unreadable_within(&self, range: Range<u64>) -> Option<Range<u64>> {
         self.unreadable.iter().find(|bad| bad.start < range.end && range.start < bad.end).cloned()
     }
@@ -248,10 +255,15 @@ impl SegmentCursor {
         (fits && current).then_some(header)
     }
 
-    /// The first acceptable header at or behind `from`, looking at every block to the end of the segment.
+    /// The first acceptable header at or behind `from`, looking at every block that was ever written to the end of the
+    /// segment. A segment is reserved whole, so most of the last one was not: reading that would cost a start more than
+    /// all else. A piece is read whatever the file system says of it.
     fn find_later(&mut self, from: u64) -> Option<(u64, CommitHeader)> {
         let mut at = from;
         while at < self.window.len {
+            if at > from {
+                at = self.window.written_from(at);
+            }
             let bytes = self.window.get(at, self.window.piece);
             if bytes.is_empty() {
                 return None;

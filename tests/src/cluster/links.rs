@@ -20,7 +20,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Weather, origin};
+use super::Weather;
+use super::origin::Origins;
 use crate::setting;
 
 /// How one ordered pair of brokers is connected.
@@ -46,6 +47,7 @@ struct Wires {
     links: BTreeMap<(u32, u32), watch::Sender<Link>>,
     /// Brokers by the id of their process.
     processes: Mutex<BTreeMap<u32, u32>>,
+    origins: Origins,
 }
 
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl Links {
             .map(|(id, address, target)| (*id, Door { address: *address, target: *target, accepting: None }))
             .collect();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        Self { doors, wires: Arc::new(Wires { links, processes: Mutex::default() }), runtime }
+        Self { doors, wires: Arc::new(Wires { links, processes: Mutex::default(), origins: Origins::new() }), runtime }
     }
 
     /// The broker's process runs: its door opens, and what it dials is known to be its.
@@ -98,7 +100,7 @@ impl Links {
                 let (wires, at) = (wires.clone(), stream.local_addr());
                 handle.spawn(async move {
                     let Ok(at) = at else { return };
-                    match wires.broker_of(from, at) {
+                    match wires.broker_of(from, at).await {
                         Some(source) => wires.carry(source, broker, stream, target).await,
                         None => {
                             eprintln!("a connection to broker {broker} came from no broker of this cluster: closed")
@@ -158,10 +160,10 @@ const UNACKNOWLEDGED_MAX: u32 = 10;
 struct Broken;
 
 impl Wires {
-    fn broker_of(&self, from: SocketAddr, at: SocketAddr) -> Option<u32> {
+    async fn broker_of(&self, from: SocketAddr, at: SocketAddr) -> Option<u32> {
         let known = self.processes.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let pids: Vec<u32> = known.keys().copied().collect();
-        origin::owner(from, at, &pids).and_then(|pid| known.get(&pid).copied())
+        let pids = known.keys().copied().collect();
+        self.origins.owner(from, at, pids).await.and_then(|pid| known.get(&pid).copied())
     }
 
     async fn carry(&self, source: u32, broker: u32, dialled: TcpStream, target: SocketAddr) {

@@ -35,6 +35,15 @@ impl DiskFile for Asked {
         self.file.len()
     }
 
+    /// A file system that reserves what is zeros.
+    fn written_from(&self, position: u64) -> io::Result<u64> {
+        let length = self.len()?;
+        let mut rest = vec![0; usize::try_from(length.saturating_sub(position)).expect("small")];
+        self.file.read_at(position, &mut rest)?;
+        let written = rest.iter().position(|byte| *byte != 0);
+        Ok(written.map_or(length, |at| position + at as u64))
+    }
+
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         self.file.allocate(bytes)
     }
@@ -46,6 +55,64 @@ impl DiskFile for Asked {
     fn write_mode(&self) -> WriteMode {
         self.file.write_mode()
     }
+}
+
+impl Asked {
+    fn new(file: Arc<dyn DiskFile>) -> Arc<Self> {
+        Arc::new(Self { file, reads: Mutex::default() })
+    }
+
+    fn bytes(&self) -> usize {
+        self.reads.lock().iter().map(|(_, length)| *length).sum()
+    }
+}
+
+/// Catches a start that reads a whole segment because nothing was written to most of it, and a commit behind such space
+/// that is not found: what is before it would be taken for a torn tail, and lost in silence.
+#[test]
+fn reserved_space_is_passed_over_and_what_lies_behind_it_is_found() {
+    let memory = MemoryDisk::new();
+    let config = JournalConfig { segment_bytes: 8 << 20, payload_bytes_max: 200_000, ..small_config() };
+    let mut bench = Bench::open(Arc::new(memory.clone()), config);
+    for _ in 0..20 {
+        bench.append(1, 50_000);
+        bench.step_until_idle();
+    }
+    let segment = bench.observer.entries().first().expect("entries").location.segment;
+    bench.finish();
+    let name = segment_file_name(segment);
+    let open = |content: Vec<u8>| {
+        memory.set_content(&name, content);
+        let asked = Asked::new(memory.open(&name, OpenHow::Scan).expect("opens"));
+        let seed = ChecksumSeed::of(directory());
+        let mut cursor = SegmentCursor::new(asked.clone(), segment, seed, Expected::default(), None).expect("starts");
+        cursor.read_gently();
+        (asked, cursor)
+    };
+    let whole = memory.read_file(&name).expect("reads");
+    let (asked, mut cursor) = open(whole.clone());
+    let mut commits = Vec::new();
+    let end = loop {
+        match cursor.next() {
+            Found::Commit { header, position, .. } => commits.push((position, header.sequence)),
+            Found::End { position } => break position,
+            found @ Found::Gap { .. } => panic!("{found:?}"),
+        }
+    };
+    let limit = usize::try_from(end).expect("small") + 2 * 128 * 1024;
+    assert!(asked.bytes() < limit && limit < whole.len() / 4, "{} bytes read for {end} written", asked.bytes());
+
+    let (first, (last, sequence)) = (commits[0].0, commits[commits.len() - 1]);
+    let (first, behind) = (usize::try_from(first).expect("small"), usize::try_from(last).expect("small"));
+    assert!(behind - first > 4 * 128 * 1024, "more than is read at once");
+    let mut gone = whole;
+    gone[first..behind].fill(0);
+    let (asked, mut cursor) = open(gone);
+    match cursor.next() {
+        Found::Gap { next, length, .. } => assert_eq!((next.sequence, length), (sequence, (behind - first) as u64)),
+        found => panic!("{found:?}: the commit behind the reserved space is lost"),
+    }
+    assert!(asked.bytes() < behind - first, "{} bytes read of reserved space", asked.bytes());
 }
 
 /// Catches a scrub that asks the disk for megabytes while a commit waits, and a commit larger than what is asked for at
@@ -71,7 +138,7 @@ fn a_gentle_reader_asks_for_little_and_for_nothing_twice() {
     bench.finish();
     let segment = written.first().expect("entries").location.segment;
     let file = memory.open(&segment_file_name(segment), OpenHow::Scan).expect("opens");
-    let asked = Arc::new(Asked { file, reads: Mutex::default() });
+    let asked = Asked::new(file);
     let seed = ChecksumSeed::of(directory());
     let mut cursor = SegmentCursor::new(asked.clone(), segment, seed, Expected::default(), None).expect("starts");
     cursor.read_gently();
