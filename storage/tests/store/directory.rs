@@ -127,7 +127,10 @@ fn foreign_directories_are_refused_by_name() {
 
     let identity = dir.path().join("identity");
     drop(store);
-    let newer = fs::read_to_string(&identity).expect("read").replace("format = 1", "format = 2");
+    let written = fs::read_to_string(&identity).expect("read");
+    let (checked, _) = written.split_once("crc32c = ").expect("a checksum");
+    let newer = checked.replace("format = 1", "format = 2");
+    let newer = format!("{newer}crc32c = {:08x}\n", crc32c::crc32c(newer.as_bytes()));
     fs::write(&identity, newer).expect("write");
     let refused = open(dir.path()).expect_err("newer");
     assert!(matches!(refused, OpenError::Identity(IdentityError::NewerFormat { found: 2 })), "{refused}");

@@ -44,10 +44,10 @@ impl Namespaces {
     /// Builds the network. Panics with the reason when this machine does not allow it: a fault that was asked for is never
     /// skipped.
     pub(super) fn new(running: u32, brokers: &[u32]) -> Self {
+        let prefix = format!("sb{}{running}", std::process::id());
         let mixed = (std::process::id().wrapping_mul(0x9E37_79B1) ^ running.wrapping_mul(0x85EB_CA6B)).to_be_bytes();
-        let net = [198, 18 + (mixed[1] & 1), mixed[0]];
-        let names = Names { prefix: format!("sb{}{running}", std::process::id()), net };
-        let mut hosts = vec![(CLIENTS, names.address(CLIENTS), names.outside())];
+        let (names, outside) = Names::claim(prefix, u16::from_be_bytes([mixed[0], mixed[1]]));
+        let mut hosts = vec![(CLIENTS, names.address(CLIENTS), outside)];
         hosts.extend(brokers.iter().map(|broker| (*broker, names.address(*broker), names.inside(*broker))));
         Self { carrier: Carrier::new(hosts), names, brokers: brokers.to_vec() }
     }
@@ -88,13 +88,26 @@ impl Drop for Namespaces {
     }
 }
 
+/// Networks there are to choose from.
+const NETS: u16 = 512;
+
 impl Names {
-    /// This process's own interface.
-    fn outside(&self) -> File {
-        let name = format!("{}h", self.prefix);
+    /// This process's own interface, with the first network from number `first` on that no other run has. The kernel
+    /// decides: it refuses a second route to the same network, and takes a route away with its interface.
+    fn claim(prefix: String, first: u16) -> (Self, File) {
+        let name = format!("{prefix}h");
         let device = device(&name);
-        ip(&["-batch", "-"], &self.configured(&name, CLIENTS));
-        device
+        ip(&["-batch", "-"], &format!("link set {name} txqueuelen 5000\nlink set {name} up\n"));
+        let free = (0..NETS).map(|more| first.wrapping_add(more) % NETS).find_map(|number| {
+            let [upper, lower] = number.to_be_bytes();
+            let net = [198, 18 + upper, lower];
+            let route = format!("{}.{}.{}.0/24", net[0], net[1], net[2]);
+            try_ip(&["route", "add", &route, "dev", &name], "").ok().map(|()| net)
+        });
+        let names = Self { prefix, net: free.expect("one of all networks has no other route") };
+        let address = names.address(CLIENTS);
+        ip(&["addr", "add", &format!("{address}/24"), "dev", &name, "noprefixroute"], "");
+        (names, device)
     }
 
     /// A broker's namespace and the one interface in it.
