@@ -20,5 +20,6 @@ pub(crate) mod silence;
 #[cfg(test)]
 mod snapshot_tests;
 mod snapshot_transfer;
+pub(crate) mod still_disk;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::disk::{Disk, WriteMode};
 use crate::error::{AppendError, IndexError, OpenError, StoreError};
 use crate::identity::{Claim, IDENTITY_FILE};
 use crate::index::IndexStore;
-use crate::journal::{self, EntryKind, NewEntry, Step};
+use crate::journal::{self, EntryKind, Lsn, NewEntry, Step};
 use crate::metrics::StoreMetrics;
 use crate::partition_log::log_core::LogCore;
 use crate::partition_log::state::LogState;
@@ -137,6 +137,15 @@ pub struct StoreStatus {
     pub tail_cache_bytes: usize,
     /// Index entries held in memory.
     pub extents_in_memory: usize,
+}
+
+/// How far commits are. What lies between the two waits for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitProgress {
+    /// Entries that were accepted end here.
+    pub accepted: Lsn,
+    /// Entries on stable storage end here.
+    pub durable: Lsn,
 }
 
 impl Store {
@@ -273,6 +282,13 @@ impl Store {
     /// Why the directory takes no more writes, once durability was lost; `None` before. Asks no file system.
     pub fn read_only(&self) -> Option<String> {
         self.inner.latch.reason().map(ToString::to_string)
+    }
+
+    /// How far commits are. Asks no file system, and does not wait for one.
+    pub fn commit_progress(&self) -> CommitProgress {
+        // In this order: what is durable was accepted before.
+        let durable = self.inner.journal.durable_lsn();
+        CommitProgress { accepted: self.inner.journal.next_lsn(), durable }
     }
 
     /// The state of the directory. Asks the file system for its free space.

@@ -8,7 +8,8 @@
  *   offset 64   rules, each of 512 bytes, four of them
  *     +0   u32  how many more calls fail
  *     +4   u32  which calls: 1 write, 2 sync, 4 read
- *     +8   u32  errno; 0 for a sync: it does nothing and says that it succeeded
+ *     +8   u32  errno; 0 for a sync: it does nothing and says that it succeeded; 0xffffffff: the call is held until the
+ *               rule is taken back, and then does what it was asked for
  *     +12  u32  calls that failed
  *     +16  u32  calls that pass first
  *     +20  u32  bytes that a failing write leaves on the disk
@@ -41,6 +42,8 @@
 #define NANOS 1000000000ll
 /* A rule that fails more calls than this fails all of them, and does not name each. */
 #define ENDLESS 1000000u
+/* In the place of an errno. */
+#define HELD 0xffffffffu
 
 struct rule {
     uint32_t left, calls, error, failed, pass, torn;
@@ -101,6 +104,11 @@ static volatile struct rule *hit(int file, uint32_t call) {
         }
         if (left == 0) continue;
         __atomic_fetch_add(&rule->failed, 1, __ATOMIC_ACQ_REL);
+        if (rule->error == HELD) {
+            struct timespec moment = {0, 5000000};
+            while (__atomic_load_n(&rule->left, __ATOMIC_ACQUIRE) > 0) nanosleep(&moment, NULL);
+            return NULL;
+        }
         /* Evidence in the broker's log. */
         if (left > ENDLESS) return rule;
         dprintf(STDERR_FILENO, "fault shim: a %s of %s fails\n", call == WRITES ? "write" : call == SYNCS ? "sync" : "read",

@@ -31,6 +31,9 @@ pub const EIO: u32 = 5;
 /// ENOSPC of Linux.
 pub const ENOSPC: u32 = 28;
 
+/// In the place of an error: the call is held until the rule is taken back, and then does what it was asked for.
+const HELD: u32 = u32::MAX;
+
 /// A kind of call that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -59,7 +62,7 @@ pub struct Rule {
     pub calls: Vec<Call>,
     /// Text that the path of the file contains, such as `/journal-`.
     pub path: String,
-    /// What they fail with; 0 for syncs that do nothing and succeed.
+    /// What they fail with; 0 for syncs that do nothing and succeed. See [`Rule::held`] too.
     pub error: u32,
     /// How many pass before the first that fails.
     pub pass: u32,
@@ -78,6 +81,12 @@ impl Rule {
     /// Syncs of files whose path contains `path` do nothing and say that they succeeded, as if the broker made none.
     pub fn unsynced(path: &str) -> Self {
         Self { error: 0, count: u32::MAX, ..Self::once(Call::Sync, path) }
+    }
+
+    /// Calls of `kind` on files whose path contains `path` do not return before the rule is taken back; then they do what they
+    /// were asked for.
+    pub fn held(kind: Call, path: &str) -> Self {
+        Self { error: HELD, count: u32::MAX, ..Self::once(kind, path) }
     }
 }
 
@@ -206,6 +215,23 @@ mod tests {
         assert!(ended_well, "the first write passes: {said}");
         let (ended_well, said) = write("spare-1");
         assert!(!ended_well && said.contains("No space left"), "{said}");
+    }
+
+    // Catches a disk that is said to stand still and fails, or that never moves again.
+    #[test]
+    fn a_held_sync_returns_when_the_rule_is_taken_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let shim = Shim::build(folder.path(), 1);
+        shim.arm(0, &Rule::held(Call::Sync, "/journal-"));
+        let target = format!("of={}/journal-1", folder.path().display());
+        let mut command = Command::new("dd");
+        command.args(["if=/dev/zero", &target, "bs=4096", "count=1", "conv=fsync"]).envs(shim.environment());
+        let mut writer = command.spawn().expect("it runs");
+        let is_held = crate::patience::wait_for(Duration::from_secs(10), || (shim.failed(0) > 0).then_some(()));
+        assert!(is_held.is_some(), "no sync came");
+        assert!(writer.try_wait().expect("it can be asked").is_none(), "the sync has returned");
+        shim.disarm();
+        assert!(writer.wait().expect("it ends").success(), "the sync that was held has failed");
     }
 
     #[test]

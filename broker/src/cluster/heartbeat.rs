@@ -1,7 +1,8 @@
 //! Says to the controller that this broker is there, and hears what the controller makes of it.
 //!
 //! A broker whose data directory is read-only says that it wants to stop, and goes on: whatever it leads is then led by
-//! others, nobody waits for its copy, and it is not let in again before it registers anew, which only a restart does.
+//! others, nobody waits for its copy, and it is not let in again before it registers anew, which only a restart does. One
+//! whose disk stands still, without an error, lets its session run out instead ([`still_disk`](super::still_disk)).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::contact::{Contact, Unsettled};
 use crate::cluster::disks::ClusterDisks;
 use crate::cluster::local::LocalBroker;
+use crate::cluster::still_disk::{self, StillDisk};
 use crate::lifecycle::{Component, Lifecycle, Problem};
 use crate::partition::registry::Registry;
 use crate::replication::registration::Registration;
@@ -86,6 +88,7 @@ impl DiskGauge {
 /// Sends heartbeats in the life `epoch` until `stop`.
 pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: CancellationToken) {
     let mut disk = DiskGauge::default();
+    let mut still_disk = StillDisk::default();
     let mut disks_at: Option<Duration> = None;
     let mut heard_at = task.clock.monotonic();
     let mut reported = None;
@@ -99,13 +102,14 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
         let lost = task.store.read_only();
         let wants = if lost.is_some() { Wants::ShutDown } else { asked };
         let unanswered = task.clock.monotonic().saturating_sub(heard_at);
+        let stood_still = still_disk.look(task.store.commit_progress(), task.clock.monotonic());
         let wants_disks = disks_at.is_none_or(|at| task.clock.monotonic().saturating_sub(at) >= DISK_EVERY);
         let beat = Heartbeat {
             broker: task.local.id(),
             epoch,
             applied: task.metadata.image().applied,
             wants,
-            unanswered,
+            unanswered: unanswered.max(stood_still),
             disk_used_bytes: disk.used_bytes,
             disk_free_bytes: disk.free_bytes,
             problem: task.lifecycle.problems().into_iter().find(|p| p.blocks_ready).map(|p| p.message),
@@ -145,6 +149,7 @@ pub(crate) async fn run(mut task: Heartbeats, mut epoch: BrokerEpoch, stop: Canc
         has_served |= answer.as_ref().is_ok_and(|answer| !answer.fenced);
         let problem = match lost {
             Some(reason) if asked == Wants::Serve => Some(format!("others lead what this broker led: {reason}")),
+            None if asked == Wants::Serve && !stood_still.is_zero() => Some(stands_still(task.session)),
             _ => problem(&answer, asked, now.saturating_sub(heard_at), task.session)
                 .filter(|_| has_served || answer.is_err()),
         };
@@ -218,6 +223,15 @@ fn problem(
         )),
         Err(_) => None,
     }
+}
+
+/// What is said of a disk that stands still: the same for as long as it does.
+fn stands_still(session: Duration) -> String {
+    format!(
+        "the disk stands still: nothing that waits for it has got there for more than {:?}; {session:?} \
+         (cluster.session_timeout) after that others lead what they hold too, until it moves again: look at the disk",
+        still_disk::PATIENCE
+    )
 }
 
 fn tell(lifecycle: &Lifecycle, problem: Option<&str>) {

@@ -7,7 +7,7 @@ use crate::config::ReplicationConfig;
 /// The settings of replication. Each has the unit in its name or type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicationSettings {
-    /// A follower that has not had everything for this long leaves the in-sync set (`replica.lag_time_max`). A dead one
+    /// A follower that has not had everything for this long leaves the in-sync set (`replication.lag_time_max`). A dead one
     /// is fenced long before; this is for one that lives and does not keep up.
     pub lag_limit: Duration,
     /// How long a leader keeps a fetch without news. Only a lost connection nobody noticed waits that long.

@@ -1,7 +1,7 @@
 //! Who is alive, as the controller hears it. Soft state: it is not replicated, and a new controller starts anew.
 //!
 //! A broker has a session that each heartbeat prolongs, to a session after the broker itself last heard an answer: one
-//! that is heard and hears nobody must not lead either. A session that ends, or a broker that is known to be gone, is
+//! that is heard and hears nobody must not lead either. Nor must one whose disk stands still, which says so in the same way. A session that ends, or a broker that is known to be gone, is
 //! fenced; a fenced broker that follows the metadata, hears the controller and wants to serve is unfenced. Times are
 //! counted from any one moment, by a monotonic clock.
 //!
@@ -36,7 +36,8 @@ pub struct Heartbeat {
     pub applied: u64,
     /// What it asks for.
     pub wants: Wants,
-    /// How long ago it heard the last answer to a heartbeat, or began to ask.
+    /// How long ago it heard the last answer to a heartbeat, or began to ask; or, if that is longer, for how long its disk has
+    /// stood still beyond what it bears.
     pub unanswered: Duration,
     /// Bytes of its data.
     pub disk_used_bytes: u64,

@@ -24,6 +24,7 @@ mod power;
 mod refusals;
 mod restart;
 mod stale;
+mod still_disk;
 mod storm;
 mod strays;
 mod unclean;
