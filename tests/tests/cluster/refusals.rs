@@ -9,19 +9,26 @@ use streambus_protocol::api::session::HandshakeRequest;
 use streambus_protocol::epoch::BrokerEpoch;
 use streambus_protocol::ids::{BrokerId, ClusterId};
 use streambus_tests::clock::Stopwatch;
-use streambus_tests::cluster::{Cluster, Options};
+use streambus_tests::cluster::{Cluster, Options, PATIENCE};
 use streambus_tests::event::What;
 use streambus_tests::load::LoadOptions;
 use streambus_tests::raw_caller::RawCaller;
 use streambus_tests::run::Run;
 
+// Catches a refusal that names neither what was wanted nor what there is, and a command line that leaves it at that.
 #[test]
 fn more_replicas_than_brokers_are_refused() {
     let run = Run::start("more replicas than brokers", &Options::default(), &LoadOptions::default());
+    let reason = "replication factor 4 needs as many live brokers, there are 3";
     let refused = run.ask(async |bus| bus.admin().create_topic("four", Topic::partitions(1).replicas(4)).await);
     let error = refused.expect_err("three brokers cannot hold four replicas");
     assert_eq!(error.code(), Some(ErrorCode::InvalidReplicationFactor), "{error}");
-    assert!(error.to_string().contains('3'), "it names the limit: {error}");
+    assert!(error.to_string().contains(reason), "{error}");
+    let said = run.cluster.command(PATIENCE, &["topic", "create", "four", "--partitions", "1", "--replicas", "4"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains(reason) && said.err.contains("cluster brokers"), "why, and what to do next: {said:?}");
+    let unknown = run.cluster.command(PATIENCE, &["topic", "describe", "four"]);
+    assert_eq!(unknown.code, 3, "nothing was created: {unknown:?}");
     run.finish();
 }
 
@@ -37,6 +44,7 @@ fn a_topic_that_wants_a_broker_that_still_starts_waits_for_it() {
     Run::start_on("a broker that still starts", cluster, &LoadOptions::default()).finish();
 }
 
+// Catches a second process that serves, that waits for ever, or that ends without saying whose the number is.
 #[test]
 fn a_second_process_with_the_same_broker_id_never_serves() {
     let run = Run::start("two processes with one broker id", &Options::default(), &LoadOptions::default());
@@ -46,17 +54,25 @@ fn a_second_process_with_the_same_broker_id_never_serves() {
     run.let_run(Duration::from_secs(5));
     assert!(!impostor.is_ready(), "two processes serve as broker 2");
     assert!(run.cluster.is_ready(2), "the first process goes on; its log ends\n{}", run.cluster.log_end(2));
+    let ended = impostor.wait_exit(PATIENCE);
     let log = impostor.log();
-    assert!(log.contains("broker 2") || log.contains("id 2"), "it says why:\n{log}");
-    impostor.kill_nine();
+    assert!(ended.is_some_and(|status| !status.success()), "it gives up:\n{log}");
+    let first = run.cluster.cluster_address(2);
+    let reason = format!("broker id 2 is taken: the broker at {first} ");
+    assert!(log.contains(&reason), "it says whose the number is:\n{log}");
+    assert!(run.cluster.is_ready(2), "the first process goes on; its log ends\n{}", run.cluster.log_end(2));
     run.wait_acks(500);
     run.finish();
 }
 
+// Catches a disk of another cluster that is taken in or changed, and a refusal that does not say which cluster is which.
 #[test]
 fn a_disk_of_another_cluster_is_refused_and_left_alone() {
     // Two founded clusters, one after the other; the disk of one is put under a broker of the other.
     let mut other = Cluster::start(&Options { brokers: 1, ..Options::default() });
+    let info = other.command_well(PATIENCE, &["cluster", "info", "--output", "json"]);
+    let info: serde_json::Value = serde_json::from_str(&info.out).expect("JSON");
+    let foreign_id = info["cluster_id"].as_str().expect("text").to_owned();
     assert!(other.terminate(1).success());
     let foreign = tempfile::tempdir().expect("a folder");
     let foreign_data = foreign.path().join("data");
@@ -71,7 +87,9 @@ fn a_disk_of_another_cluster_is_refused_and_left_alone() {
     let ended = impostor.wait_exit(Duration::from_secs(10));
     assert!(ended.is_some_and(|status| !status.success()), "it must end with a failure:\n{}", impostor.log());
     let log = impostor.log();
-    assert!(log.contains("cluster"), "it says why:\n{log}");
+    let own_id = run.ask(async |bus| bus.cluster_id()).expect("a connected client knows the cluster").to_string();
+    let reason = format!("this directory belongs to cluster {foreign_id}, the configured peers to cluster {own_id}");
+    assert!(log.contains(&reason), "it says why:\n{log}");
     assert_eq!(std::fs::read(foreign_data.join("identity")).ok(), before, "the foreign disk is left alone");
     run.finish();
 }
