@@ -1,6 +1,7 @@
 //! The partitions this broker holds: who leads each, how records get in and how they get out.
 
 pub mod append;
+pub mod discard;
 pub mod fate;
 pub mod fetch_wait;
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod produce;
 pub mod producer_ids;
 pub mod reader;
 pub mod refusal;
+pub mod strays;
 pub mod subscribe;
 pub(crate) mod topic_description;
 pub mod topics;
@@ -24,6 +25,7 @@ use fetch::FetchService;
 use offsets::OffsetService;
 use produce::ProduceService;
 use producer_ids::ProducerIdService;
+use strays::StrayService;
 use subscribe::SubscribeService;
 use topics::TopicService;
 
@@ -46,4 +48,6 @@ pub struct Services {
     pub assignment: AssignmentService,
     /// Metadata, cluster state and health.
     pub cluster: ClusterService,
+    /// Logs in quarantine.
+    pub strays: StrayService,
 }

@@ -1,6 +1,7 @@
 //! Topics, offsets, and the cluster's state.
 
 mod placement;
+mod strays;
 
 use std::collections::BTreeMap;
 

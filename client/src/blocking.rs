@@ -10,6 +10,7 @@ use streambus_protocol::api::cluster::{
 };
 use streambus_protocol::api::offsets::{OffsetFound, OffsetQuery};
 use streambus_protocol::api::session::HealthResponse;
+use streambus_protocol::api::strays::{ListStraysResponse, StrayDescription};
 use streambus_protocol::api::topics::{CreateTopicResponse, DescribeTopicResponse, TopicListing};
 use streambus_protocol::ids::TopicId;
 use tokio::runtime::Runtime;
@@ -477,6 +478,24 @@ impl Admin {
     /// As there.
     pub fn remove_broker(&self, broker: u32) -> Result<(), Error> {
         self.runtime.block_on(self.admin.remove_broker(broker))
+    }
+
+    /// As [`crate::Admin::list_strays`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn list_strays(&self, broker: u32) -> Result<ListStraysResponse, Error> {
+        self.runtime.block_on(self.admin.list_strays(broker))
+    }
+
+    /// As [`crate::Admin::discard_stray`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn discard_stray(&self, broker: u32, stray: &StrayDescription) -> Result<(), Error> {
+        self.runtime.block_on(self.admin.discard_stray(broker, stray))
     }
 
     /// As [`crate::Admin::describe_cluster`].

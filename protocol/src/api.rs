@@ -12,6 +12,7 @@ pub mod produce;
 pub mod repair;
 pub mod replica;
 pub mod session;
+pub mod strays;
 pub mod subscribe;
 pub mod topics;
 
@@ -128,6 +129,10 @@ api_keys! {
     DrainBroker = 20, "drain_broker", V1;
     /// Forgets a broker that is gone for good.
     RemoveBroker = 21, "remove_broker", V1;
+    /// Lists the logs that a broker has in quarantine.
+    ListStrays = 22, "list_strays", V1;
+    /// Removes one log that a broker has in quarantine.
+    DiscardStray = 23, "discard_stray", V1;
     /// The first request of every connection between brokers.
     PeerHandshake = 64, "peer_handshake", V1;
     /// A broker without a cluster asks what there is.

@@ -34,6 +34,9 @@ use streambus_protocol::api::replica::{
 use streambus_protocol::api::session::{
     ApiRange, ErrorBody, HandshakeRequest, HandshakeResponse, HealthResponse, LeaderHint,
 };
+use streambus_protocol::api::strays::{
+    DiscardStrayRequest, DiscardStrayResponse, ListStraysRequest, ListStraysResponse, StrayDescription,
+};
 use streambus_protocol::api::subscribe::{
     CreditRequest, PushedBatches, SubscribePartition, SubscribeRequest, SubscribeResponse, UnsubscribeRequest,
     Watermarks,
@@ -443,6 +446,20 @@ proptest! {
             unmeasured: counts.1,
         });
         request(&RemoveBrokerRequest { broker: to });
+    }
+
+    #[test]
+    fn logs_in_quarantine(
+        (topic, index, broker, newest_epoch) in (topic(), partition(), broker(), prop::option::of(epoch())),
+        (records, bytes, passing, unlisted) in any::<(u64, u64, bool, u32)>(),
+        reason in text(),
+    ) {
+        let log = PartitionId { topic, partition: index };
+        request(&ListStraysRequest { broker });
+        let stray = StrayDescription { log, records, bytes, newest_epoch, passing, reason };
+        response(&ListStraysResponse { strays: vec![stray.clone(), stray], unlisted });
+        request(&DiscardStrayRequest { broker, log, records, bytes });
+        response(&DiscardStrayResponse {});
     }
 
     #[test]

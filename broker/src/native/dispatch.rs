@@ -5,7 +5,7 @@ use streambus_protocol::frame::Frame;
 
 use crate::native::call::Call;
 use crate::native::session::{Handled, Session};
-use crate::native::{assignment, cluster, fetch, offsets, produce, subscribe, topics};
+use crate::native::{assignment, cluster, fetch, offsets, produce, strays, subscribe, topics};
 
 /// Hands a request to its handler. The session has said hello; the version is one that is served.
 pub(super) fn dispatch(session: &mut Session, api: ApiKey, call: Call, frame: Frame) -> Handled {
@@ -32,6 +32,8 @@ pub(super) fn dispatch(session: &mut Session, api: ApiKey, call: Call, frame: Fr
         ApiKey::Reassign => assignment::reassign(session, call, frame),
         ApiKey::DrainBroker => assignment::drain(session, call, frame),
         ApiKey::RemoveBroker => assignment::remove(session, call, frame),
+        ApiKey::ListStrays => strays::list(session, call, frame),
+        ApiKey::DiscardStray => strays::discard(session, call, frame),
         ApiKey::PeerHandshake
         | ApiKey::RaftHello
         | ApiKey::RaftCall

@@ -29,6 +29,11 @@ impl Quarantine {
         self.strays.subscribe()
     }
 
+    /// True while the log of `id` is in it.
+    pub(super) fn holds(&self, id: PartitionId) -> bool {
+        self.strays.borrow().contains_key(&id)
+    }
+
     /// The logs about which later metadata may say more.
     pub(super) fn passing(&self) -> Vec<PartitionId> {
         self.strays.borrow().iter().filter(|(_, stray)| stray.doubt.is_passing()).map(|(id, _)| *id).collect()

@@ -3,6 +3,9 @@
 //! Two steps. [`Reconciler::reach`] takes roles up and gives them up; a log that it finds without one is held: not served
 //! and not touched. [`Reconciler::sweep`] then deletes those that the metadata, confirmed by a quorum, proves to be superfluous
 //! and puts the others in quarantine ([`crate::partition::fate`] decides): metadata that looks empty must never delete data.
+//! What is in quarantine goes by an operator's word as well ([`Reconciler::discard`]).
+
+mod discarding;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;

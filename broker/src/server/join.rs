@@ -24,6 +24,7 @@ use crate::cluster::contact::Contact;
 use crate::cluster::disks::ClusterDisks;
 use crate::cluster::heartbeat::{self, Heartbeats};
 use crate::lifecycle::{Component, Problem};
+use crate::partition::discard::{self, StrayDesk};
 use crate::partition::reconcile::Reconciler;
 use crate::partition::registry::Registry;
 use crate::replication::engine::Engine;
@@ -53,6 +54,15 @@ pub(super) struct Place {
     answers: watch::Receiver<Option<HeartbeatAnswer>>,
     contact: Contact,
     disks: ClusterDisks,
+}
+
+/// What taking part has brought.
+#[derive(Debug)]
+pub(super) struct Joined {
+    /// None for a broker on its own.
+    pub(super) place: Option<Place>,
+    /// Where operators ask about logs in quarantine.
+    pub(super) strays: StrayDesk,
 }
 
 impl Place {
@@ -122,7 +132,7 @@ impl Parts {
         is_intact: bool,
         metadata: &MetadataNode,
         registry: &Arc<Registry>,
-    ) -> Result<Option<Place>, StartError> {
+    ) -> Result<Joined, StartError> {
         let broker = self.config.broker.id;
         let (claimed, cluster) = (store.clone(), metadata.identity().cluster_id);
         let claim = blocking::spawn(move || claimed.claim(broker, cluster));
@@ -158,8 +168,10 @@ impl Parts {
             let metadata = confirming.clone();
             async move { metadata.read_index().await.ok().map(|_| metadata.image()) }
         };
-        self.background.spawn(follow_metadata::run(reconciler, images, confirm, self.lifecycle.clone(), stop()));
-        let Some(peers) = &self.peers else { return Ok(None) };
+        let (strays, asked) = discard::desk(reconciler.quarantine());
+        let following = follow_metadata::run(reconciler, images, confirm, asked, self.lifecycle.clone(), stop());
+        self.background.spawn(following);
+        let Some(peers) = &self.peers else { return Ok(Joined { place: None, strays }) };
 
         peers.local.registered(epoch);
         engine.registration().set(epoch);
@@ -195,7 +207,7 @@ impl Parts {
         };
         self.background.spawn(heartbeat::run(heartbeats, epoch, stop()));
         reached(metadata, broker, epoch, |fenced| !fenced).await?;
-        Ok(Some(Place { session, wants, answers, contact, disks }))
+        Ok(Joined { place: Some(Place { session, wants, answers, contact, disks }), strays })
     }
 
     /// Registers this life. With peers it is tried until it succeeds: a cluster without a quorum gets one, and a former

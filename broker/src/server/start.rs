@@ -12,7 +12,7 @@ use streambus_storage::store::Store;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::join::Place;
+use super::join::{Joined, Place};
 use super::peers::Peers;
 use super::{BrokerEnv, RunningServer, StartError, net_limits, scrape};
 use crate::cluster::contact::Contact;
@@ -28,6 +28,7 @@ use crate::net::admission::Admission;
 use crate::net::connection::ConnectionContext;
 use crate::net::listener;
 use crate::net::network::{Listener, Network};
+use crate::partition::discard::StrayDesk;
 use crate::partition::registry::Registry;
 use crate::service::Services;
 use crate::service::assignment::AssignmentService;
@@ -39,6 +40,7 @@ use crate::service::offsets::OffsetService;
 use crate::service::produce::ProduceService;
 use crate::service::producer_ids::ProducerIdService;
 use crate::service::reader::ReadBudget;
+use crate::service::strays::StrayService;
 use crate::service::subscribe::SubscribeService;
 use crate::service::topics::{TopicDefaults, TopicService};
 use crate::tasks::{compaction, record_watermarks, retention, scrub, watch_metadata, watch_storage};
@@ -138,7 +140,7 @@ impl Parts {
         };
         let registry = Arc::new(Registry::new());
         match self.join(&store, is_intact, &metadata, &registry).await {
-            Ok(place) => Ok(self.serve(client_listener, store, metadata, registry, place)),
+            Ok(joined) => Ok(self.serve(client_listener, store, metadata, registry, joined)),
             Err(error) => {
                 self.tokens.stop.cancel();
                 self.background.close();
@@ -234,7 +236,7 @@ impl Parts {
         store: Store,
         metadata: MetadataNode,
         registry: Arc<Registry>,
-        place: Option<Place>,
+        Joined { place, strays }: Joined,
     ) -> RunningServer {
         let Self { config, env, lifecycle, metrics, tokens, background, addresses, http_state, peers } = self;
         let contact = place.as_ref().map_or_else(Contact::alone, Place::contact);
@@ -242,7 +244,7 @@ impl Parts {
         let clock = Arc::clone(&env.clock);
         let directory = Directory::new(config.broker.id, metadata.clone(), registry, contact, disks, clock);
         let leaders = peers.as_ref().map(|peers| LeaderStates::new(config.broker.id, peers.pool.clone()));
-        let services = services(&config, leaders, &env, &directory, &store, &lifecycle, &metrics);
+        let services = services(&config, leaders, &env, (&directory, strays), &store, &lifecycle, &metrics);
         let limits = net_limits(&config);
         let admission = Admission::new(limits);
         scrape::attach(&metrics, &admission, &store, &directory);
@@ -287,7 +289,7 @@ fn services(
     config: &BrokerConfig,
     leaders: Option<LeaderStates>,
     env: &BrokerEnv,
-    directory: &Directory,
+    (directory, strays): (&Directory, StrayDesk),
     store: &Store,
     lifecycle: &Lifecycle,
     metrics: &Arc<BrokerMetrics>,
@@ -305,6 +307,7 @@ fn services(
         offsets: OffsetService::new(directory.clone()),
         assignment: AssignmentService::new(directory.clone(), leaders),
         cluster: ClusterService::new(directory.clone(), store.clone(), lifecycle.clone()),
+        strays: StrayService::new(directory.clone(), strays),
     })
 }
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use streambus_consensus::image::ClusterImage;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::{Component, Lifecycle, Problem};
+use crate::partition::discard::Ask;
 use crate::partition::reconcile::Reconciler;
 
 /// Between attempts while the store refuses, or no quorum answers.
@@ -22,6 +23,8 @@ enum Next {
     Reach(Arc<ClusterImage>),
     /// Decide about logs without a role, by an image that is confirmed.
     Sweep(Arc<ClusterImage>),
+    /// Remove a log in quarantine, if it is one, by an operator's word.
+    Discard(Ask),
 }
 
 /// What has failed and is tried again.
@@ -35,11 +38,13 @@ enum Failing {
 /// ones end is ended all the same.
 ///
 /// `confirm` answers with the newest image once a quorum has said that it holds everything acknowledged before; none when
-/// there is no quorum. Only by such an image is anything deleted, and nothing else waits for it.
+/// there is no quorum. Only by such an image is anything deleted, and nothing else waits for it. What operators have `asked`
+/// brings its own.
 pub(crate) async fn run<F>(
     mut reconciler: Reconciler,
     mut images: watch::Receiver<Arc<ClusterImage>>,
     confirm: impl Fn() -> F + Sync,
+    mut asked: mpsc::Receiver<Ask>,
     lifecycle: Lifecycle,
     stop: CancellationToken,
 ) where
@@ -59,13 +64,16 @@ pub(crate) async fn run<F>(
                 Err(_) => return,
             },
             confirmed = answer_of(&mut confirming) => Next::Sweep(confirmed),
+            Some(ask) = asked.recv() => Next::Discard(ask),
             () = tokio::time::sleep(RETRY), if failing.contains(&Failing::Reach) => {
                 Next::Reach(Arc::clone(&images.borrow_and_update()))
             }
         };
         let (step, pause) = match &next {
-            Next::Reach(_) => (Failing::Reach, Duration::ZERO),
-            Next::Sweep(_) => (Failing::Sweep, RETRY),
+            Next::Reach(_) => (Some(Failing::Reach), Duration::ZERO),
+            Next::Sweep(_) => (Some(Failing::Sweep), RETRY),
+            // Whoever asked hears of it, and asks again.
+            Next::Discard(_) => (None, RETRY),
         };
         let mut has_newer = false;
         let outcome = {
@@ -73,6 +81,10 @@ pub(crate) async fn run<F>(
                 match next {
                     Next::Reach(image) => reconciler.reach(image).await,
                     Next::Sweep(confirmed) => reconciler.sweep(&confirmed).await,
+                    Next::Discard(ask) => {
+                        reconciler.answer(ask).await;
+                        Ok(())
+                    }
                 }
             });
             loop {
@@ -94,6 +106,7 @@ pub(crate) async fn run<F>(
         if has_newer {
             images.mark_changed();
         }
+        let Some(step) = step else { continue };
         if step == Failing::Sweep || confirming.is_none() {
             // Also after a failure: what is to be opened may need the space.
             confirming = match reconciler.is_undecided() {

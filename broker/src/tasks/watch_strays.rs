@@ -71,7 +71,7 @@ fn problem(strays: &Strays) -> Option<Problem> {
         true => ". They go by themselves once the other replicas are in sync",
         false => {
             ". Look whether the metadata was set back, or whether this is the right disk; with the broker stopped, `streambus \
-             log dump` shows what they hold, and an emptied data directory is filled again from the other brokers"
+             log dump` shows what they hold; `streambus cluster discard` removes one that nobody needs"
         }
     });
     Some(Problem { component: Component::Strays, message, blocks_ready: false })
@@ -92,7 +92,7 @@ mod tests {
     }
 
     // Catches a report without the place, the size or the remedy, one that grows with the disk, and one that has an operator
-    // empty a disk for what passes by itself.
+    // remove what passes by itself.
     #[test]
     fn a_report_names_place_size_reason_and_remedy_and_is_bounded() {
         assert_eq!(problem(&Strays::new()), None);
@@ -100,11 +100,12 @@ mod tests {
         assert_eq!(snapshot(&lost), StraysSnapshot { logs: 1, bytes: 100 });
         let said = problem(&lost).expect("a problem");
         assert!(!said.blocks_ready, "what is served is served");
-        for part in ["1 log(s) of 100 bytes", "/4: ", "neither its topic nor a deletion", "log dump"] {
+        for part in ["1 log(s) of 100 bytes", "/4: ", "neither its topic nor a deletion", "log dump", "cluster discard"]
+        {
             assert!(said.message.contains(part), "{part:?} is missing: {}", said.message);
         }
         let passing = problem(&Strays::from([stray(4, Doubt::TooFewCopies)])).expect("a problem").message;
-        assert!(passing.contains("by themselves") && !passing.contains("emptied"), "{passing}");
+        assert!(passing.contains("by themselves") && !passing.contains("discard"), "{passing}");
         let many: Strays = (0..100).map(|index| stray(index, Doubt::UnknownTopic)).collect();
         let many = problem(&many).expect("a problem").message;
         assert!(many.len() < 2_000 && many.contains("and 97 more"), "{many}");

@@ -4,6 +4,7 @@ pub mod brokers;
 pub mod decommission;
 pub mod drain;
 pub mod overview;
+pub mod strays;
 
 use clap::Subcommand;
 
@@ -26,6 +27,10 @@ pub enum ClusterCommand {
     Undrain(drain::UndrainArgs),
     /// Drain a broker, wait until it is stopped, and forget it
     Decommission(decommission::DecommissionArgs),
+    /// List the logs in quarantine: on a broker's disk, and not known to belong there
+    Strays(strays::StraysArgs),
+    /// Remove one log in quarantine from a broker's disk, for good
+    Discard(strays::DiscardArgs),
 }
 
 /// Runs one of them.
@@ -38,6 +43,8 @@ pub fn run(global: &Global, command: &ClusterCommand) -> Result<Exit, Failure> {
             ClusterCommand::Drain(args) => drain::run(global, args).await,
             ClusterCommand::Undrain(args) => drain::undo(global, args).await,
             ClusterCommand::Decommission(args) => decommission::run(global, args).await,
+            ClusterCommand::Strays(args) => strays::list(global, args).await,
+            ClusterCommand::Discard(args) => strays::discard(global, args).await,
         }
     })
 }

@@ -51,3 +51,25 @@ fn silent_and_dead_addresses_cost_less_than_two_seconds() {
         assert!(began.get() < Duration::from_secs(2), "{args:?} took {:?}", began.get());
     }
 }
+
+// Catches a command that removes a log which nobody put in quarantine, that acts without being told to, or that leaves the
+// user without a next step.
+#[test]
+fn a_log_that_is_served_is_no_stray_and_is_not_discarded() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::start(directory.path());
+    assert_eq!(broker.run(&["topic", "create", "orders"], "").code, 0);
+    let id = json(&broker.run(&["cluster", "brokers", "-o", "json"], "").stdout)[0]["id"].to_string();
+    let strays = broker.run(&["cluster", "strays", "-o", "json"], "");
+    assert_eq!((strays.code, json(&strays.stdout)), (0, Value::Array(Vec::new())), "{}", strays.stderr);
+    let topic = json(&broker.run(&["topic", "describe", "orders", "-o", "json"], "").stdout);
+    let log = format!("{}/0", topic["id"].as_str().unwrap());
+    let refused = broker.run(&["cluster", "discard", &id, &log, "--yes"], "");
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("next:") && refused.stderr.contains("cluster strays"), "{}", refused.stderr);
+    let unknown = broker.run(&["cluster", "discard", "7", &log, "--yes", "-o", "json"], "");
+    assert_eq!(unknown.code, 3, "{}", unknown.stderr);
+    assert_eq!(json(&unknown.stderr)["error"]["code"], "UNKNOWN_BROKER", "{}", unknown.stderr);
+    let written = broker.run(&["produce", "orders"], "still here\n");
+    assert_eq!(written.code, 0, "{}", written.stderr);
+}

@@ -216,6 +216,7 @@ option_fields!(
     u64,
     BrokerId,
     BrokerEpoch,
+    LeaderEpoch,
     ClusterId,
     Vec<TopicName>,
     Vec<BrokerId>,

@@ -14,6 +14,7 @@ use streambus_protocol::api::produce::{InitProducerRequest, ProduceRequest};
 use streambus_protocol::api::repair::ReplicaRepairRequest;
 use streambus_protocol::api::replica::{ReplicaFetchRequest, ReplicaProgressRequest, ReplicaStateRequest};
 use streambus_protocol::api::session::{HandshakeRequest, HealthRequest};
+use streambus_protocol::api::strays::{DiscardStrayRequest, ListStraysRequest};
 use streambus_protocol::api::subscribe::{CreditRequest, PushedBatches, SubscribeRequest, UnsubscribeRequest};
 use streambus_protocol::api::topics::{
     AddPartitionsRequest, AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
@@ -72,6 +73,8 @@ pub(crate) fn read_any(frame: Frame) -> Option<Result<Vec<u8>, streambus_protoco
         ApiKey::Reassign => either::<ReassignRequest>(frame),
         ApiKey::DrainBroker => either::<DrainBrokerRequest>(frame),
         ApiKey::RemoveBroker => either::<RemoveBrokerRequest>(frame),
+        ApiKey::ListStrays => either::<ListStraysRequest>(frame),
+        ApiKey::DiscardStray => either::<DiscardStrayRequest>(frame),
         ApiKey::PeerHandshake => either::<PeerHandshakeRequest>(frame),
         ApiKey::RaftHello => either::<RaftHelloRequest>(frame),
         ApiKey::RaftCall => either::<RaftCallRequest>(frame),

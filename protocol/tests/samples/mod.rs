@@ -33,6 +33,9 @@ use streambus_protocol::api::replica::{
 use streambus_protocol::api::session::{
     ApiRange, ErrorBody, HandshakeRequest, HandshakeResponse, HealthRequest, HealthResponse, LeaderHint,
 };
+use streambus_protocol::api::strays::{
+    DiscardStrayRequest, DiscardStrayResponse, ListStraysRequest, ListStraysResponse, StrayDescription,
+};
 use streambus_protocol::api::subscribe::{
     CreditRequest, CreditResponse, PushedBatches, SubscribePartition, SubscribeRequest, SubscribeResponse,
     UnsubscribeRequest, UnsubscribeResponse, Watermarks,
@@ -383,6 +386,26 @@ pub(crate) fn samples() -> Vec<Sample> {
     );
     request!("remove_broker_request", RemoveBrokerRequest { broker: BrokerId::new(2) });
     response!("remove_broker_response", RemoveBrokerResponse {});
+    request!("list_strays_request", ListStraysRequest { broker: BrokerId::new(2) });
+    response!(
+        "list_strays_response",
+        ListStraysResponse {
+            strays: vec![StrayDescription {
+                log: partition_id(),
+                records: 500,
+                bytes: 64_000,
+                newest_epoch: Some(LeaderEpoch::new(6)),
+                passing: false,
+                reason: "no such topic".into(),
+            }],
+            unlisted: 7,
+        }
+    );
+    request!(
+        "discard_stray_request",
+        DiscardStrayRequest { broker: BrokerId::new(2), log: partition_id(), records: 500, bytes: 64_000 }
+    );
+    response!("discard_stray_response", DiscardStrayResponse {});
     request!(
         "peer_handshake_request",
         PeerHandshakeRequest {

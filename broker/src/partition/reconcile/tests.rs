@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::lifecycle::Lifecycle;
+use crate::partition::discard;
 use crate::partition::fixture::{self, Metadata};
 use crate::tasks::follow_metadata;
 
@@ -94,7 +95,9 @@ async fn newer_metadata_is_acted_on_while_a_leadership_waits_for_the_disk() {
     let mut stepped_down = registry.watch_stepped_down();
     let (say, images) = tokio::sync::watch::channel(Arc::new(ClusterImage::empty()));
     let stop = CancellationToken::new();
-    let following = follow_metadata::run(reconciler, images, std::future::pending, Lifecycle::new(), stop.clone());
+    let (_desk, asked) = discard::desk(reconciler.quarantine());
+    let never = std::future::pending;
+    let following = follow_metadata::run(reconciler, images, never, asked, Lifecycle::new(), stop.clone());
     let following = TaskTracker::new().spawn(following);
     let id = |n: u8| PartitionId { topic: TopicId::from_bytes([n; 16]), partition: PartitionIndex::new(0) };
     let leadership = |n: u8| registry.get(id(n)).map(|partition| partition.role().leadership);

@@ -10,6 +10,7 @@ use streambus_storage::partition_log::Agreed;
 use tokio::sync::watch;
 
 use super::*;
+use crate::partition::discard::{Discard, DiscardError, StrayDesk};
 use crate::partition::fate::Doubt;
 
 const THREE: BrokerId = BrokerId::new(3);
@@ -254,6 +255,7 @@ async fn a_quarantine_ends_with_the_topic_or_with_the_partitions_return() {
 struct Following {
     store: Store,
     registry: Arc<Registry>,
+    desk: StrayDesk,
     images: watch::Sender<Arc<ClusterImage>>,
     quorum: watch::Sender<Option<Arc<ClusterImage>>>,
     asked: Arc<AtomicU32>,
@@ -276,9 +278,10 @@ impl Following {
                 image
             }
         };
-        let following = follow_metadata::run(reconciler, watched, confirm, Lifecycle::new(), stop.clone());
+        let (desk, asks) = discard::desk(reconciler.quarantine());
+        let following = follow_metadata::run(reconciler, watched, confirm, asks, Lifecycle::new(), stop.clone());
         TaskTracker::new().spawn(following);
-        Self { store, registry, images, quorum, asked, answered }
+        Self { store, registry, desk, images, quorum, asked, answered }
     }
 
     /// Does the disk's work until `is_so`.
@@ -327,5 +330,108 @@ async fn a_log_that_is_wanted_again_by_then_stays() {
     following.work(|| following.registry.get(id).is_some()).await;
     let log = store.log(id).expect("a log");
     assert_ne!(log.log_start(), log.log_end(), "it catches up from what it has");
+    stop.cancel();
+}
+
+/// What an operator says who was shown `log`.
+fn as_shown(log: &PartitionLog) -> Discard {
+    let HeldLog { id, records, bytes, .. } = HeldLog::of(log);
+    Discard { id, records, bytes }
+}
+
+/// A broker with a log of a leadership that the metadata does not know, on a partition that is on others; and the disk.
+async fn with_a_stray() -> (Metadata, Store, PartitionId, Process) {
+    let mut metadata = Metadata::founded();
+    let epoch = metadata.start(ONE);
+    metadata.start(TWO);
+    metadata.start(THREE);
+    let id = metadata.create_topic(1, "t", &[TWO, THREE]);
+    let store = fixture::store(StoreConfig::default());
+    store.create_log(id, LogOptions::default()).expect("a log");
+    let mut process = Process::start(ONE, epoch, &store);
+    process.write(id, b"record");
+    process.follow(metadata.image()).await;
+    assert_eq!(process.doubts(), [Doubt::NewerThanMetadata { known: LeaderEpoch::ZERO }]);
+    (metadata, store, id, process)
+}
+
+// Catches a stray that nothing removes, one that is still reported when it has gone, one that was not what the operator saw,
+// and a log beside it that goes with it.
+#[tokio::test]
+async fn an_operators_word_removes_one_log_in_quarantine_as_it_was_shown() {
+    let (mut metadata, store, id, mut process) = with_a_stray().await;
+    let served = metadata.create_topic(2, "served", &[ONE, TWO]);
+    process.follow(metadata.image()).await;
+    let image = metadata.image();
+    let shown = as_shown(&store.log(id).expect("a log"));
+    let other = Discard { records: shown.records + 1, ..shown };
+    let refused = process.reconciler.discard(other, &image).await.expect_err("another log was shown");
+    assert!(matches!(refused, DiscardError::Changed { now } if now.id == id), "{refused}");
+    let at_work = as_shown(&store.log(served).expect("a log"));
+    let refused = process.reconciler.discard(at_work, &image).await.expect_err("it is served");
+    assert!(matches!(refused, DiscardError::NotInQuarantine { .. }), "{refused}");
+    assert_eq!(store.log_ids(), [id, served], "nothing has gone");
+
+    let removed = process.reconciler.discard(shown, &image).await.expect("removed");
+    assert_eq!((removed.records, removed.bytes), (shown.records, shown.bytes));
+    assert_eq!((store.log_ids(), process.doubts()), (vec![served], Vec::new()));
+    let again = process.reconciler.discard(shown, &image).await.expect_err("it has gone");
+    assert!(matches!(again, DiscardError::NotInQuarantine { .. }), "{again}");
+}
+
+// Catches an operator's word that outweighs the metadata: records that the cluster counts on, removed because they were in
+// quarantine when the operator looked.
+#[tokio::test]
+async fn an_operators_word_does_not_remove_what_the_metadata_assigns_to_this_broker() {
+    let (mut metadata, store, id, mut process) = with_a_stray().await;
+    let shown = as_shown(&store.log(id).expect("a log"));
+    let before = metadata.image();
+    metadata.apply(&Command::Reassign { id, replicas: BROKERS.to_vec(), throttle: None });
+    // Known to the quorum, and not reached here yet.
+    let refused = process.reconciler.discard(shown, &metadata.image()).await.expect_err("wanted");
+    assert!(matches!(refused, DiscardError::Wanted { .. }), "{refused}");
+    process.follow(metadata.image()).await;
+    assert!(process.serves(id));
+    // Asked before it was assigned, answered after that was reached.
+    let refused = process.reconciler.discard(shown, &before).await.expect_err("served");
+    assert!(matches!(refused, DiscardError::NotInQuarantine { .. }), "{refused}");
+    let log = store.log(id).expect("a log");
+    assert_ne!(log.log_start(), log.log_end(), "it has its record");
+}
+
+// Catches an operator who removes the best copy there is, because too few others are in sync or because the metadata is old.
+#[tokio::test]
+async fn an_operators_word_does_not_remove_what_goes_by_itself() {
+    let Holding { mut metadata, epoch, store, id, mut process } = Holding::start().await;
+    let shown = as_shown(&store.log(id).expect("a log"));
+    let third = metadata.start(THREE);
+    metadata.apply(&Command::Reassign { id, replicas: vec![TWO, THREE], throttle: None });
+    metadata.set_in_sync(id, &BROKERS);
+    metadata.apply(&Command::FenceBroker { broker: THREE, epoch: third });
+    process.follow(metadata.image()).await;
+    assert_eq!(process.doubts(), [Doubt::TooFewCopies]);
+    let refused = process.reconciler.discard(shown, &metadata.image()).await.expect_err("too few have it");
+    assert!(matches!(refused, DiscardError::Passing { doubt: Doubt::TooFewCopies, .. }), "{refused}");
+    let empty = Arc::new(ClusterImage::empty());
+    let mut emptied = Process::start(ONE, epoch, &store);
+    emptied.follow(Arc::clone(&empty)).await;
+    let refused = emptied.reconciler.discard(shown, &empty).await.expect_err("nothing is known");
+    assert!(matches!(refused, DiscardError::Passing { doubt: Doubt::Unconfirmed, .. }), "{refused}");
+    assert!(emptied.has_log(id));
+}
+
+// Catches a word that the task never hears, one that waits for news of the metadata, and an answer that nobody gets.
+#[tokio::test]
+async fn an_operators_word_is_heard_while_nothing_else_happens() {
+    let (metadata, store, id, process) = with_a_stray().await;
+    let shown = as_shown(&store.log(id).expect("a log"));
+    let stop = CancellationToken::new();
+    let following = Following::start(process, metadata.image(), &stop);
+    assert_eq!(following.desk.strays().iter().map(|stray| stray.log.id).collect::<Vec<_>>(), [id]);
+    let desk = following.desk.clone();
+    let asking = TaskTracker::new().spawn(async move { desk.discard(shown, metadata.image()).await });
+    following.work(|| asking.is_finished()).await;
+    assert_eq!(asking.await.expect("answered").expect("removed").id, id);
+    assert!(store.log(id).is_none() && following.desk.strays().is_empty());
     stop.cancel();
 }
