@@ -43,9 +43,9 @@ impl PartitionLog {
         Ok((before, durable))
     }
 
-    /// Drops the whole log and goes on at `at`: above its end, when the leader has nothing older, or below its start,
-    /// when an unclean leader has nothing so new (rule F6 of the replication specification). Epochs and producers start
-    /// anew. Until the restart is on stable storage the durable end stays where it was, or falls to the new start: a
+    /// Drops the whole log and goes on at `at`, for a replica that shares no record with its leader: above its end, when
+    /// the leader has deleted everything as old as that, or below its start, when a leader of an unclean election ends
+    /// there. Nothing it could keep would join what it copies next, and a log has no gaps. Epochs and producers start anew. Until the restart is on stable storage the durable end stays where it was, or falls to the new start: a
     /// crash before brings the old log back. May read the index.
     ///
     /// # Errors

@@ -304,7 +304,7 @@ impl LogState {
         self.repaired.trim(self.start);
         self.rewritten.trim(self.start);
         if self.start > self.end {
-            // Restart elsewhere (rule F6 of the replication specification): nothing of the old life stays.
+            // Restart elsewhere, where nothing of the old life would join what comes: none of it stays.
             // It is durable there once this entry is: a crash before brings the old life back.
             self.end = self.start;
             (self.committed, self.recorded) = (self.start, self.start);

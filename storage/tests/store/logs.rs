@@ -164,7 +164,7 @@ fn the_first_failed_write_latches_and_reads_go_on() {
     assert_eq!(found, before);
 }
 
-// Catches a restart that keeps old epochs, producers or batches (rule F6 of the replication specification).
+// Catches a restart elsewhere that keeps epochs, producers or batches from before it.
 #[test]
 fn a_log_can_go_on_far_behind_its_end() {
     let world = World::new(8);
