@@ -21,7 +21,7 @@ pub struct EpochStart {
     pub start: Offset,
 }
 
-/// Where an epoch ended (rule F3 of the replication specification).
+/// Where an epoch ended (KIP-101).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpochEnd {
     /// Nothing is known about this epoch: the log never saw it, or is empty of epochs.

@@ -305,7 +305,7 @@ impl PartitionLog {
         self.core.state.lock().producers.check(stamp, record_count)
     }
 
-    /// Where `epoch` ended (rule F3 of the replication specification).
+    /// Where `epoch` ended (KIP-101).
     pub fn end_offset_for(&self, epoch: LeaderEpoch) -> EpochEnd {
         let state = self.core.state.lock();
         state.epochs.end_offset_for(epoch, state.end)

@@ -80,7 +80,8 @@ pub enum Drive {
 pub struct RecoveryReport {
     /// Logs in the directory.
     pub logs: usize,
-    /// The index was missing, old or damaged, and was rebuilt from the whole journal.
+    /// The index was missing, old or damaged, and was rebuilt from the whole journal. False when there was nothing to
+    /// rebuild it from, as in a new directory.
     pub index_rebuilt: bool,
     /// Entries that belong to no known log, because the entry that created it is damaged.
     pub orphans: u64,

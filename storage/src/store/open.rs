@@ -69,6 +69,7 @@ fn try_open(
     if rebuild {
         index.reset(directory)?;
     }
+    let has_checkpoint = found.newest.is_some();
     let replay_from = found.newest.as_ref().map_or_else(Default::default, |checkpoint| checkpoint.replay_segment);
     let durable_below = found.newest.as_ref().map_or_else(Default::default, Checkpoint::durable_below);
     let from = match &found.newest {
@@ -94,6 +95,8 @@ fn try_open(
         // Segments before the checkpoint may have been recycled, in any order: a gap there is no damage.
         journal_report.damaged.retain(|range| range.reason != DamageReason::Missing || range.segment >= replay_from);
     }
+    // The first start has an index that nothing was ever put into: that none is there is no loss.
+    let had_something = has_checkpoint || journal_report.entries > 0 || !journal_report.damaged.is_empty();
     let unattributed = merged_damage(known_damage, replay.attribute(&journal_report.damaged));
     replay.finish()?;
     let orphans = replay.orphans;
@@ -121,7 +124,7 @@ fn try_open(
     };
     let report = RecoveryReport {
         logs: sink.table.read().by_partition.len(),
-        index_rebuilt: rebuild,
+        index_rebuilt: rebuild && had_something,
         orphans,
         elapsed: clock.monotonic().saturating_sub(started),
         journal: journal_report,

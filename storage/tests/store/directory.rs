@@ -92,6 +92,22 @@ fn a_directory_survives_closing_and_not_closing() {
     assert!(report.extents > 0 && report.batches >= 520 && report.logs == 1);
 }
 
+// Catches a first start that says it has rebuilt an index, as after a loss, although there was never anything in it; and a
+// loss that is not told because the journal is short.
+#[test]
+fn an_index_is_rebuilt_only_where_there_was_something_to_put_into_it() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (store, report) = open(dir.path()).expect("opens");
+    assert!(!report.index_rebuilt, "a new directory");
+    fill(&store, 1);
+    store.close().expect("closes");
+    drop(store);
+    fs::remove_dir_all(dir.path().join("index")).expect("removed");
+    let (store, report) = open(dir.path()).expect("opens");
+    assert!(report.index_rebuilt, "one batch is something");
+    assert_eq!(content(&store).len(), 1);
+}
+
 #[test]
 fn a_second_process_is_kept_out() {
     let dir = tempfile::tempdir().expect("temporary directory");
