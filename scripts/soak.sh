@@ -5,9 +5,11 @@
 #
 # Usage: scripts/soak.sh MINUTES CYCLES FIRST_SEED
 #   PARTS    which of "models kill cluster planted" (all of these), or "spread": the cluster tests until the time is over,
-#            each time the one with the fewest seeds in the ledger, with the next seed of its own
+#            each time the one with the fewest seeds in the ledger, with the next seed of its own. As root those of cut links
+#            take part twice, the second time in network namespaces
+#   JOBS     runs of "spread" side by side (1). A run mostly waits: three keep two cores busy
 #   ONLY     of the cluster tests, those whose names contain this (all)
-#   ROUNDS   stop after so many seeds also when time is left (0: never)
+#   ROUNDS   stop after so many seeds, and in "spread" after so many runs, also when time is left (0: never)
 #   LEDGER   the file that rows are appended to (docs/soak-ledger.md)
 #   GO_ON    1: a failed run does not stop the soak; its folder and output stay, and the soak fails at its end
 set -euo pipefail
@@ -15,9 +17,11 @@ cd "$(dirname "$0")/.."
 minutes=$1 cycles=$2 seed=$3
 parts=${PARTS:-models kill cluster planted}
 only=${ONLY:-}
+jobs=${JOBS:-1}
 rounds=${ROUNDS:-0}
 go_on=${GO_ON:-0}
 failed=0
+[[ $jobs =~ ^[1-9][0-9]*$ ]] || { echo "JOBS is a number from 1 on, not '$jobs'" >&2; exit 2; }
 end=$((SECONDS + minutes * 60))
 
 # A run that takes longer than this stands still.
@@ -74,6 +78,24 @@ fi
 over() { ((SECONDS >= end)); }
 row() { echo "| $STREAMBUS_LEDGER_RUN | $1 | $2 | $3 | - | - | $4 |" >>"$STREAMBUS_LEDGER"; }
 
+# What became of one run: told, and counted. False when the soak is to end.
+judge() { # PROGRAM TEST SEED STATUS ROWS OUTPUT [NAME=VALUE...]
+    local program=$1 test=$2 its_seed=$3 status=$4 rows=$5 output=$6
+    shift 6
+    cat "$output" >>"$log"
+    grep -E 'violations|SKIPPED|NOT RUN|found with|seeds, ' "$output" || true
+    ((status == 0)) && return
+    tail -n 60 "$output" >&2
+    ((rows > 0)) || row "$test" "$its_seed" - "no verdict: the run failed before it"
+    {
+        echo "FAILED with status $status: $test of $program. Its folder is named above; all output is in $log"
+        echo "repeat it: $* STREAMBUS_FAULT_CYCLES=$STREAMBUS_FAULT_CYCLES cargo test --release ${target_of[$program]} -- --exact $test --nocapture"
+    } >&2
+    failed=$((failed + 1))
+    cp "$output" "$work/failed-$failed"
+    ((go_on))
+}
+
 run() { # PROGRAM TEST [NAME=VALUE...]: one test; the soak ends when it fails
     local program=$1 test=$2
     shift 2
@@ -81,18 +103,7 @@ run() { # PROGRAM TEST [NAME=VALUE...]: one test; the soak ends when it fails
     before=$(wc -l <"$STREAMBUS_LEDGER")
     echo "== $((end - SECONDS)) s left: $program $test, $*"
     env "$@" timeout "$stuck_seconds" "$work/$program" --exact "$test" --nocapture --test-threads 1 >"$log.run" 2>&1 || status=$?
-    cat "$log.run" >>"$log"
-    grep -E 'violations|SKIPPED|NOT RUN|found with|seeds, ' "$log.run" || true
-    ((status == 0)) && return
-    tail -n 60 "$log.run" >&2
-    [ "$(wc -l <"$STREAMBUS_LEDGER")" -gt "$before" ] || row "$test" "$seed" - "no verdict: the run failed before it"
-    {
-        echo "FAILED with status $status: $test of $program. Its folder is named above; all output is in $log"
-        echo "repeat it: $* STREAMBUS_FAULT_CYCLES=$STREAMBUS_FAULT_CYCLES cargo test --release ${target_of[$program]} -- --exact $test --nocapture"
-    } >&2
-    ((go_on)) || exit 1
-    failed=$((failed + 1))
-    cp "$log.run" "$work/failed-$failed"
+    judge "$program" "$test" "$seed" "$status" $(($(wc -l <"$STREAMBUS_LEDGER") - before)) "$log.run" "$@" || exit 1
 }
 
 models() {
@@ -128,29 +139,118 @@ cluster() {
     done
 }
 
-# What a test calls its runs is known once it has run.
-declare -A name_of=() runs_of=()
-covered() { # TEST TOTALS: how many seeds of it the ledger has
-    local name=${name_of[$1]:-}
-    if [ -z "$name" ]; then echo "${runs_of[$1]:-0}"; return; fi
-    awk -v name="  $name" 'substr($0, length($0) - length(name) + 1) == name {seeds = $2} END {print seeds + 0}' <<<"$2"
+# A kind of run: a cluster test, with "@namespaces" behind it when it is to run in network namespaces.
+kinds() {
+    local test
+    for test in $(tests_of cluster "$only"); do
+        echo "$test"
+        if [[ $test =~ ^(network::a_|one::clients_) ]] && [ "$(id -u)" = 0 ] && [ -z "${STREAMBUS_NETWORK:-}" ]; then
+            echo "$test@namespaces"
+        fi
+    done
+}
+
+# What a kind calls its runs in the ledger is known once it has run; it is kept beside the programs that were built.
+names=$target/soak-names
+declare -A name_of=()
+# Runs of a kind: under way, failed without a row, and whether it writes none at all, so that it is not chosen again.
+declare -A underway=() rowless_failures=() is_rowless=()
+declare -A next_seed=()
+# What each process in the background runs: its number, its seed, its kind.
+declare -A run_of=()
+begun=0
+
+choose() { # sets chosen and its_seed to the kind with the fewest seeds, those under way counted; false when there is none
+    local kind name count fewest=0 seeds
+    local -A seeds_of=()
+    while read -r _ seeds _ _ _ name; do
+        seeds_of[$name]=$seeds
+    done < <(scripts/soak-totals.sh "$STREAMBUS_LEDGER" | tail -n +2)
+    chosen=
+    for kind in "${all_kinds[@]}"; do
+        [ -z "${is_rowless[$kind]:-}" ] || continue
+        name=${name_of[$kind]:-}
+        count=$((${underway[$kind]:-0} + ${rowless_failures[$kind]:-0}))
+        [ -z "$name" ] || count=$((count + ${seeds_of[$name]:-0}))
+        if [ -z "$chosen" ] || ((count < fewest)); then chosen=$kind fewest=$count; fi
+    done
+    [ -n "$chosen" ] || return 1
+    its_seed=${next_seed[$chosen]:-$seed}
+    name=${name_of[$chosen]:-}
+    while [ -n "$name" ] && grep -qF "| $name | $its_seed |" "$STREAMBUS_LEDGER"; do its_seed=$((its_seed + 1)); done
+    next_seed[$chosen]=$((its_seed + 1))
+}
+
+settings_of() { # KIND SEED
+    echo "STREAMBUS_SEED=$2"
+    [[ $1 != *@namespaces ]] || echo STREAMBUS_NETWORK=namespaces
+}
+
+begin() { # KIND SEED: in the background, with rows and output of its own
+    local kind=$1 test=${1%@namespaces} settings
+    mapfile -t settings < <(settings_of "$kind" "$2")
+    begun=$((begun + 1))
+    : >"$work/rows-$begun"
+    echo "== $((end - SECONDS)) s left: cluster $test, ${settings[*]}"
+    env "${settings[@]}" STREAMBUS_LEDGER="$work/rows-$begun" timeout "$stuck_seconds" \
+        "$work/cluster" --exact "$test" --nocapture --test-threads 1 >"$work/output-$begun" 2>&1 &
+    run_of[$!]="$begun $2 $kind"
+    underway[$kind]=$((${underway[$kind]:-0} + 1))
+}
+
+reap() { # waits for one run in the background and takes its rows over; false when the soak is to end
+    local process='' status=0 number its_seed kind rows settings ends=0
+    wait -n -p process "${!run_of[@]}" || status=$?
+    [ -n "$process" ] || { echo "lost a run in the background, of ${run_of[*]}" >&2; exit 1; }
+    read -r number its_seed kind <<<"${run_of[$process]}"
+    unset "run_of[$process]"
+    underway[$kind]=$((${underway[$kind]} - 1))
+    mapfile -t settings < <(settings_of "$kind" "$its_seed")
+    # Another soak may write to the same ledger.
+    { flock 9 && cat "$work/rows-$number" >&9; } 9>>"$STREAMBUS_LEDGER" || exit 1
+    rows=$(wc -l <"$work/rows-$number")
+    if ((rows > 0)) && [ -z "${name_of[$kind]:-}" ]; then
+        name_of[$kind]=$(tail -n 1 "$work/rows-$number" | cut -d'|' -f4 | sed 's/^ *//; s/ *$//')
+        printf '%s\t%s\n' "$kind" "${name_of[$kind]}" >>"$names"
+    elif ((rows == 0 && status == 0)); then
+        is_rowless[$kind]=1
+    elif ((rows == 0)); then
+        rowless_failures[$kind]=$((${rowless_failures[$kind]:-0} + 1))
+    fi
+    judge cluster "${kind%@namespaces}" "$its_seed" "$status" "$rows" "$work/output-$number" "${settings[@]}" || ends=1
+    rm -f "$work/rows-$number" "$work/output-$number"
+    return "$ends"
+}
+
+# Processes in the background hear nothing of Ctrl-C.
+abandon() {
+    ((${#run_of[@]} == 0)) || kill "${!run_of[@]}" 2>/dev/null || true
+    exit 130
 }
 
 spread() {
-    local test least fewest count before totals
-    until over; do
-        least=
-        totals=$(scripts/soak-totals.sh "$STREAMBUS_LEDGER")
-        for test in $(tests_of cluster "$only"); do
-            count=$(covered "$test" "$totals")
-            if [ -z "$least" ] || ((count < fewest)); then least=$test fewest=$count; fi
+    local is_ended=0 kind name chosen its_seed all_kinds
+    mapfile -t all_kinds < <(kinds)
+    ((${#all_kinds[@]} > 0)) || { echo "no cluster test has '$only' in its name" >&2; exit 2; }
+    if [ -f "$names" ]; then
+        while IFS=$'\t' read -r kind name; do name_of[$kind]=$name; done <"$names"
+    fi
+    trap abandon INT TERM
+    while :; do
+        while ((!is_ended && ${#run_of[@]} < jobs)) && ! over && ! { ((rounds > 0)) && ((begun >= rounds)); }; do
+            if ! choose; then
+                echo "== no test is left that writes rows"
+                end=$SECONDS
+                break
+            fi
+            begin "$chosen" "$its_seed"
         done
-        before=$(wc -l <"$STREAMBUS_LEDGER")
-        run cluster "$least" STREAMBUS_SEED=$((seed + ${runs_of[$least]:-0}))
-        runs_of[$least]=$((${runs_of[$least]:-0} + 1))
-        [ "$(wc -l <"$STREAMBUS_LEDGER")" -eq "$before" ] ||
-            name_of[$least]=$(tail -n 1 "$STREAMBUS_LEDGER" | cut -d'|' -f4 | sed 's/^ *//; s/ *$//')
+        ((${#run_of[@]} > 0)) || break
+        # After a failure those under way are waited for: what they have found counts.
+        reap || is_ended=1
     done
+    trap - INT TERM
+    ((is_ended == 0)) || exit 1
 }
 
 planted() {
