@@ -2,12 +2,14 @@
 //!
 //! One WAL orders votes, entries, truncations, purges and applied state, which is what Raft needs: after a crash the
 //! database is a prefix of what was written, over all families. Nothing written here is durable before
-//! `Database::sync` returns; the flusher calls it, and who is about to make a snapshot durable.
+//! `Database::sync` returns; the flusher calls it, and who is about to make a snapshot durable. The first sync that fails ends
+//! all writing.
 //!
 //! A broker keeps it in RocksDB (`rocks`). A simulation, in which no thread may run, gives it a [`MemoryDatabase`].
 
 mod memory;
 mod rocks;
+mod sync_latch;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use tokio::sync::watch;
 pub use self::memory::MemoryDatabase;
 pub(crate) use self::memory::MemoryHandle;
 use self::rocks::RocksDatabase;
+use self::sync_latch::SyncLatch;
 
 /// Called by the flusher's thread before each sync of the log. A test stalls a disk with it.
 pub type BeforeSync = Arc<dyn Fn() + Send + Sync>;
@@ -108,6 +111,7 @@ pub enum DatabaseError {
 /// An open metadata database.
 pub(crate) struct Database {
     engine: Engine,
+    latch: SyncLatch,
     // Behind `engine`, so that it is dropped after the files are closed.
     open: watch::Sender<()>,
 }
@@ -131,14 +135,18 @@ impl Database {
             DatabaseSource::Directory => Engine::Rocks(RocksDatabase::open(path)?),
             DatabaseSource::Memory(database) => Engine::Memory(database.open()),
         };
-        Ok(Self { engine, open: watch::Sender::new(()) })
+        Ok(Self::around(engine))
     }
 
     /// Opens the existing database in the directory `path` to read it: nothing is written there, and another process may
     /// have it open. Its logs must have been proven.
     pub(crate) fn open_read_only(path: &Path) -> Result<Self, DatabaseError> {
         let engine = Engine::Rocks(RocksDatabase::open_read_only(path)?);
-        Ok(Self { engine, open: watch::Sender::new(()) })
+        Ok(Self::around(engine))
+    }
+
+    fn around(engine: Engine) -> Self {
+        Self { engine, latch: SyncLatch::default(), open: watch::Sender::new(()) }
     }
 
     /// Writes what is in memory to tables.
@@ -182,15 +190,23 @@ impl Database {
         Batch { database: self, changes: Vec::new() }
     }
 
-    /// Makes everything written so far durable. A failure is final: the caller must never try again. The flusher and a
-    /// snapshot that is about to become durable both sync: RocksDB lets one of them wait for the other, and its log's writer
-    /// remembers a sync that failed, so that the other's next one fails too (`WritableFileWriter::seen_error`). Check that when
-    /// RocksDB is raised.
+    /// Makes everything written so far durable. A failure is final: this and every later sync and write of this open database
+    /// fail, whoever calls them, with what the first one failed for. The flusher and a snapshot that is about to become
+    /// durable both sync; they take turns, so that neither confirms bytes that the other's failed sync has lost. Blocking.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        match &self.engine {
+        self.latch.sync(|| match &self.engine {
             Engine::Rocks(rocks) => rocks.sync(),
             Engine::Memory(memory) => memory.sync(memory.written()),
-        }
+        })
+    }
+
+    /// As [`Database::sync`], at the end of a sync that began when `covered` batches had been written: what came later may
+    /// stay behind.
+    pub(crate) fn sync_first(&self, covered: u64) -> io::Result<()> {
+        self.latch.sync(|| match &self.engine {
+            Engine::Rocks(rocks) => rocks.sync(),
+            Engine::Memory(memory) => memory.sync(covered),
+        })
     }
 
     /// Key-value pairs of `family` with `from <= key`, in key order.
@@ -258,8 +274,9 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Writes the batch: visible on return, durable after the next sync.
+    /// Writes the batch: visible on return, durable after the next sync. Refused once a sync has failed.
     pub(crate) fn write(self) -> io::Result<()> {
+        self.database.latch.check()?;
         match &self.database.engine {
             Engine::Rocks(rocks) => rocks.write(&self.changes),
             Engine::Memory(memory) => memory.write(self.changes),

@@ -39,11 +39,12 @@ impl Flusher {
         Ok(Self { queue: Some(Queue::Thread(queue)), thread: Some(thread) })
     }
 
-    /// The same as a task, for a database whose syncs take time and no thread.
-    pub(crate) fn start_task(database: MemoryHandle) -> Self {
+    /// The same as a task, for a database whose syncs take time and no thread. `sync` ends a sync that began when as many
+    /// batches as it is told had been written.
+    pub(crate) fn start_task(database: MemoryHandle, sync: impl FnMut(u64) -> io::Result<()> + Send + 'static) -> Self {
         let (queue, submitted) = mpsc::unbounded_channel();
         // It ends with the queue, like the thread.
-        drop(Handle::current().spawn(run_task(submitted, database)));
+        drop(Handle::current().spawn(run_task(submitted, database, sync)));
         Self { queue: Some(Queue::Task(queue)), thread: None }
     }
 
@@ -90,12 +91,16 @@ fn run(submitted: &Receiver<Callback>, mut sync: impl FnMut() -> io::Result<()>)
     }
 }
 
-async fn run_task(mut submitted: mpsc::UnboundedReceiver<Callback>, database: MemoryHandle) {
+async fn run_task(
+    mut submitted: mpsc::UnboundedReceiver<Callback>,
+    database: MemoryHandle,
+    mut sync: impl FnMut(u64) -> io::Result<()>,
+) {
     let mut waiting = Vec::new();
     while submitted.recv_many(&mut waiting, usize::MAX).await > 0 {
         let covered = database.written();
         tokio::time::sleep(database.sync_takes()).await;
-        let synced = database.sync(covered);
+        let synced = sync(covered);
         for callback in waiting.drain(..) {
             callback.io_completed(match &synced {
                 Ok(()) => Ok(()),

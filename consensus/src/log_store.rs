@@ -52,7 +52,7 @@ impl LogStore {
     pub(crate) fn open(database: Arc<Database>, before_sync: Option<BeforeSync>) -> io::Result<Self> {
         let syncing = Arc::clone(&database);
         let flusher = match database.memory() {
-            Some(memory) => Flusher::start_task(memory.clone()),
+            Some(memory) => Flusher::start_task(memory.clone(), move |covered| syncing.sync_first(covered)),
             None => Flusher::start(move || {
                 if let Some(before_sync) = &before_sync {
                     before_sync();

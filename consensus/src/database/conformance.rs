@@ -75,7 +75,7 @@ fn a_crash_takes_an_end_of_what_was_not_synced() {
     let covered = database.memory().unwrap().written();
     put(&database, Family::Meta, b"after", b"1");
     put(&database, Family::Log, b"later", b"1");
-    database.memory().unwrap().sync(covered).unwrap();
+    database.sync_first(covered).unwrap();
     assert_eq!(kept.unsynced(), 2, "a sync covers what was written before it began");
     kept.crash(1);
     assert!(database.get(Family::Meta, b"synced").is_err(), "a life that ended reads no more");
@@ -91,4 +91,45 @@ fn a_crash_takes_an_end_of_what_was_not_synced() {
     database.sync().unwrap();
     kept.crash(0);
     assert!(open().get(Family::Meta, b"promised").unwrap().is_none());
+}
+
+/// Catches: a sync or a write that is believed after one that failed, on either database; and a failed sync that takes
+/// reading with it.
+#[test]
+fn a_failed_sync_ends_all_writing_and_no_reading() {
+    let directory = tempfile::tempdir().unwrap();
+    let databases = [
+        Database::open(directory.path()).unwrap(),
+        Database::open_in(&DatabaseSource::Memory(memory()), Path::new("nowhere")).unwrap(),
+    ];
+    for database in databases {
+        put(&database, Family::Meta, b"before", b"1");
+        database.latch.sync(|| Err(io::Error::other("no more of this disk"))).unwrap_err();
+        let mut batch = database.batch();
+        batch.put(Family::Meta, b"after", b"1").unwrap();
+        for refused in [database.sync(), batch.write(), database.sync_first(0), database.batch().write()] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("no more writes") && error.contains("no more of this disk"), "{error}");
+        }
+        assert_eq!(keys(&database, Family::Meta, b""), [b"before"]);
+    }
+}
+
+/// Catches: a twin whose failed sync is forgotten by the next one, or one that stays failed for the life after it.
+#[test]
+fn what_a_failed_sync_covered_is_lost_and_the_next_life_syncs() {
+    let kept = memory();
+    let open = || Database::open_in(&DatabaseSource::Memory(kept.clone()), Path::new("nowhere")).unwrap();
+    let database = open();
+    kept.fail_next_sync();
+    put(&database, Family::Meta, b"lost", b"1");
+    assert!(database.sync().is_err());
+    assert!(database.sync().is_err(), "the disk would say yes");
+    kept.crash(0);
+    let database = open();
+    assert!(database.get(Family::Meta, b"lost").unwrap().is_none());
+    put(&database, Family::Meta, b"kept", b"1");
+    database.sync().unwrap();
+    kept.crash(0);
+    assert!(open().get(Family::Meta, b"kept").unwrap().is_some());
 }

@@ -31,8 +31,22 @@ struct State {
     written: u64,
     /// Counts openings and crashes; a handle of an earlier life is dead.
     life: u64,
-    /// Syncs do nothing and say that they did.
-    lies: bool,
+    /// What syncs do.
+    syncs: Syncs,
+}
+
+/// What syncs do with the batches that they cover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Syncs {
+    /// They keep them.
+    #[default]
+    Work,
+    /// The next one fails.
+    FailNext,
+    /// One failed: nothing, and they say that they did, until a crash.
+    Forget,
+    /// Nothing, and they say that they did.
+    Lie,
 }
 
 impl MemoryDatabase {
@@ -55,12 +69,21 @@ impl MemoryDatabase {
             apply(&mut state.synced, &batch);
         }
         state.current = Arc::new(state.synced.clone());
+        if state.syncs == Syncs::Forget {
+            state.syncs = Syncs::Work;
+        }
     }
 
     /// From now on its syncs do nothing, as on a drive that confirms what is in its cache. A planted fault: a simulation
     /// must notice.
     pub fn lie_about_syncs(&self) {
-        self.state.lock().lies = true;
+        self.state.lock().syncs = Syncs::Lie;
+    }
+
+    /// Its next sync fails, and until a crash later ones do nothing and succeed, as on a system that forgets what it could
+    /// not write. A planted fault: whoever has it open must not believe the later ones.
+    pub fn fail_next_sync(&self) {
+        self.state.lock().syncs = Syncs::FailNext;
     }
 
     pub(super) fn open(&self) -> MemoryHandle {
@@ -115,17 +138,23 @@ impl MemoryHandle {
     }
 
     /// Makes the first `covered` batches ever written durable.
-    pub(crate) fn sync(&self, covered: u64) -> io::Result<()> {
+    pub(super) fn sync(&self, covered: u64) -> io::Result<()> {
         self.with(|state| {
             let left = usize::try_from(state.written.saturating_sub(covered)).unwrap_or(usize::MAX);
-            if state.lies {
-                return;
+            match state.syncs {
+                Syncs::Work => {}
+                Syncs::FailNext => {
+                    state.syncs = Syncs::Forget;
+                    return Err(io::Error::other("the disk has refused a sync"));
+                }
+                Syncs::Forget | Syncs::Lie => return Ok(()),
             }
             let behind = state.unsynced.split_off(state.unsynced.len().saturating_sub(left));
             for batch in std::mem::replace(&mut state.unsynced, behind) {
                 apply(&mut state.synced, &batch);
             }
-        })
+            Ok(())
+        })?
     }
 
     pub(super) fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {

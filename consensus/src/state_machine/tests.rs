@@ -220,3 +220,29 @@ async fn a_power_cut_leaves_no_log_that_contradicts_a_snapshot() {
         assert_eq!((log.last_index(), machine.watch().borrow().applied), (7, 7), "received: {is_received}");
     }
 }
+
+/// Catches: a snapshot, or a vote, that is said to be durable because its own sync succeeded, although the one before it
+/// failed: the system has forgotten what that one was to write, and a second sync says nothing of it.
+#[tokio::test]
+async fn a_sync_that_failed_for_one_has_failed_for_all() {
+    let vote = crate::types::Vote::new(1, RaftId::new(1));
+    for log_is_first in [true, false] {
+        let memory = MemoryDatabase::new(|| Duration::ZERO);
+        let directory = tempfile::tempdir().unwrap();
+        let (mut log, mut machine) = open_both(&memory, directory.path());
+        apply(&mut machine, vec![entry(1, found()), entry(2, register(1))]).await;
+        let mut builder = machine.get_snapshot_builder().await;
+        memory.fail_next_sync();
+        let (first, second) = if log_is_first {
+            (log.save_vote(&vote).await.err(), builder.build_snapshot().await.err())
+        } else {
+            (builder.build_snapshot().await.err(), log.sync().await.err())
+        };
+        for error in [first, second] {
+            let error = error.expect("it confirms what may be lost").to_string();
+            assert!(error.contains("the disk has refused a sync"), "{error}");
+        }
+        assert!(log.save_vote(&vote).await.is_err(), "nothing is written any more");
+        assert!(machine.get_current_snapshot().await.unwrap().is_none(), "and no snapshot is beside it");
+    }
+}
