@@ -1,5 +1,5 @@
 //! A transport between metadata nodes of one process, with faults, for tests: links that carry nothing one way or
-//! both, that lose one kind of message, or that are long; answers that are lost after the request was carried out,
+//! both, that lose one kind of message, damage snapshots, or are long; answers that are lost after the request was carried out,
 //! processes that are gone.
 //!
 //! A cut link is a black hole, as a lost route is: the sender waits until its time is over. A process that is gone
@@ -36,6 +36,8 @@ struct Links {
     cut: BTreeSet<(BrokerId, BrokerId)>,
     /// What is lost on every link.
     lost: Vec<(Lane, Rpc)>,
+    /// One byte of each snapshot changes on its way.
+    damages_snapshots: bool,
     /// How long everything takes one way.
     delay: Duration,
     /// How many calls of each kind were sent to whom.
@@ -93,6 +95,11 @@ impl InProcessNetwork {
         self.links.lock().lost.push((lane, rpc));
     }
 
+    /// One byte of each snapshot changes on its way from now on.
+    pub fn damage_snapshots(&self) {
+        self.links.lock().damages_snapshots = true;
+    }
+
     /// How many calls of this kind were sent to `to` so far.
     pub fn calls(&self, to: BrokerId, lane: Lane, rpc: Rpc) -> usize {
         self.links.lock().calls.get(&(to, lane, rpc)).copied().unwrap_or_default()
@@ -108,6 +115,7 @@ impl InProcessNetwork {
         let mut links = self.links.lock();
         links.cut.clear();
         links.lost.clear();
+        links.damages_snapshots = false;
     }
 
     /// Counts a message, and says what becomes of it.
@@ -225,12 +233,16 @@ impl RaftTransport for Wire {
         if self.network.send(peer.node.broker, Lane::Snapshot, Rpc::Snapshot) == Sending::Lost {
             return lost(ttl);
         }
+        let damages = self.network.links.lock().damages_snapshots;
         self.exchange(peer.node.broker, ttl, move |door| async move {
             let failed = |e: std::io::Error| PeerError::Stopped(e.to_string());
             let mut sink = door.receive_snapshot()?;
             let mut position = 0;
             while position < snapshot.len() {
-                let chunk = snapshot.read_chunk(position, CHUNK_BYTES).map_err(failed)?;
+                let mut chunk = snapshot.read_chunk(position, CHUNK_BYTES).map_err(failed)?;
+                if let Some(last) = chunk.last_mut().filter(|_| damages && position == 0) {
+                    *last ^= 1;
+                }
                 position += chunk.len() as u64;
                 sink.write(&chunk).map_err(failed)?;
             }

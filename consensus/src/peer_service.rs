@@ -1,4 +1,7 @@
 //! The receiving side of the messages between metadata nodes. The broker's cluster listener hands requests in.
+//!
+//! Raft takes what it is handed for true: bytes that it cannot install end this node. So whatever arrives is proven here,
+//! where the sender still gets an answer.
 
 use std::io;
 use std::sync::Arc;
@@ -9,13 +12,14 @@ use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::blocking;
 use crate::encoding::DecodeError;
 use crate::hello::Place;
 use crate::identity::Identity;
 use crate::image::ClusterImage;
 use crate::last_heard::LastHeard;
 use crate::rpc::{Route, Rpc, SnapshotHeader, decode, decode_route, encode};
-use crate::snapshot::{SnapshotFile, SnapshotSink, SnapshotStore};
+use crate::snapshot::{SnapshotFile, SnapshotFileError, SnapshotSink, SnapshotStore};
 use crate::types::{Raft, RaftId, Snapshot, TypeConfig};
 
 /// Answers the requests of peers. Cheap to clone.
@@ -50,6 +54,14 @@ pub enum PeerError {
     SenderRemoved {
         /// Who sent the request.
         from: RaftId,
+    },
+    /// The snapshot is no good. It may be sent again.
+    #[error("the metadata snapshot that raft node {from} sent is refused: {source}")]
+    SnapshotRefused {
+        /// Who sent it.
+        from: RaftId,
+        /// What is wrong with it.
+        source: SnapshotFileError,
     },
     /// This node has stopped.
     #[error("this metadata node has stopped: {0}")]
@@ -96,12 +108,22 @@ impl PeerService {
         self.snapshots.receive()
     }
 
-    /// Installs a received snapshot; answers what the sender's transport returns.
+    /// Installs a received snapshot, if it is one; answers what the sender's transport returns.
     pub async fn install_snapshot(&self, header: &[u8], snapshot: SnapshotFile) -> Result<Vec<u8>, PeerError> {
         let (route, body) = decode_route(header)?;
         self.check_route(&route)?;
         self.heard.leader(route.from, Instant::now());
         let header: SnapshotHeader = decode(body)?;
+        let (store, announced, received) = (Arc::clone(&self.snapshots), header.meta.clone(), snapshot.clone());
+        let proven = blocking::spawn(move || store.prove(&announced, &received)).await;
+        if let Err(source) = proven.map_err(|_interrupted| PeerError::NotReady)? {
+            let refused = PeerError::SnapshotRefused { from: route.from, source };
+            tracing::warn!(
+                error = %refused,
+                "nothing was changed; if this goes on, restart the broker that sends it, which proves its snapshot at a start"
+            );
+            return Err(refused);
+        }
         let snapshot = Snapshot { meta: header.meta, snapshot };
         let answer = self.raft.install_full_snapshot(header.vote, snapshot).await;
         answer.map(|answer| encode(&answer)).map_err(|e: Fatal<_>| PeerError::Stopped(e.to_string()))

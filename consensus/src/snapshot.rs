@@ -119,6 +119,8 @@ pub struct SnapshotCounts {
     pub built: u64,
     /// Those it took from a controller, because the log no longer held what it lacked.
     pub installed: u64,
+    /// Those a peer sent that it refused.
+    pub refused: u64,
 }
 
 impl SnapshotStore {
@@ -160,7 +162,7 @@ impl SnapshotStore {
         self.slot.lock().current.as_ref().and_then(|(meta, _)| meta.last_log_id.as_ref()).map_or(0, |last| last.index)
     }
 
-    /// How many were made current.
+    /// How many were made current, and how many were refused.
     pub(crate) fn made(&self) -> SnapshotCounts {
         self.slot.lock().made
     }
@@ -178,10 +180,29 @@ impl SnapshotStore {
         Ok(snapshot)
     }
 
-    /// Verifies a received snapshot, makes it durable and current, and returns its state. Blocking.
+    /// Proves that what a peer has sent is a snapshot, and the one it announced. Blocking.
+    pub(crate) fn prove(&self, announced: &SnapshotMeta, received: &SnapshotFile) -> Result<(), SnapshotFileError> {
+        let proven = received.read_all().map_err(SnapshotFileError::from).and_then(|bytes| {
+            let (found, _) = verify(&bytes)?;
+            if found == *announced {
+                return Ok(());
+            }
+            let found = format!("{found} announced as {announced}");
+            Err(DecodeError::Invalid { what: "metadata snapshot", found }.into())
+        });
+        self.slot.lock().made.refused += u64::from(proven.is_err());
+        proven
+    }
+
+    /// Verifies a snapshot that was proven before, makes it durable and current, and returns its state. An error is this
+    /// disk's. Blocking.
     pub(crate) fn adopt(&self, meta: &SnapshotMeta, received: &SnapshotFile) -> io::Result<ClusterState> {
         let bytes = received.read_all()?;
-        let (found, state) = verify(&bytes).map_err(|e| damaged(Path::new("received from a peer"), &e))?;
+        let changed = |e: DecodeError| {
+            let text = format!("the metadata snapshot of {meta} has changed on this disk since it was proven: {e}");
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        };
+        let (found, state) = verify(&bytes).map_err(changed)?;
         if found != *meta {
             return Err(io::Error::other(format!("a snapshot of {found} was announced as {meta}")));
         }
@@ -250,7 +271,7 @@ pub(crate) fn verify_file(path: &Path) -> Result<(), SnapshotFileError> {
 
 /// Why a snapshot's file is no good.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SnapshotFileError {
+pub enum SnapshotFileError {
     /// It cannot be read.
     #[error("it cannot be read: {0}")]
     Unreadable(#[from] io::Error),

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use streambus_consensus::peer_door::PeerDoor;
 use streambus_consensus::peer_service::PeerError;
+use streambus_consensus::snapshot::SnapshotFileError;
 use streambus_protocol::api::session::ErrorBody;
 use streambus_protocol::error_code::ErrorCode;
 
@@ -92,7 +93,10 @@ impl Door for ClusterDoor {
 pub(super) fn peer_error(error: &PeerError) -> ErrorBody {
     let code = match error {
         PeerError::NotReady | PeerError::Stopped(_) => ErrorCode::NotReady,
-        PeerError::Malformed(_) => ErrorCode::MalformedRequest,
+        PeerError::Malformed(_) | PeerError::SnapshotRefused { source: SnapshotFileError::Damaged(_), .. } => {
+            ErrorCode::MalformedRequest
+        }
+        PeerError::SnapshotRefused { source: SnapshotFileError::Unreadable(_), .. } => ErrorCode::StorageFailed,
         PeerError::NotMe { .. } => ErrorCode::WrongCluster,
         PeerError::SenderRemoved { .. } => ErrorCode::UnknownBroker,
     };

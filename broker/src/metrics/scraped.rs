@@ -157,6 +157,11 @@ fn cluster(into: &mut Families, now: &ClusterSnapshot) {
         "Metadata snapshots taken from the controller instead of the changes missed.",
         number(now.snapshots_installed),
     );
+    into.counter(
+        "streambus_metadata_snapshots_refused_total",
+        "Metadata snapshots that arrived damaged and were refused; each is sent again.",
+        number(now.snapshots_refused),
+    );
     into.gauge("streambus_controller", "1 when this broker is the controller.", flag(now.is_controller));
 }
 

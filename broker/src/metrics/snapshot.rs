@@ -40,6 +40,8 @@ pub struct ClusterSnapshot {
     pub snapshots_built: u64,
     /// Metadata snapshots this broker was given instead of the changes it lacked, since its process started.
     pub snapshots_installed: u64,
+    /// Metadata snapshots a peer sent that this broker refused as damaged, since its process started.
+    pub snapshots_refused: u64,
     /// Whether this broker is the controller.
     pub is_controller: bool,
 }

@@ -81,6 +81,7 @@ fn cluster(directory: &Directory) -> ClusterSnapshot {
         purged: status.purged_index,
         snapshots_built: status.snapshots.built,
         snapshots_installed: status.snapshots.installed,
+        snapshots_refused: status.snapshots.refused,
         is_controller: status.is_leader,
         ..ClusterSnapshot::default()
     };

@@ -106,5 +106,5 @@ fn received_snapshot_must_be_the_announced_one() {
     // What a start does with the one that a crash kept it from installing.
     let again = store.current().unwrap();
     store.adopt(&again.meta, &again.snapshot).unwrap();
-    assert_eq!((store.made(), store.last_index()), (SnapshotCounts { built: 0, installed: 1 }, 5));
+    assert_eq!((store.made(), store.last_index()), (SnapshotCounts { built: 0, installed: 1, refused: 0 }, 5));
 }

@@ -159,3 +159,42 @@ async fn request_for_another_node_is_refused() {
     assert!(node.status().term < 99);
     node.shutdown().await;
 }
+
+/// Catches: a snapshot that is damaged, or another than the announced one, and is handed to Raft: this node takes its sender
+/// for the controller, takes back its own log, and ends.
+#[tokio::test]
+async fn damaged_snapshot_changes_nothing_and_its_sender_is_told() {
+    use crate::cluster_state::ClusterState;
+    use crate::peer_service::PeerError;
+    use crate::rpc::{Route, SnapshotHeader, encode_request};
+    use crate::snapshot;
+    use crate::types::{LeaderId, LogId, SnapshotMeta, Vote};
+
+    let data = tempfile::tempdir().unwrap();
+    let node = start_alone(data.path(), 1).await.unwrap();
+    let before = node.status();
+    // Nobody that this node knows of, and none that it has removed.
+    let from = RaftId::new(RaftId::JOINED_MIN.get() + 1_000);
+    let leader_id = LeaderId { term: 99, node_id: from };
+    let meta = SnapshotMeta { last_log_id: Some(LogId { leader_id, index: 1_000 }), ..SnapshotMeta::default() };
+    let route = Route { cluster: node.identity().cluster_id, from, to: node.identity().raft_id };
+    let header = SnapshotHeader { vote: Vote { leader_id, committed: true }, meta: meta.clone() };
+    let header = encode_request(route, &header);
+    let sound = snapshot::encode(&meta, &ClusterState::default());
+    let mut flipped = sound.clone();
+    flipped[sound.len() / 2] ^= 1;
+    let cut = sound[..sound.len() - 1].to_vec();
+    let another = snapshot::encode(&SnapshotMeta::default(), &ClusterState::default());
+    for (times, bytes) in (1..).zip([flipped, cut, Vec::new(), another]) {
+        let mut sink = node.inner.peers.receive_snapshot().unwrap();
+        sink.write(&bytes).unwrap();
+        let answer = node.inner.peers.install_snapshot(&header, sink.finish().unwrap()).await;
+        let Err(error @ PeerError::SnapshotRefused { .. }) = answer else { panic!("{times}: {answer:?}") };
+        assert!(error.to_string().contains(&from.to_string()), "{error}");
+        assert_eq!(node.status().snapshots.refused, times);
+    }
+    let after = node.status();
+    assert_eq!((after.term, after.index, after.is_leader), (before.term, before.index, true));
+    node.register().await.unwrap();
+    node.shutdown().await;
+}

@@ -241,7 +241,7 @@ async fn duplicate_broker_id_is_refused() {
 }
 
 /// Makes the controller hold all it has applied as a snapshot only; returns the index of the last entry in it.
-async fn let_log_go(cluster: &Cluster, controller: u32) -> u64 {
+pub(super) async fn let_log_go(cluster: &Cluster, controller: u32) -> u64 {
     let raft = &cluster.nodes[&controller].inner.raft;
     let index = cluster.nodes[&controller].image().applied;
     raft.trigger().snapshot().await.unwrap();

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use tokio::task::JoinSet;
 
 use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
+use super::joining::let_log_go;
 use crate::command::Command;
 use crate::config::Tuning;
 use crate::error::ProposeError;
@@ -22,6 +23,17 @@ const TOGETHER: usize = 250;
 async fn beginning_gone(cluster: &Cluster, n: u32) {
     let raft = &cluster.nodes[&n].inner.raft;
     raft.wait(Some(PATIENCE)).metrics(|m| m.purged.is_some_and(|id| id.index > 2_000), "purged").await.unwrap();
+}
+
+/// Waits until snapshots were sent to broker `n` so often.
+async fn sent_snapshots(cluster: &Cluster, n: u32, times: usize) {
+    let sent = async {
+        let mut glances = tokio::time::interval(Duration::from_millis(20));
+        while cluster.network.calls(broker(n), Lane::Snapshot, Rpc::Snapshot) < times {
+            glances.tick().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, sent).await.expect("it is sent no snapshot");
 }
 
 /// The new broker's node, as the controller has it.
@@ -55,13 +67,7 @@ async fn learner_ten_thousand_entries_behind_takes_a_snapshot_and_never_counts()
     cluster.network.lose(Lane::Snapshot, Rpc::Snapshot);
     let mut joining = JoinSet::new();
     joining.spawn(cluster.begin(4));
-    let sent = async {
-        let mut glances = tokio::time::interval(Duration::from_millis(20));
-        while cluster.network.calls(broker(4), Lane::Snapshot, Rpc::Snapshot) == 0 {
-            glances.tick().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, sent).await.expect("it is sent no snapshot");
+    sent_snapshots(&cluster, 4, 1).await;
     let newcomer = new_node(&cluster, controller);
     assert_eq!(newcomer.role, NodeRole::Learner, "it has nothing yet");
     assert!(newcomer.lag.is_none_or(|lag| lag > 10_000), "{newcomer:?}");
@@ -95,5 +101,32 @@ async fn learner_ten_thousand_entries_behind_takes_a_snapshot_and_never_counts()
     assert_eq!(new_node(&cluster, controller).role, NodeRole::Learner);
     cluster.network.heal();
     cluster.nodes[&4].propose_within(create("healed", 3, HOST), PATIENCE).await.unwrap();
+    cluster.stop().await;
+}
+
+/// Catches: a broker that ends because a snapshot arrived damaged, or installs it; and a sender that gives up after one was
+/// refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_snapshot_is_refused_until_a_sound_one_comes() {
+    let mut cluster = Cluster::started().await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let away = if controller == 3 { 2 } else { 3 };
+    cluster.kill(away).await;
+    cluster.host(controller).await;
+    cluster.nodes[&controller].propose_within(create("missed", 1, HOST), PATIENCE).await.unwrap();
+    let index = let_log_go(&cluster, controller).await;
+
+    cluster.network.damage_snapshots();
+    let mut returning = JoinSet::new();
+    returning.spawn(cluster.begin(away));
+    // One follows another: when the third is on its way, two were refused.
+    sent_snapshots(&cluster, away, 3).await;
+    cluster.network.heal();
+    let returned = tokio::time::timeout(PATIENCE, returning.join_next()).await.expect("it never has everything");
+    cluster.run(away, returned.expect("one task").unwrap().unwrap());
+    assert_eq!(cluster.reached(away, index).await.topics, cluster.nodes[&controller].image().topics);
+    let status = cluster.nodes[&away].status();
+    assert!(status.snapshots.refused >= 2 && status.snapshots.installed >= 1, "{status:?}");
+    cluster.nodes[&away].propose_within(create("after", 2, HOST), PATIENCE).await.unwrap();
     cluster.stop().await;
 }
