@@ -22,6 +22,8 @@ pub(crate) enum PlantedBug {
     GrowthWithoutEpochStart,
     /// A follower's earlier life speaks for its present one (before KIP-903).
     BrokerEpochIgnored,
+    /// A follower does not hear from the metadata that records were given up, and waits for an operator.
+    UncleanElectionUnknown,
 }
 
 impl PlantedBug {
@@ -36,5 +38,6 @@ impl PlantedBug {
         Self::WatermarkBeforeTruncation,
         Self::GrowthWithoutEpochStart,
         Self::BrokerEpochIgnored,
+        Self::UncleanElectionUnknown,
     ];
 }

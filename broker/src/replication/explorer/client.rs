@@ -2,6 +2,7 @@
 
 use streambus_protocol::ids::BrokerId;
 
+use super::lineage::Lineage;
 use super::world::{WINDOW, Waiting, World};
 
 impl World {
@@ -16,7 +17,7 @@ impl World {
             self.note(format!("broker {id} appends {value}, which nobody waits for"));
             return;
         }
-        let first = (1..).find(|value| !self.acknowledged.contains(value)).unwrap_or(1);
+        let Some(first) = self.lineages.of(leader_epoch).map(Lineage::next_value) else { return };
         for value in first..first + WINDOW {
             if let Some(next) = self.replica(id).produce(value, true) {
                 self.next_value = self.next_value.max(value + 1);
@@ -39,10 +40,9 @@ impl World {
             }
             leads && !is_committed
         });
-        for Waiting { value, next, .. } in acknowledged {
-            self.acknowledged.insert(value);
-            if let Some(other) = self.promised.insert(next - 1, value).filter(|other| *other != value) {
-                return Err(format!("records {other} and {value} are both acknowledged at offset {}", next - 1));
+        for Waiting { value, next, leader_epoch, .. } in acknowledged {
+            if let Some(lineage) = self.lineages.of_mut(leader_epoch) {
+                self.acknowledged += usize::from(lineage.promise(next - 1, value)?);
             }
         }
         Ok(())

@@ -1,10 +1,11 @@
-//! What must hold after every step. The names are those of the TLA+ models of KIP-966.
+//! What must hold after every step, within each lineage. The names are those of the TLA+ models of KIP-966.
 
 use streambus_protocol::ids::BrokerId;
 
+use super::lineage::Lineage;
 use super::model_log::Entry;
 use super::replica::{Part, Replica};
-use super::world::{NOISE, World};
+use super::world::World;
 
 impl World {
     /// Every invariant, the plainest first.
@@ -15,7 +16,7 @@ impl World {
         self.check_leader_completeness()?;
         self.check_leader_candidate_completeness()?;
         self.check_replication_quorum_superset()?;
-        self.check_no_duplicates_and_no_gaps()
+        self.lineages.begun().try_for_each(Lineage::check_no_duplicates_and_no_gaps)
     }
 
     /// LogMatching: two logs that agree on a record's epoch at an offset agree on everything up to it.
@@ -40,7 +41,7 @@ impl World {
     }
 
     /// ConsistentRead: what anybody could read below a watermark, at a leader, a former leader that does not know it or a
-    /// follower, is the same for ever.
+    /// follower, is the same for ever, but for what an unclean election gives up.
     fn check_consistent_read(&mut self) -> Result<(), String> {
         for replica in self.replicas.values().filter(|replica| replica.is_up) {
             if matches!(replica.part, Part::Idle) {
@@ -54,46 +55,43 @@ impl World {
                     replica.log.len()
                 )
             })?;
+            // What is to be cut for an unclean election is shown to nobody.
+            let Some(epoch) = replica.reads_in() else { continue };
+            // Before anybody leads in it, a lineage shows nothing.
+            let Some(lineage) = self.lineages.of_mut(epoch) else { continue };
             for (at, entry) in readable.iter().enumerate() {
-                let known = *self.visible.entry(at).or_insert(entry.value);
-                if known != entry.value {
-                    return Err(format!(
-                        "ConsistentRead: offset {at} was {known}, broker {} shows {}",
-                        replica.id, entry.value
-                    ));
-                }
+                lineage.show(at, *entry).map_err(|broken| format!("broker {}: {broken}", replica.id))?;
             }
         }
-        for (at, value) in &self.promised {
-            if self.visible.get(at) != Some(value) {
-                return Err(format!("offset {at} was acknowledged as {value} and is {:?}", self.visible.get(at)));
-            }
-        }
-        Ok(())
+        self.lineages.begun().try_for_each(Lineage::check_promises)
     }
 
-    /// NoCommittedRecordLostGlobally: some disk has it.
+    /// NoCommittedRecordLostGlobally: some disk has it. Of earlier lineages only what the latest one began with.
     fn check_no_committed_record_lost_globally(&self) -> Result<(), String> {
         let disks: Vec<_> = self.replicas.values().map(Replica::on_disk).collect();
-        let has =
-            |at: usize, value: u64| disks.iter().any(|disk| disk.get(at).is_some_and(|entry| entry.value == value));
-        let lost = self.visible.iter().find(|(at, value)| !has(**at, **value));
-        match lost {
-            Some((at, value)) => Err(format!("NoCommittedRecordLostGlobally: {value} at {at} is on no disk")),
+        let Some(lineage) = self.lineages.begun().next_back() else { return Ok(()) };
+        let is_lost = |at: usize, entry: &Entry| disks.iter().all(|disk| disk.get(at) != Some(entry));
+        match lineage.visible.iter().find(|(at, entry)| is_lost(**at, entry)) {
+            Some((at, entry)) => Err(format!("NoCommittedRecordLostGlobally: {entry:?} at {at} is on no disk")),
             None => Ok(()),
         }
     }
 
-    /// LeaderCompleteness: the leader of the latest epoch has everything that is committed.
+    /// LeaderCompleteness: the leader of the latest epoch has everything that is committed in its lineage.
     fn check_leader_completeness(&self) -> Result<(), String> {
         let state = self.state();
         let leader = state.leader.map(|leader| &self.replicas[&leader]);
         let Some(leader) = leader.filter(|leader| leader.is_up && leader.leads() == Some(state.leader_epoch)) else {
             return Ok(());
         };
-        let has = |at: usize, value: u64| leader.log.entries().get(at).is_some_and(|entry| entry.value == value);
-        match self.visible.iter().find(|(at, value)| !has(**at, **value)) {
-            Some((at, value)) => Err(format!("LeaderCompleteness: broker {} leads without {value} at {at}", leader.id)),
+        let Some(lineage) = self.lineages.of(state.leader_epoch) else {
+            return Err(format!("broker {} leads in a lineage that has not begun", leader.id));
+        };
+        let missing = lineage.missing_in(leader.log.entries());
+        match missing {
+            Some((at, entry)) => {
+                Err(format!("LeaderCompleteness: broker {} leads without {entry:?} at {at}", leader.id))
+            }
             None => Ok(()),
         }
     }
@@ -101,16 +99,16 @@ impl World {
     /// LeaderCandidateCompleteness: whoever the controller may elect without asking has everything on disk.
     fn check_leader_candidate_completeness(&self) -> Result<(), String> {
         let state = self.state();
+        // Before anybody has led in it, nothing is committed in a lineage.
+        let Some(lineage) = self.lineages.of(state.leader_epoch) else { return Ok(()) };
         for id in state.isr.iter().chain(&state.elr) {
             // A disk that was lost a moment ago: its broker says so before it can lead.
             if !self.has_own_disk(*id) {
                 continue;
             }
-            let disk = self.replicas[id].on_disk();
-            let has = |at: usize, value: u64| disk.get(at).is_some_and(|entry| entry.value == value);
-            if let Some((at, value)) = self.visible.iter().find(|(at, value)| !has(**at, **value)) {
+            if let Some((at, entry)) = lineage.missing_in(self.replicas[id].on_disk()) {
                 return Err(format!(
-                    "LeaderCandidateCompleteness: broker {id} may lead without {value} at {at} on disk"
+                    "LeaderCandidateCompleteness: broker {id} may lead without {entry:?} at {at} on disk"
                 ));
             }
         }
@@ -130,17 +128,6 @@ impl World {
             Some(id) => Err(format!("ReplicationQuorumSuperset: broker {} does not wait for broker {id}", leader.id)),
             None => Ok(()),
         }
-    }
-
-    /// Idempotent producers: numbered records are there once, in order, without a gap.
-    fn check_no_duplicates_and_no_gaps(&self) -> Result<(), String> {
-        let numbered = self.visible.iter().filter(|(_, value)| **value < NOISE);
-        for (expected, (at, value)) in (1..).zip(numbered) {
-            if *value != expected {
-                return Err(format!("record {value} is readable at {at} where {expected} is due"));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -132,6 +132,16 @@ impl Replica {
         }
     }
 
+    /// The leadership whose records it shows; none while it shows none, as a follower that an unclean election may make
+    /// cut what it has shown.
+    pub(super) fn reads_in(&self) -> Option<LeaderEpoch> {
+        match &self.part {
+            Part::Leading(leading) => Some(leading.state.leader_epoch()),
+            Part::Following(_, state) => (state.is_matched() || !state.is_unclean()).then_some(state.leader_epoch()),
+            Part::Idle => None,
+        }
+    }
+
     /// What counts as durable on this broker.
     pub(super) fn durable_end(&self) -> Offset {
         match self.has(PlantedBug::AckBeforeSync) {
@@ -176,15 +186,24 @@ impl Replica {
                 self.advance(now);
             }
             Some(leader) => {
-                let follows = matches!(&self.part, Part::Following(known, state)
-                    if *known == leader && state.leader_epoch() == epoch);
-                if !follows {
+                let unclean = !self.has(PlantedBug::UncleanElectionUnknown)
+                    && may_lose_committed(state.recovering, state.unclean_epoch, self.log.latest_epoch());
+                let was_unclean = match &mut self.part {
+                    Part::Following(known, state) if *known == leader && state.leader_epoch() == epoch => {
+                        if unclean {
+                            state.on_unclean_election();
+                        }
+                        None
+                    }
+                    Part::Following(_, state) => Some(state.is_unclean()),
+                    Part::Idle | Part::Leading(_) => Some(false),
+                };
+                if let Some(was_unclean) = was_unclean {
                     if self.has(PlantedBug::TruncateToWatermark) {
                         self.log.truncate(self.high_watermark);
                     }
                     let known = offset(self.high_watermark.min(self.log.len()));
-                    let unclean = may_lose_committed(state.recovering, state.unclean_epoch, self.log.latest_epoch());
-                    let mut state = FollowerState::new(epoch, known, unclean);
+                    let mut state = FollowerState::new(epoch, known, unclean || was_unclean);
                     state.plant(self.planted);
                     self.part = Part::Following(leader, state);
                 }

@@ -1,19 +1,19 @@
 //! The cluster: three brokers, the messages between them, the controller's state, a client, and who does what next.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use streambus_consensus::command::{Assignment, ClusterEndpoint, Command, Election, ElectionKind, Incarnation};
+use streambus_consensus::command::{Assignment, Command, Election, ElectionKind};
 use streambus_consensus::explore::State;
 use streambus_consensus::image::{ClusterImage, PartitionImage};
-use streambus_consensus::outcome::Outcome;
-use streambus_protocol::api::metadata::BrokerEndpoint;
 use streambus_protocol::epoch::{LeaderEpoch, PartitionEpoch};
-use streambus_protocol::ids::{BrokerId, ClusterId, DirectoryId, PartitionId, PartitionIndex, TopicId, TopicName};
+use streambus_protocol::ids::{BrokerId, ClusterId, PartitionId, PartitionIndex, TopicId, TopicName};
 use streambus_protocol::timestamp::Timestamp;
 
+use super::controller::config;
+use super::lineage::Lineages;
 use super::random::Random;
 use super::replica::{Fetch, Part, Replica, Reply};
 use crate::replication::in_sync::{ChangeAnswer, IsrChange};
@@ -26,6 +26,10 @@ pub(super) const PARTITION: PartitionId =
 pub(super) const NOISE: u64 = 1_000_000;
 /// Numbered records on their way at a time.
 pub(super) const WINDOW: u64 = 3;
+/// Tells the draws for unclean elections from all others of a seed.
+const DESPERATION: u64 = 0x5eed_0fde_5a1e;
+/// In how many of a thousand steps an operator who gives up looks whether there is reason to.
+const DESPERATE_STEPS: usize = 10;
 const LAST_STEPS: usize = 60;
 const NAMES: &[&str] = &["BrokerId", "BrokerEpoch", "LeaderEpoch", "PartitionEpoch", "Offset"];
 
@@ -64,21 +68,24 @@ pub(super) struct Waiting {
 pub(super) struct World {
     pub(super) random: Random,
     pub(super) replicas: BTreeMap<BrokerId, Replica>,
-    controller: State,
-    index: u64,
-    history: Vec<Arc<ClusterImage>>,
+    pub(super) controller: State,
+    pub(super) index: u64,
+    pub(super) history: Vec<Arc<ClusterImage>>,
     pub(super) messages: Vec<Message>,
     pub(super) waiting: Vec<Waiting>,
     pub(super) now: Duration,
     pub(super) next_value: u64,
-    pub(super) acknowledged: BTreeSet<u64>,
+    /// Records that were acknowledged, those included that were given up later.
+    pub(super) acknowledged: usize,
     pub(super) next_noise: u64,
-    /// What somebody could have read, by offset.
-    pub(super) visible: BTreeMap<usize, u64>,
-    /// Where each acknowledged record is.
-    pub(super) promised: BTreeMap<usize, u64>,
+    /// What was promised.
+    pub(super) lineages: Lineages,
     pub(super) wipes: usize,
-    loses_disks: bool,
+    pub(super) loses_disks: bool,
+    /// The operator gives records up rather than wait for those that have them.
+    pub(super) gives_up: bool,
+    /// Draws for that alone: a run without it is as it would be if there were no such thing.
+    pub(super) desperation: Random,
     trace: VecDeque<String>,
     trace_hash: DefaultHasher,
 }
@@ -87,6 +94,8 @@ impl World {
     pub(super) fn new(seed: u64, planted: Option<PlantedBug>) -> Self {
         let mut random = Random::new(seed);
         let loses_disks = random.chance(60);
+        let mut desperation = Random::new(seed ^ DESPERATION);
+        let gives_up = desperation.chance(35);
         let ids = (1..=3).map(BrokerId::new);
         let mut world = Self {
             random,
@@ -98,12 +107,13 @@ impl World {
             waiting: Vec::new(),
             now: Duration::ZERO,
             next_value: 1,
-            acknowledged: BTreeSet::new(),
+            acknowledged: 0,
             next_noise: NOISE,
-            visible: BTreeMap::new(),
-            promised: BTreeMap::new(),
+            lineages: Lineages::new(),
             wipes: 0,
             loses_disks,
+            gives_up,
+            desperation,
             trace: VecDeque::new(),
             trace_hash: DefaultHasher::new(),
         };
@@ -128,7 +138,7 @@ impl World {
     }
 
     pub(super) fn acknowledged(&self) -> usize {
-        self.acknowledged.len()
+        self.acknowledged
     }
 
     pub(super) fn trace_hash(&self) -> u64 {
@@ -171,85 +181,6 @@ impl World {
         self.trace.push_back(what);
     }
 
-    // --- the controller
-
-    /// Applies a command; every state is kept, for brokers that lag.
-    fn apply(&mut self, command: &Command) -> Option<Outcome> {
-        self.index += 1;
-        let outcome = self.controller.apply(self.index, command);
-        self.history.push(Arc::new(self.controller.image().clone()));
-        if !matches!(command, Command::FoundCluster { .. } | Command::CreateTopic { .. }) {
-            let state = self.state();
-            let text = format!(
-                "apply {} -> {outcome:?}; leader {:?} epoch {} version {} isr {:?} elr {:?}",
-                command.name(),
-                state.leader.map(BrokerId::get),
-                state.leader_epoch,
-                state.partition_epoch,
-                state.isr,
-                state.elr
-            );
-            if self.image().topic_by_id(PARTITION.topic).is_some() {
-                self.note(text);
-            }
-        }
-        outcome.ok()
-    }
-
-    pub(super) fn register(&mut self, id: BrokerId) {
-        let replica = self.replica(id);
-        if !replica.is_up || replica.epoch.is_some() {
-            return;
-        }
-        let number = u8::try_from(id.get()).expect("small");
-        let mut incarnation = [replica.life; 16];
-        incarnation[0] = number;
-        let mut directory = [replica.disk + 1; 16];
-        directory[0] = number;
-        let command = Command::RegisterBroker {
-            incarnation: Incarnation::from_bytes(incarnation),
-            endpoint: BrokerEndpoint { id, host: "b".to_owned(), port: 9092, rack: None },
-            cluster: ClusterEndpoint { host: "b".to_owned(), port: 9093 },
-            directory: DirectoryId::from_bytes(directory),
-            intact: true,
-            version: "1".to_owned(),
-        };
-        self.register_with(id, &command);
-    }
-
-    fn register_with(&mut self, id: BrokerId, command: &Command) {
-        self.index += 1;
-        let outcome = self.controller.apply(self.index, command);
-        self.history.push(Arc::new(self.controller.image().clone()));
-        self.note(format!("broker {id} registers -> {outcome:?}"));
-        if let Ok(Outcome::BrokerRegistered { epoch }) = outcome {
-            self.replica(id).epoch = Some(epoch);
-        }
-    }
-
-    /// A broker whose registration is current and has reached it is put into service.
-    pub(super) fn unfence(&mut self, id: BrokerId) {
-        let registered = self.image().brokers.get(&id).map(|broker| (broker.epoch, broker.fenced));
-        let replica = &self.replicas[&id];
-        if let (true, Some(epoch), Some((current, true))) = (replica.is_up, replica.epoch, registered)
-            && epoch == current
-        {
-            self.index += 1;
-            let outcome = self.controller.apply(self.index, &Command::UnfenceBroker { broker: id, epoch });
-            self.history.push(Arc::new(self.controller.image().clone()));
-            self.note(format!("broker {id} is unfenced -> {outcome:?}"));
-        }
-    }
-
-    pub(super) fn fence(&mut self, id: BrokerId) {
-        if let Some(broker) = self.image().brokers.get(&id)
-            && !broker.fenced
-        {
-            let epoch = broker.epoch;
-            let _outcome = self.apply(&Command::FenceBroker { broker: id, epoch });
-        }
-    }
-
     // --- the brokers
 
     pub(super) fn start(&mut self, id: BrokerId) {
@@ -273,9 +204,9 @@ impl World {
         let others: Vec<BrokerId> = self.ids().into_iter().filter(|other| *other != id).collect();
         let holds_all = |replica: &Replica| {
             let durable = replica.log.durable_len();
-            self.visible.iter().chain(&self.promised).all(|(at, value)| {
-                *at < durable && replica.log.entries().get(*at).is_some_and(|entry| entry.value == *value)
-            })
+            let disk = replica.log.entries().get(..durable).unwrap_or_default();
+            let lineage = self.lineages.of(self.state().leader_epoch);
+            lineage.is_some_and(|lineage| lineage.check_promises().is_ok() && lineage.missing_in(disk).is_none())
         };
         let eligible = |other: &BrokerId| self.state().isr.contains(other) || self.state().elr.contains(other);
         if others.iter().all(|other| eligible(other) && holds_all(&self.replicas[other]) && self.has_own_disk(*other)) {
@@ -296,6 +227,7 @@ impl World {
         let (image, now) = (self.history.last().cloned(), self.now);
         if let (true, Some(image)) = (self.replicas[&id].is_up, image) {
             self.replica(id).see(image, now);
+            self.note_leader(id);
         }
     }
 
@@ -312,6 +244,15 @@ impl World {
         let now = self.now;
         self.note(format!("broker {id} sees metadata {}", image.applied));
         self.replica(id).see(image, now);
+        self.note_leader(id);
+    }
+
+    /// A leader that begins has appended nothing yet.
+    fn note_leader(&mut self, id: BrokerId) {
+        let replica = &self.replicas[&id];
+        if let Some(epoch) = replica.leads() {
+            self.lineages.on_leading(epoch, replica.log.entries());
+        }
     }
 
     pub(super) fn fetch(&mut self, id: BrokerId) {
@@ -394,12 +335,17 @@ impl World {
                     self.messages.push(Message::Reply(to, fetch.from, reply));
                 }
             }
-            Message::Reply(from, to, reply) => self.replica(to).on_reply(from, &reply)?,
+            Message::Reply(from, to, reply) => {
+                let before = self.replicas[&to].log.entries().to_vec();
+                self.replica(to).on_reply(from, &reply)?;
+                let (after, lineage) = (self.replicas[&to].log.len(), self.lineages.of(reply.answer.leader_epoch));
+                if let Some(lineage) = lineage.filter(|_| after < before.len()) {
+                    lineage.check_cut(&before, after).map_err(|broken| format!("broker {to}: {broken}"))?;
+                }
+            }
             Message::Progress(to, progress) => self.replica(to).on_progress(progress, now),
             Message::Alter(sender, command) => {
-                self.index += 1;
-                let outcome = self.controller.apply(self.index, &command);
-                self.history.push(Arc::new(self.controller.image().clone()));
+                let outcome = self.decide(&command);
                 self.note(format!("the controller answers {outcome:?}"));
                 let answer = match outcome {
                     Ok(outcome) => match metadata_authority::answers(Ok(outcome)) {
@@ -441,6 +387,9 @@ impl World {
     /// One step of the phase with faults. A broken rule shows in the next check, or here.
     pub(super) fn step(&mut self) {
         self.now += Duration::from_millis(self.random.next() % 150);
+        if self.gives_up && self.desperation.below(1_000) < DESPERATE_STEPS {
+            self.give_up();
+        }
         let id = self.any();
         match self.random.below(1_000) {
             0..=269 => self.deliver_any(),
@@ -507,29 +456,11 @@ impl World {
         }
     }
 
-    fn change_min_isr(&mut self) {
-        // Whoever is known to be complete is forgotten with the number that made it so (KIP-966): nobody changes that
-        // while it is what a lost disk would be replaced from.
-        if self.loses_disks && (self.state().isr.len() < 3 || !self.ids().iter().all(|id| self.has_own_disk(*id))) {
-            return;
-        }
-        // With one replica enough, one lost disk may lose what was acknowledged: then nothing is lost here.
-        let min = if self.loses_disks { 2 + self.random.below(2) } else { 1 + self.random.below(3) };
-        let version = self.image().topic_by_id(PARTITION.topic).map_or(0, |topic| topic.config_version);
-        let config = config(min);
-        let _outcome =
-            self.apply(&Command::AlterTopicConfig { id: PARTITION.topic, config, expected_version: version });
-    }
-
     /// Acknowledges, then looks at every invariant.
     pub(super) fn check(&mut self) -> Result<(), String> {
         self.acknowledge()?;
         self.check_invariants()
     }
-}
-
-fn config(min_isr: usize) -> BTreeMap<String, String> {
-    [("min.insync.replicas".to_owned(), min_isr.to_string())].into()
 }
 
 fn brief(change: &IsrChange) -> String {
