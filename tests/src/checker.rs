@@ -14,7 +14,8 @@
 //! | I7 groups, I8 transactions | not judged: the broker has neither yet |
 //! | I9 one leader per epoch, enough replicas behind an acknowledgement | `leadership`, `real_time::acknowledgements` |
 //! | I10 a vote is never forgotten | `terms` |
-//! | I10 a controller has all that was committed before it, no node stands for two disks | `metadata` |
+//! | I10 a controller has all that was committed before it | `metadata`; `controllers` by what it left on disks |
+//! | I10 no node stands for two disks | `metadata` |
 //! | I10 what is committed never changes, and makes one state | `metadata`; `metadata_logs` on each disk |
 //! | I11 replicas are equal after healing, disks undamaged | `replicas`, [`Violation::DiskDamaged`] |
 //! | I12 everything heals in time and stops in order | [`Violation::NotHealed`], [`Violation::BadStop`]; waits of the tests |
@@ -25,6 +26,7 @@
 //! partition, acknowledged before that election, and only a tail of it (`lineages`). Everything else is judged as ever.
 
 mod bounds;
+mod controllers;
 mod final_read;
 mod leadership;
 mod lineages;
@@ -37,6 +39,7 @@ mod terms;
 use streambus_protocol::ids::PartitionIndex;
 use streambus_protocol::offset::Offset;
 
+pub use controllers::check_controllers;
 pub use final_read::{ReadBack, check};
 pub use metadata_logs::check_metadata_logs;
 pub use real_time::staleness_us;
@@ -321,6 +324,23 @@ pub enum Violation {
         term: u64,
         /// Index of the last entry in its log.
         last: u64,
+        /// Who knew of more.
+        by: u32,
+        /// Index of what that broker had applied.
+        applied: u64,
+    },
+    /// I10: a controller wrote into the metadata's log where others had applied entries before its election.
+    #[error(
+        "raft node {node} wrote entry {index} of the metadata in term {term}, and broker {by} had applied {applied} in an \
+         earlier term"
+    )]
+    ControllerIncomplete {
+        /// The controller.
+        node: u64,
+        /// Its term.
+        term: u64,
+        /// Index of an entry that it wrote.
+        index: u64,
         /// Who knew of more.
         by: u32,
         /// Index of what that broker had applied.

@@ -109,6 +109,15 @@ pub enum What {
         /// The term it is in.
         term: u64,
     },
+    /// An observer asked one broker how much of the metadata it has applied, and in which term it is.
+    Reached {
+        /// The broker that answered.
+        observer: u32,
+        /// The term it is in: what it has applied was committed in that one or before.
+        term: u64,
+        /// Index of the last entry it has applied.
+        applied: u64,
+    },
     /// What a broker's metadata node was at one moment. Only a simulation sees all of it at once.
     Standing {
         /// The broker.
@@ -205,6 +214,7 @@ mod tests {
             What::Told { reader: 1, partition: 0, next: 0 },
             What::GivenUp { partition: 2 },
             What::Term { observer: 3, term: 9 },
+            What::Reached { observer: 3, term: 9, applied: 69 },
             What::Standing { observer: 3, node: 1 << 20, term: 9, voted: 8, leads: true, last: 70, applied: 69 },
             What::Applied { observer: 3, index: 69, digest: u32::MAX },
             What::Footprint { broker: 1, used: Footprint { resident_peak_kib: 70_000, threads: 9, descriptors: 40 } },

@@ -322,14 +322,20 @@ async fn observe_leaders(world: World, observer: u32, address: String, going: wa
     let mut pause = tokio::time::interval(GLANCE);
     pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut kept: Option<RawCaller> = None;
+    let mut reached = None;
     while *going.borrow() {
         pause.tick().await;
         let (caller, address, topic) = (kept.take(), address.clone(), world.options.topic.clone());
         let asked = tokio::task::spawn_blocking(move || ask_leaders(caller, &address, &topic));
         // It is down, or stands still.
-        let Ok((caller, term, partitions)) = asked.await.expect("a question must not panic") else { continue };
+        let Ok((caller, said)) = asked.await.expect("a question must not panic") else { continue };
         kept = Some(caller);
+        let Said { term, applied, partitions } = said;
         world.recorder.record(What::Term { observer, term });
+        if reached != Some((term, applied)) {
+            reached = Some((term, applied));
+            world.recorder.record(What::Reached { observer, term, applied });
+        }
         for layout in partitions {
             let numbers = |ids: &[streambus_protocol::ids::BrokerId]| ids.iter().map(|id| id.get()).collect();
             world.recorder.record(What::Leadership {
@@ -344,13 +350,17 @@ async fn observe_leaders(world: World, observer: u32, address: String, going: wa
     }
 }
 
+/// What one broker knows of the cluster.
+struct Said {
+    /// The term of the metadata's Raft group that it is in, and how much it has applied.
+    term: u64,
+    applied: u64,
+    partitions: Vec<PartitionLayout>,
+}
+
 /// Asks this one broker what it knows. By hand: the client library asks another broker when one is silent, and what one
 /// broker says may not go back, while two brokers may differ.
-fn ask_leaders(
-    kept: Option<RawCaller>,
-    address: &str,
-    topic: &str,
-) -> std::io::Result<(RawCaller, u64, Vec<PartitionLayout>)> {
+fn ask_leaders(kept: Option<RawCaller>, address: &str, topic: &str) -> std::io::Result<(RawCaller, Said)> {
     let mut caller = match kept {
         Some(caller) => caller,
         None => {
@@ -370,7 +380,8 @@ fn ask_leaders(
     let name = TopicName::new(topic).map_err(std::io::Error::other)?;
     let answer = caller.call(&MetadataRequest { topics: Some(vec![name]) })?.map_err(std::io::Error::other)?;
     let layouts = answer.topics.into_iter().filter_map(|topic| topic.outcome.ok());
-    Ok((caller, cluster.metadata_term, layouts.flat_map(|layout| layout.partitions).collect()))
+    let partitions = layouts.flat_map(|layout| layout.partitions).collect();
+    Ok((caller, Said { term: cluster.metadata_term, applied: cluster.metadata_index, partitions }))
 }
 
 async fn observe_watermarks(world: World, going: watch::Receiver<bool>) {

@@ -141,7 +141,8 @@ impl ClusterService {
             // Without a majority the last one known may long have been succeeded.
             controller: status.leader.filter(|_| out_of_touch.is_none()),
             metadata_term: status.term,
-            metadata_index: image.applied,
+            // Of the same moment as the term: whoever committed it was elected in that term or before.
+            metadata_index: image.applied.min(status.index),
             without_quorum_ms: out_of_touch.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             silent,
             brokers,

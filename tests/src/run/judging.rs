@@ -15,7 +15,9 @@ use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicName};
 use streambus_protocol::offset::Offset;
 
 use super::Run;
-use crate::checker::{ReadBack, Violation, check_events, check_metadata_logs, check_replicas, check_run, staleness_us};
+use crate::checker::{
+    ReadBack, Violation, check_controllers, check_events, check_metadata_logs, check_replicas, check_run, staleness_us,
+};
 use crate::clock::Stopwatch;
 use crate::cluster::PATIENCE;
 use crate::dump::{LogDump, dump, verify};
@@ -109,7 +111,7 @@ impl Run {
             // What was not read back is not lost by that.
             None => check_events(&events, self.min_isr),
         });
-        violations.extend(self.compare_disks(places, patience));
+        violations.extend(self.compare_disks(&events, places, patience));
         self.conclude(events, read.unwrap_or_default(), violations)
     }
 
@@ -190,8 +192,9 @@ impl Run {
         }
     }
 
-    /// Stops every broker, verifies each disk and compares the replicas of each partition up to its watermark.
-    fn compare_disks(&mut self, places: Vec<Place>, patience: Duration) -> Vec<Violation> {
+    /// Stops every broker, verifies each disk, compares the replicas of each partition up to its watermark, and judges the
+    /// metadata's controllers by `events` and what they left.
+    fn compare_disks(&mut self, events: &[Event], places: Vec<Place>, patience: Duration) -> Vec<Violation> {
         let mut violations = Vec::new();
         let (mut dumps, mut metadata) = (BTreeMap::new(), BTreeMap::new());
         for id in self.cluster.ids() {
@@ -210,6 +213,7 @@ impl Run {
             }
         }
         violations.extend(check_metadata_logs(&metadata));
+        violations.extend(check_controllers(events, &metadata));
         let partitions = places.iter().flat_map(|place| place.topic.partitions.iter().map(move |of| (place, of)));
         for (Place { topic, watermarks }, partition) in partitions {
             let layout = &partition.layout;

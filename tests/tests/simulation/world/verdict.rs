@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use streambus_tests::checker::{check_metadata_logs, check_replicas, check_run};
+use streambus_tests::checker::{check_controllers, check_metadata_logs, check_replicas, check_run};
 use streambus_tests::dump::LogDump;
 
 use super::{MIN_ISR, World};
@@ -37,6 +37,8 @@ impl World<'_> {
             }
         }
         problems.extend(check_metadata_logs(&metadata).iter().map(ToString::to_string));
+        let controllers = check_controllers(&self.trace.events(), &metadata);
+        problems.extend(controllers.iter().map(ToString::to_string));
         if replicas.len() != self.partitions as usize {
             problems.push(format!("{} logs on the disks for {} partitions", replicas.len(), self.partitions));
         }
