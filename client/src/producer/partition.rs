@@ -83,12 +83,22 @@ impl Partition {
         match (sendable, sink) {
             (Sendable::Now, Some(sink)) => {
                 if !self.queued.swap(true, Ordering::AcqRel) {
-                    sink.offer(Arc::clone(self));
+                    self.stand_at(&sink);
                 }
             }
             (Sendable::Now, None) => self.shared.want_metadata(),
             (Sendable::At(at), _) => self.shared.send(Event::Alarm { partition: Arc::clone(self), at }),
             (Sendable::No, _) => {}
+        }
+    }
+
+    /// Stands in the queue of `sink`, where its leader was a moment ago. When the leader has moved since, whoever moved it
+    /// has looked for the partition there too early: a broker that is gone would keep it until it is back.
+    fn stand_at(self: &Arc<Self>, sink: &Arc<Sink>) {
+        sink.offer(Arc::clone(self));
+        let is_home = self.home().sink.is_some_and(|home| Arc::ptr_eq(&home, sink));
+        if !is_home && sink.forget(self) {
+            self.progress();
         }
     }
 
@@ -226,5 +236,47 @@ impl Partition {
     fn settle(&self, batch: &Batch, outcome: BatchOutcome) {
         self.shared.release(batch.charged_bytes);
         batch.completion.settle(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streambus_protocol::ids::{BrokerId, ProducerEpoch, ProducerId, TopicName};
+    use streambus_protocol::timestamp::Timestamp;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::engine::Engine;
+    use crate::environment::Environment;
+    use crate::producer::config::ProducerConfig;
+
+    // Catches a partition that nobody sends anything of until a broker is back that does not lead it any more: its leader
+    // moved between the look at where it is and the place in that broker's queue.
+    #[tokio::test]
+    async fn whoever_queues_where_the_leader_was_goes_where_it_is() {
+        let engine = Arc::new(Engine::new(Config::new(["b:1"]), Environment::system()));
+        let (events, _received) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new(engine, ProducerConfig::default(), events));
+        let [old, new] = [1, 2].map(|broker| Sink::new(BrokerId::new(broker), Arc::clone(&shared)));
+        let home = |epoch: u32, sink: &Arc<Sink>| Home {
+            topic: TopicId::from_bytes([1; 16]),
+            leader_epoch: LeaderEpoch::new(epoch),
+            sink: Some(Arc::clone(sink)),
+        };
+        let at = Arc::new(TopicPartition { topic: TopicName::new("t").expect("a name"), partition: 0 });
+        let identity = Identity { id: ProducerId::new(7), epoch: ProducerEpoch::new(0) };
+        let sticky = Arc::new(AtomicU32::new(0));
+        let partition = Partition::new(at, home(1, &old), Some(identity), sticky, Arc::clone(&shared));
+        let pushed = partition.push(&WireRecord::new("v", Timestamp::from_millis(1)), 1).map(drop);
+        assert!(pushed.is_ok() && old.wants_connection(), "it stands at its leader's");
+        // As between the mark and the queue.
+        assert!(old.forget(&partition));
+        partition.queued.store(true, Ordering::Release);
+        partition.move_to(home(2, &new));
+        assert!(!new.wants_connection(), "marked as queued");
+        partition.stand_at(&old);
+        assert!(!old.wants_connection(), "nobody leads it there");
+        assert!(new.wants_connection(), "it stands nowhere");
     }
 }

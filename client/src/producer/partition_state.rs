@@ -14,6 +14,10 @@
 //! is given up, the numbers have a gap: the partition then *renews*, that is, it settles what is in flight, takes a newer
 //! producer epoch, and starts again from zero.
 //!
+//! A batch that is given up in doubt may be stored yet: by an attempt that is still on its way, or in the log of a replica
+//! that leads next. What was sent behind it may be stored there too. So when a leader misses it, that says nothing about
+//! earlier attempts at the next one: if that is in doubt, it is given up as well, and never sent under another number.
+//!
 //! When the partition *moves* (another leader, another epoch of the same one, another topic under the same name), what
 //! was sent to the old place and has no answer is sent again to the new one, in order and one at a time until something
 //! is acknowledged: a leader that lost the producer's past would take any sequence number as its first. An answer to an
@@ -124,6 +128,8 @@ pub(crate) struct PartitionState {
     established: bool,
     /// The sequence has a gap: nothing that waits is sent before a newer identity is adopted.
     renewing: bool,
+    /// What left the gap may be stored yet.
+    gap_in_doubt: bool,
     /// Set once, by [`PartitionState::abort`]: nothing is taken any more.
     ended: Option<Error>,
     next_id: u64,
@@ -140,6 +146,7 @@ impl PartitionState {
             waiting: VecDeque::new(),
             established: false,
             renewing: false,
+            gap_in_doubt: false,
             ended: None,
             next_id: 0,
         }
@@ -318,28 +325,28 @@ impl PartitionState {
         now: Instant,
         pause: impl FnOnce(u32) -> Duration,
     ) -> Vec<Ended> {
-        let (stamps, first) = (self.rules.stamps, self.in_flight.front().map(|flight| flight.batch.id));
+        let (stamps, gap_in_doubt) = (self.rules.stamps, self.gap_in_doubt);
+        let first = self.in_flight.front().map(|flight| flight.batch.id);
         let Some(flight) = self.flight(id).filter(|flight| flight.awaits(attempt)) else { return Vec::new() };
         let out_of_order = stamps && error.code() == Some(ErrorCode::OutOfOrderSequence);
-        if out_of_order {
-            // The broker looked at the sequence number and did not find it among those stored.
-            flight.batch.doubt = false;
-        } else if error.applied() == Applied::Unknown {
-            flight.batch.doubt = true;
-        }
+        // The first in flight is missed where what was before it is missed; earlier attempts may be where that is not.
+        let is_cut_off = out_of_order && first == Some(id) && gap_in_doubt && flight.batch.doubt;
+        // What was before it is nowhere, or is missed although it was acknowledged: the broker has lost the sequence.
+        let is_nowhere = out_of_order && first == Some(id) && !is_cut_off;
+        flight.batch.doubt = !is_nowhere && (flight.batch.doubt || error.applied() == Applied::Unknown);
         flight.batch.last_error = Some(error.clone());
         flight.batch.completion.attempt_failed(&error);
         let again = now + pause(flight.batch.attempts);
         // A partition that this producer knows to exist is one that the broker has not heard of yet.
         let unheard_of = error.code() == Some(ErrorCode::UnknownPartition);
-        let retriable = out_of_order || unheard_of || error.is_retriable();
+        let retriable = (out_of_order && !is_cut_off) || unheard_of || error.is_retriable();
         let goes_on = retriable && again < flight.batch.deadline;
         if goes_on {
             flight.progress = Progress::Again(again);
         }
-        if out_of_order && first == Some(id) {
-            // Nothing before it is missing on our side: the broker has lost the sequence. It has nothing that follows either,
-            // because a sequence has no holes; without that, only the first would ever be asked for again.
+        if is_nowhere {
+            // Nor is anything that follows, because a sequence has no holes; without that, only the first would ever be asked
+            // for again.
             let rest = self.in_flight.iter_mut().filter(|flight| !flight.is_sent());
             rest.for_each(|flight| flight.batch.doubt = false);
             self.renewing = true;
@@ -357,6 +364,7 @@ impl PartitionState {
         };
         let ended = self.remove(id).map(|batch| Ended { batch, error });
         self.renewing |= stamps;
+        self.gap_in_doubt |= stamps && ended.as_ref().is_some_and(|ended| ended.batch.doubt);
         self.step_back();
         ended.into_iter().collect()
     }
@@ -389,8 +397,9 @@ impl PartitionState {
         for flight in in_flight {
             if !flight.is_sent() && flight.batch.deadline <= now {
                 let error = given_up(&flight.batch, now);
-                ended.push(Ended { batch: flight.batch, error });
                 self.renewing |= self.rules.stamps;
+                self.gap_in_doubt |= self.rules.stamps && flight.batch.doubt;
+                ended.push(Ended { batch: flight.batch, error });
             } else {
                 self.in_flight.push_back(flight);
             }
@@ -454,6 +463,7 @@ impl PartitionState {
         self.next_sequence = Sequence::new(0);
         self.established = false;
         self.renewing = false;
+        self.gap_in_doubt = false;
         true
     }
 

@@ -1,15 +1,15 @@
-//! The partition's state machine against a model broker that follows KIP-98, under every order of losses and refusals.
+//! The partition's state machine, case by case.
 
 use super::*;
 use bytes::Bytes;
-use proptest::prelude::*;
-use streambus_protocol::batch::{BatchHeader, UnverifiedBatch};
-use streambus_protocol::epoch::LeaderEpoch;
+use streambus_protocol::batch::BatchHeader;
 use streambus_protocol::ids::TopicName;
-use streambus_protocol::offset::Offset;
 use streambus_protocol::timestamp::Timestamp;
 
 use crate::error::TopicPartition;
+
+#[path = "partition_state_model.rs"]
+mod model;
 
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -76,67 +76,6 @@ fn refusal(code: ErrorCode) -> Error {
 fn lost() -> Error {
     let source = Arc::new(std::io::ErrorKind::ConnectionReset.into());
     Error::Io { addr: "b:1".into(), source, outcome: Applied::Unknown }
-}
-
-/// A partition's log, with what its leader remembers of one producer. The memory is a function of the log, as it is in a
-/// broker that rebuilds it after a change of leader.
-#[derive(Clone, Default)]
-struct ModelLog(Vec<ModelBatch>);
-
-#[derive(Clone)]
-struct ModelBatch {
-    epoch: i16,
-    first: i32,
-    last: i32,
-    values: Vec<String>,
-    /// The producer was told: no leader may lack it.
-    acknowledged: bool,
-}
-
-impl ModelLog {
-    /// Appends; returns the place of the batch.
-    fn append(&mut self, bytes: &Bytes) -> Result<usize, ErrorCode> {
-        let header = BatchHeader::parse(bytes).expect("a batch");
-        let stamp = header.producer().expect("stamped");
-        let first = stamp.base_sequence.get();
-        let last = after(stamp.base_sequence, header.record_count as u32 - 1).get();
-        // Whoever is unknown may start anywhere: its older batches may have been deleted with the log.
-        if let Some(known) = self.0.last() {
-            let epoch = stamp.epoch.get();
-            if epoch < known.epoch {
-                return Err(ErrorCode::FencedProducer);
-            }
-            let recent = (0..self.0.len()).rev().take_while(|place| self.0[*place].epoch == epoch).take(5);
-            let same = |place: &usize| (self.0[*place].first, self.0[*place].last) == (first, last);
-            if let Some(place) = recent.into_iter().find(same) {
-                return Ok(place);
-            }
-            let expected = if epoch == known.epoch { after(Sequence::new(known.last), 1).get() } else { 0 };
-            if first != expected {
-                return Err(ErrorCode::OutOfOrderSequence);
-            }
-        }
-        let values = texts_of(bytes);
-        self.0.push(ModelBatch { epoch: stamp.epoch.get(), first, last, values, acknowledged: false });
-        Ok(self.0.len() - 1)
-    }
-
-    /// The log of a leader that lacks the last `lost` batches, as far as nobody was told of them.
-    fn without_last(&mut self, lost: usize) {
-        for _ in 0..lost {
-            if self.0.last().is_some_and(|batch| !batch.acknowledged) {
-                self.0.pop();
-            }
-        }
-    }
-
-    fn assert_in_order(&self) {
-        let values: Vec<_> = self.0.iter().flat_map(|batch| batch.values.clone()).collect();
-        let mut sorted = values.clone();
-        sorted.sort();
-        sorted.dedup();
-        assert_eq!(sorted, values, "duplicates or reordering");
-    }
 }
 
 #[test]
@@ -325,205 +264,100 @@ fn after_a_move_what_is_sent_again_goes_in_order_and_one_at_a_time() {
     }
 }
 
-/// What happens to a request.
-#[derive(Clone, Copy, Debug)]
-enum Fate {
-    Answered,
-    LostBefore,
-    LostAfter,
-    NotLeader,
-    Unknown,
-    Fatal,
+/// Two batches that a leader has which is gone; the first is past its time when the next leader is there.
+fn given_up_in_doubt(now: Instant) -> (PartitionState, u64, Instant) {
+    let mut state = established(1024, now);
+    push(&mut state, "first", now);
+    send(&mut state, now).expect("sendable");
+    let soon = now + Duration::from_secs(1);
+    push(&mut state, "second", soon);
+    let (second, _) = send(&mut state, soon).expect("sendable");
+    state.moved(soon, false);
+    let late = now + Duration::from_secs(10);
+    let ended = state.expire(late);
+    assert_eq!(ended.len(), 1);
+    assert!(ended.iter().all(|ended| ended.error.is_outcome_unknown()), "the old leader may have stored it");
+    (state, second, late)
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    Push(u8),
-    Send,
-    /// Resolves the oldest request on the wire to the present leader.
-    Resolve(Fate),
-    /// Answers, or refuses, the oldest request that an older leader has.
-    Late,
-    /// Another leader: the old one has carried out so many of the requests it has, the new one lacks so many batches.
-    Move {
-        carried_out: u8,
-        lost: u8,
-    },
-    /// Deleted and created anew.
-    Recreate {
-        carried_out: u8,
-    },
-    Adopt,
+// Catches a record that is stored twice: once by a leader that was cut off, behind one that was given up meanwhile, and once
+// more under a newer epoch, because the leader in between missed both; then a replica that has the first copy leads.
+#[test]
+fn what_is_in_doubt_behind_a_batch_given_up_in_doubt_is_sent_under_no_other_number() {
+    let (mut state, second, late) = given_up_in_doubt(Instant::now());
+    push(&mut state, "third", late);
+    let (again, _) = send(&mut state, late).expect("asked for under its own number");
+    assert_eq!(again, second);
+    let ended = fail(&mut state, second, refusal(ErrorCode::OutOfOrderSequence), late);
+    let error = &ended.first().expect("another leader may have it").error;
+    assert!(error.is_outcome_unknown(), "{error}");
+    assert!(state.adopt(identity(1)), "what was never sent goes on");
+    let (_, bytes) = send(&mut state, late).expect("under the new epoch");
+    let stamp = BatchHeader::parse(&bytes).expect("a batch").producer().expect("stamped");
+    assert_eq!((stamp.epoch.get(), stamp.base_sequence.get()), (1, 0));
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let fate = prop_oneof![
-        6 => Just(Fate::Answered),
-        1 => Just(Fate::LostBefore),
-        1 => Just(Fate::LostAfter),
-        1 => Just(Fate::NotLeader),
-        1 => Just(Fate::Unknown),
-        1 => Just(Fate::Fatal),
-    ];
-    prop_oneof![
-        8 => (1u8..4).prop_map(Step::Push),
-        8 => Just(Step::Send),
-        8 => fate.prop_map(Step::Resolve),
-        2 => Just(Step::Late),
-        2 => (0u8..6, 0u8..6).prop_map(|(carried_out, lost)| Step::Move { carried_out, lost }),
-        1 => (0u8..6).prop_map(|carried_out| Step::Recreate { carried_out }),
-        2 => Just(Step::Adopt),
-    ]
+// Catches the same when the leader misses the second while the first, which it misses too, is still to be sent again.
+#[test]
+fn a_leader_that_misses_what_was_before_a_batch_in_doubt_does_not_settle_it() {
+    let now = Instant::now();
+    let mut state = established(1024, now);
+    let sent = ["first", "second"].map(|text| {
+        push(&mut state, text, now + PAUSE);
+        send(&mut state, now + PAUSE).expect("sendable").0
+    });
+    for id in sent {
+        assert!(fail(&mut state, id, lost(), now + PAUSE).is_empty());
+    }
+    let later = now + PAUSE * 3;
+    assert_eq!([(); 2].map(|()| send(&mut state, later).expect("again").0), sent);
+    fail(&mut state, sent[0], refusal(ErrorCode::NotEnoughReplicas), later);
+    assert!(fail(&mut state, sent[1], refusal(ErrorCode::OutOfOrderSequence), later).is_empty());
+    let late = now + Duration::from_secs(9);
+    let (again, _) = send(&mut state, late).expect("again");
+    assert_eq!(again, sent[0]);
+    let later_than_its_time = now + Duration::from_secs(11);
+    assert_eq!(fail(&mut state, sent[0], lost(), later_than_its_time).len(), 1, "given up in doubt");
+    assert_eq!(state.wants_newer_than(), None, "the second is in flight still, under its own number");
 }
 
-/// A request that is under way.
-struct Request {
-    id: u64,
-    attempt: u32,
-    bytes: Bytes,
+// Catches a batch that is given up although it cannot be anywhere: the one before it was refused by everybody who saw it.
+#[test]
+fn what_is_in_doubt_behind_a_batch_that_is_nowhere_is_nowhere_either() {
+    let now = Instant::now();
+    let mut state = established(1024, now);
+    let sent = ["refused", "doubtful"].map(|text| {
+        push(&mut state, text, now);
+        send(&mut state, now).expect("sendable").0
+    });
+    fail(&mut state, sent[1], lost(), now);
+    assert_eq!(fail(&mut state, sent[0], refusal(ErrorCode::BatchTooLarge), now).len(), 1);
+    send(&mut state, now + PAUSE).expect("asked again under its own number");
+    assert!(fail(&mut state, sent[1], refusal(ErrorCode::OutOfOrderSequence), now + PAUSE).is_empty());
+    assert_eq!(state.wants_newer_than(), Some(Some(identity(0))), "it waits for the new epoch");
 }
 
-/// A producer's partition and the leaders it deals with.
-struct World {
-    now: Instant,
-    state: PartitionState,
-    log: ModelLog,
-    wire: Vec<Request>,
-    /// What older leaders have, with the place in the log where they put it.
-    late: Vec<(Request, Option<usize>)>,
-    next: u32,
-    epoch: i16,
-}
-
-impl World {
-    fn new() -> Self {
-        let state = PartitionState::new(rules(256), Some(identity(0)));
-        let log = ModelLog::default();
-        Self { now: Instant::now(), state, log, wire: Vec::new(), late: Vec::new(), next: 0, epoch: 0 }
+// Catches a batch in doubt that keeps the others from ever being sent, when the one before it is certainly nowhere but the one
+// before that was given up in doubt.
+#[test]
+fn one_that_is_certainly_missing_settles_what_is_behind_it() {
+    let now = Instant::now();
+    let mut state = established(1024, now);
+    push(&mut state, "first", now);
+    let (first, _) = send(&mut state, now).expect("sendable");
+    let soon = now + Duration::from_secs(1);
+    let sent = ["second", "third"].map(|text| {
+        push(&mut state, text, soon);
+        // Full, so that it does not collect.
+        state.waiting.iter_mut().for_each(|batch| batch.content.seal());
+        send(&mut state, soon).expect("sendable").0
+    });
+    for (id, error) in [(first, lost()), (sent[0], refusal(ErrorCode::NotLeader)), (sent[1], lost())] {
+        assert!(fail(&mut state, id, error, soon).is_empty());
     }
-
-    fn take(&mut self, step: &Step) {
-        self.now += Duration::from_millis(7);
-        match *step {
-            Step::Push(count) => {
-                for _ in 0..count {
-                    let text = format!("{:06}-{}", self.next, "x".repeat((self.next % 40) as usize));
-                    push(&mut self.state, &text, self.now);
-                    self.next += 1;
-                }
-            }
-            // The connection delivers in the order of sending: what is ahead on the wire is resolved first.
-            Step::Send => {
-                let shipped = ship(&mut self.state, self.now);
-                self.wire.extend(shipped.map(|(id, attempt, bytes)| Request { id, attempt, bytes }));
-            }
-            Step::Resolve(fate) if !self.wire.is_empty() => self.resolve(fate),
-            Step::Late if !self.late.is_empty() => {
-                let (request, place) = self.late.remove(0);
-                match place.filter(|place| self.log.0.get(*place).is_some_and(|b| b.values == texts_of(&request.bytes)))
-                {
-                    Some(place) => self.acknowledge(&request, place),
-                    None => self.fail(&request, refusal(ErrorCode::NotLeader)),
-                }
-            }
-            Step::Resolve(_) | Step::Late => {}
-            Step::Move { carried_out, lost } => {
-                self.leave(carried_out);
-                self.log.without_last(lost.into());
-                self.state.moved(self.now, false);
-            }
-            Step::Recreate { carried_out } => {
-                self.leave(carried_out);
-                self.log.assert_in_order();
-                self.log = ModelLog::default();
-                // What an answer of the old topic says is about the old log.
-                self.late.iter_mut().for_each(|(_, place)| *place = None);
-                self.state.moved(self.now, true);
-            }
-            Step::Adopt => {
-                if self.state.wants_newer_than().is_some() {
-                    self.epoch += 1;
-                    assert!(self.state.adopt(identity(self.epoch)));
-                }
-            }
-        }
-    }
-
-    /// The leader carries out so many of the requests on the wire and answers none.
-    fn leave(&mut self, carried_out: u8) {
-        for (n, request) in std::mem::take(&mut self.wire).into_iter().enumerate() {
-            let place = if n < carried_out.into() { self.log.append(&request.bytes).ok() } else { None };
-            self.late.push((request, place));
-        }
-    }
-
-    fn resolve(&mut self, fate: Fate) {
-        let request = self.wire.remove(0);
-        let answer = match fate {
-            Fate::LostBefore => Err(lost()),
-            Fate::NotLeader => Err(refusal(ErrorCode::NotLeader)),
-            Fate::Fatal => Err(refusal(ErrorCode::CorruptBatch)),
-            Fate::LostAfter => {
-                let _ = self.log.append(&request.bytes);
-                Err(lost())
-            }
-            Fate::Unknown => {
-                let _ = self.log.append(&request.bytes);
-                Err(refusal(ErrorCode::Timeout))
-            }
-            Fate::Answered => self.log.append(&request.bytes).map_err(refusal),
-        };
-        match answer {
-            Ok(place) => self.acknowledge(&request, place),
-            Err(error) => self.fail(&request, error),
-        }
-    }
-
-    fn acknowledge(&mut self, request: &Request, place: usize) {
-        // What is before it is committed with it.
-        self.log.0[..=place].iter_mut().for_each(|batch| batch.acknowledged = true);
-        assert_eq!(self.log.0[place].values, texts_of(&request.bytes), "acknowledged elsewhere than stored");
-        // None when another attempt has told already.
-        let _ = self.state.acknowledged(request.id, request.attempt);
-    }
-
-    fn fail(&mut self, request: &Request, error: Error) {
-        self.state.failed(request.id, request.attempt, error, self.now, |_| PAUSE);
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
-
-    /// Catches duplicates, reordering, lost records, a wrong offset in an acknowledgement, and a machine that gets stuck:
-    /// whatever is lost, refused or answered late, wherever the leader goes and whatever it lacks, the log holds every
-    /// record at most once, in order, and everything acknowledged is where its acknowledgement says.
-    #[test]
-    fn whatever_happens_the_log_is_in_order_without_duplicates(steps in prop::collection::vec(step(), 1..150)) {
-        let mut world = World::new();
-        steps.iter().for_each(|step| world.take(step));
-        // Faults end: everything must get an outcome.
-        for _ in 0..2000 {
-            if world.state.is_idle() { break }
-            for step in [Step::Late, Step::Adopt, Step::Send, Step::Resolve(Fate::Answered)] {
-                world.take(&step);
-            }
-        }
-        prop_assert!(world.state.is_idle(), "stuck: {:?}", world.state);
-        world.log.assert_in_order();
-    }
-}
-
-fn texts_of(bytes: &Bytes) -> Vec<String> {
-    let placed = UnverifiedBatch::from_shared(bytes.clone())
-        .verify(1 << 20)
-        .expect("intact")
-        .place(Offset::ZERO, LeaderEpoch::ZERO);
-    let records = placed.records(1 << 20).expect("plain");
-    records
-        .map(|stored| {
-            let value = stored.expect("intact").record.value.expect("a value");
-            String::from_utf8(value.to_vec()).expect("text")
-        })
-        .collect()
+    let late = now + Duration::from_secs(10);
+    assert_eq!(state.expire(late).len(), 1);
+    assert_eq!(send(&mut state, late).expect("again").0, sent[0]);
+    assert!(fail(&mut state, sent[0], refusal(ErrorCode::OutOfOrderSequence), late).is_empty());
+    assert_eq!(state.wants_newer_than(), Some(Some(identity(0))), "neither has a place under the old identity");
 }

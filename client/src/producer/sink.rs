@@ -90,14 +90,16 @@ impl Sink {
         };
     }
 
-    /// Takes a partition out of the queue: its leader is elsewhere now.
-    pub(crate) fn forget(&self, partition: &Arc<Partition>) {
+    /// Takes a partition out of the queue: its leader is elsewhere now. Returns whether it stood there.
+    pub(crate) fn forget(&self, partition: &Arc<Partition>) -> bool {
         let mut state = self.state.lock();
         let before = state.ready.len();
         state.ready.retain(|queued| !Arc::ptr_eq(queued, partition));
-        if state.ready.len() < before {
+        let was_there = state.ready.len() < before;
+        if was_there {
             partition.dequeued();
         }
+        was_there
     }
 
     /// The producer's task has opened a connection.
