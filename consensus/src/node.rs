@@ -32,7 +32,6 @@ use crate::config::ConsensusConfig;
 use crate::controller::liveness::Heartbeat;
 use crate::database::{BeforeSync, DatabaseSource};
 use crate::error::{NotApplied, ProposeError, ReadIndexError, TransferError};
-use crate::forward::Confirmation;
 use crate::heartbeat::{HeartbeatAnswer, HeartbeatError};
 use crate::identity::Identity;
 use crate::image::ClusterImage;
@@ -213,23 +212,15 @@ impl MetadataNode {
     }
 
     /// Waits until this node's image contains everything that was acknowledged anywhere before the call, and returns
-    /// the index it is at. To be used before a decision that an old image would make wrong, such as deleting.
+    /// the index it is at. To be used before a decision that an old image would make wrong, such as deleting, and before an
+    /// answer that something does not exist. The controller asks a quorum, once for all who ask at a time.
     pub async fn read_index(&self) -> Result<u64, ReadIndexError> {
         self.read_index_within(self.inner.config.tuning.propose).await
     }
 
     /// As [`MetadataNode::read_index`], for at most `patience`.
     pub async fn read_index_within(&self, patience: Duration) -> Result<u64, ReadIndexError> {
-        self.inner.read_index(Confirmation::Quorum, patience).await
-    }
-
-    /// As [`MetadataNode::read_index_within`], without a round through the quorum: the controller answers while a quorum
-    /// has answered it less than a lease ago. For answers to clients, and for nothing that cannot be taken back: for less than
-    /// a lease it may answer from before. So it is when a voter that had answered it was restarted, which forgets the lease,
-    /// and helps to elect another; when it was taken over from because connections to it are refused although it runs; and on
-    /// a machine whose monotonic clock stands still while it is suspended.
-    pub async fn lease_read_within(&self, patience: Duration) -> Result<u64, ReadIndexError> {
-        self.inner.read_index(Confirmation::Lease, patience).await
+        self.inner.read_index(patience).await
     }
 
     /// Tells the controller that this broker is alive, and hears whether it may serve. To be sent several times per

@@ -225,7 +225,7 @@ impl Inner {
                     }
                 }
             }
-            Forward::ReadIndex(policy) => match self.read_index_here(policy).await {
+            Forward::ReadIndex => match self.read_index_here().await {
                 Ok(index) => Forwarded::ReadIndex { index },
                 Err(reason) => Forwarded::NotApplied(reason),
             },

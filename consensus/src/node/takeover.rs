@@ -3,8 +3,8 @@
 //! Raft's own answer is to wait: until the controller's lease is over and a timeout has passed. A process that was
 //! killed leaves a better proof: its machine refuses connections. Then a follower takes over at once, in the way of a
 //! controller that hands over its office, which lets voters disregard the lease. Votes, terms and logs decide as ever,
-//! so a wrong conclusion costs an election and decides nothing: decisions are confirmed by a quorum. What the
-//! former controller, if it runs after all, says to clients by its lease may be from before, for as long as that lasts.
+//! so a wrong conclusion costs an election and decides nothing: decisions are confirmed by a quorum, and so is what the
+//! former controller, if it runs after all, answers to readers. Nobody trusts its lease.
 
 use std::time::Duration;
 
