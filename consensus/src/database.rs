@@ -22,6 +22,7 @@ pub use self::memory::MemoryDatabase;
 pub(crate) use self::memory::MemoryHandle;
 use self::rocks::RocksDatabase;
 use self::sync_latch::SyncLatch;
+use crate::snapshot::FileSteps;
 
 /// Called by the flusher's thread before each sync of the log. A test stalls a disk with it.
 pub type BeforeSync = Arc<dyn Fn() + Send + Sync>;
@@ -34,6 +35,16 @@ pub enum DatabaseSource {
     Directory,
     /// In memory, which outlives the node: what a simulated crash takes from it is the simulation's decision.
     Memory(MemoryDatabase),
+}
+
+impl DatabaseSource {
+    /// Who is told what becomes of the snapshots beside the database: nobody, unless it is a simulation's.
+    pub(crate) fn snapshot_files(&self) -> Option<Arc<dyn FileSteps>> {
+        match self {
+            Self::Directory => None,
+            Self::Memory(database) => database.snapshot_files(),
+        }
+    }
 }
 
 /// A column family.

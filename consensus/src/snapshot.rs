@@ -7,6 +7,8 @@
 //! Equal states at equal log positions give equal bytes. A file is written under a temporary name, synced, renamed,
 //! and its directory synced, so a file with its final name is whole. At most one is current; older ones are removed.
 
+mod file_steps;
+
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -21,6 +23,8 @@ use crate::limits::SNAPSHOT_BYTES_MAX;
 use crate::raft_codec;
 use crate::rows::StateBuilder;
 use crate::types::{LogId, Snapshot, SnapshotMeta};
+
+pub use self::file_steps::{FileStep, FileSteps};
 
 const MAGIC: &[u8; 4] = b"SBMS";
 const VERSION: u16 = 2;
@@ -103,6 +107,8 @@ impl Drop for SnapshotSink {
 pub(crate) struct SnapshotStore {
     directory: PathBuf,
     slot: Mutex<Slot>,
+    /// Whoever simulates the disk.
+    steps: Option<Arc<dyn FileSteps>>,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +154,13 @@ impl SnapshotStore {
             }
         }
         let current = newest.map(|(_, meta, file)| (meta, file));
-        Ok(Self { directory: directory.to_path_buf(), slot: Mutex::new(Slot { current, ..Slot::default() }) })
+        let slot = Mutex::new(Slot { current, ..Slot::default() });
+        Ok(Self { directory: directory.to_path_buf(), slot, steps: None })
+    }
+
+    /// The same; `steps` is told each step of a snapshot that comes to be.
+    pub(crate) fn told_to(self, steps: Option<Arc<dyn FileSteps>>) -> Self {
+        Self { steps, ..self }
     }
 
     /// The current snapshot.
@@ -217,25 +229,39 @@ impl SnapshotStore {
         let partial = self.partial_path();
         let mut file = File::create_new(&partial)?;
         file.write_all(bytes)?;
+        self.done(FileStep::Written(&partial))?;
         file.sync_all()?;
+        self.done(FileStep::Synced(&partial))?;
         drop(file);
         let path = self.directory.join(file_name(meta.last_log_id.as_ref()));
         // Renaming and replacing the current one happen under one lock, so the current one is always on disk.
         let mut slot = self.slot.lock();
         fs::rename(&partial, &path)?;
+        self.done(FileStep::Renamed { from: &partial, to: &path })?;
         File::open(&self.directory)?.sync_all()?;
+        self.done(FileStep::NamesSynced)?;
         let file = open_file(&path)?;
         let snapshot = Snapshot { meta: meta.clone(), snapshot: file.clone() };
-        let former = slot.current.as_ref().map(|(meta, _)| meta.last_log_id);
-        if former.is_none_or(|former| former <= meta.last_log_id) {
-            slot.current = Some((meta.clone(), file));
-            if let Some(former) = former.filter(|former| *former != meta.last_log_id) {
-                fs::remove_file(self.directory.join(file_name(former.as_ref())))?;
+        let is_newest = slot.current.as_ref().is_none_or(|(former, _)| former.last_log_id <= meta.last_log_id);
+        if is_newest {
+            if let Some((former, former_file)) = slot.current.replace((meta.clone(), file))
+                && former.last_log_id != meta.last_log_id
+            {
+                self.remove(&self.directory.join(file_name(former.last_log_id.as_ref())), &former_file)?;
             }
         } else {
-            fs::remove_file(&path)?;
+            self.remove(&path, &file)?;
         }
         Ok(snapshot)
+    }
+
+    fn remove(&self, path: &Path, file: &SnapshotFile) -> io::Result<()> {
+        fs::remove_file(path)?;
+        self.done(FileStep::Removed(path, file))
+    }
+
+    fn done(&self, step: FileStep<'_>) -> io::Result<()> {
+        self.steps.as_ref().map_or(Ok(()), |steps| steps.done(step))
     }
 
     fn partial_path(&self) -> PathBuf {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::{Change, Family, Pair, Pairs};
+use crate::snapshot::FileSteps;
 
 type Map = BTreeMap<(Family, Vec<u8>), Vec<u8>>;
 
@@ -18,6 +19,7 @@ type Map = BTreeMap<(Family, Vec<u8>), Vec<u8>>;
 pub struct MemoryDatabase {
     state: Arc<Mutex<State>>,
     sync_takes: Arc<dyn Fn() -> Duration + Send + Sync>,
+    snapshot_files: Option<Arc<dyn FileSteps>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +54,17 @@ enum Syncs {
 impl MemoryDatabase {
     /// An empty one. A sync takes as long as `sync_takes` says each time.
     pub fn new(sync_takes: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self { state: Arc::default(), sync_takes: Arc::new(sync_takes) }
+        Self { state: Arc::default(), sync_takes: Arc::new(sync_takes), snapshot_files: None }
+    }
+
+    /// The same; `steps` is told what becomes of the files of the snapshots beside it, so that they may be lost with it.
+    pub fn with_snapshot_files(self, steps: Arc<dyn FileSteps>) -> Self {
+        Self { snapshot_files: Some(steps), ..self }
+    }
+
+    /// Who is told what becomes of the snapshots beside it.
+    pub(super) fn snapshot_files(&self) -> Option<Arc<dyn FileSteps>> {
+        self.snapshot_files.clone()
     }
 
     /// Batches that a crash may take.

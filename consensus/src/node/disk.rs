@@ -62,6 +62,7 @@ impl Disk {
         let database = Arc::new(Database::open_in(source, &path.join(DATABASE_DIRECTORY))?);
         let log = LogStore::open(Arc::clone(&database), before_sync).map_err(StartError::Storage)?;
         let snapshots = SnapshotStore::open(&path.join(SNAPSHOT_DIRECTORY)).map_err(StartError::Storage)?;
+        let snapshots = snapshots.told_to(source.snapshot_files());
         let disk = Self { path: path.to_path_buf(), database, log, snapshots: Arc::new(snapshots) };
         let mark = disk.mark()?;
         let file = Identity::file(path);

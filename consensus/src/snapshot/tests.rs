@@ -108,3 +108,53 @@ fn received_snapshot_must_be_the_announced_one() {
     store.adopt(&again.meta, &again.snapshot).unwrap();
     assert_eq!((store.made(), store.last_index()), (SnapshotCounts { built: 0, installed: 1, refused: 0 }, 5));
 }
+
+/// The names of the steps that were told, and after how many the power goes.
+#[derive(Debug, Default)]
+struct Told {
+    steps: Mutex<Vec<String>>,
+    power_for: Option<usize>,
+}
+
+impl FileSteps for Told {
+    fn done(&self, step: FileStep<'_>) -> io::Result<()> {
+        let mut steps = self.steps.lock();
+        let name = format!("{step:?}");
+        steps.push(name.split(|c: char| !c.is_alphabetic()).next().unwrap().to_owned());
+        match self.power_for {
+            Some(count) if steps.len() >= count => Err(io::Error::other("the power is gone")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Catches: a name that is made durable before the bytes, a former snapshot that goes before the new one is durable, and a
+/// step that a simulated power cut cannot come after because nobody is told of it.
+#[test]
+fn a_snapshot_is_durable_before_it_has_its_name_and_before_the_former_one_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = Arc::new(Told::default());
+    let store = SnapshotStore::open(directory.path()).unwrap().told_to(Some(Arc::clone(&told) as _));
+    store.save(&meta(5), &state(5)).unwrap();
+    assert_eq!(*told.steps.lock(), ["Written", "Synced", "Renamed", "NamesSynced"]);
+    told.steps.lock().clear();
+    store.save(&meta(9), &state(9)).unwrap();
+    assert_eq!(*told.steps.lock(), ["Written", "Synced", "Renamed", "NamesSynced", "Removed"]);
+}
+
+/// Catches: a save that goes on after the power went, and a start that does not find a whole snapshot whenever it went.
+#[test]
+fn whenever_the_power_goes_a_whole_snapshot_is_left() {
+    for power_for in 1..=5 {
+        let directory = tempfile::tempdir().unwrap();
+        SnapshotStore::open(directory.path()).unwrap().save(&meta(5), &state(5)).unwrap();
+        let told = Arc::new(Told { power_for: Some(power_for), ..Told::default() });
+        let store = SnapshotStore::open(directory.path()).unwrap().told_to(Some(Arc::clone(&told) as _));
+        assert!(store.save(&meta(9), &state(9)).is_err());
+        assert_eq!(told.steps.lock().len(), power_for, "nothing is done after that");
+        let found = SnapshotStore::open(directory.path()).unwrap();
+        let expected = if power_for < 3 { meta(5) } else { meta(9) };
+        assert_eq!(found.current().unwrap().meta, expected, "{power_for} steps");
+        assert_eq!(files(directory.path()), [file_name(expected.last_log_id.as_ref())]);
+    }
+}

@@ -43,8 +43,8 @@ pub(crate) fn obey(order: &Order) {
     };
     write("trace", &outcomes.trace);
     write("problems", &outcomes.problems);
-    let Compaction { built, installed, purged } = outcomes.compaction;
-    let numbers = [cpu_ms().into(), outcomes.simulated_ms, built.into(), installed.into(), purged.into()];
+    let Compaction { built, installed, purged, torn } = outcomes.compaction;
+    let numbers = [cpu_ms().into(), outcomes.simulated_ms, built.into(), installed.into(), purged.into(), torn.into()];
     let lines: Vec<String> = [outcomes.summary].into_iter().chain(numbers.map(|number| number.to_string())).collect();
     write("summary", &lines);
 }
@@ -87,7 +87,7 @@ pub(crate) fn run(seed: u64, seconds: u64, plant: Plant) -> Finished {
     let line = lines.next().unwrap_or_default().to_owned();
     let mut number = || lines.next().and_then(|line| line.parse().ok()).expect("a number");
     let (cpu, simulated) = (Duration::from_millis(number()), Duration::from_millis(number()));
-    let compaction = Compaction { built: number(), installed: number(), purged: number() };
+    let compaction = Compaction { built: number(), installed: number(), purged: number(), torn: number() };
     let problems: Vec<String> = read("problems").expect("problems").lines().map(str::to_owned).collect();
     let trace = read("trace").expect("a trace");
     // A failed run's files are the evidence.

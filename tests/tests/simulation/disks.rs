@@ -15,6 +15,7 @@ use streambus_storage::index::memory::MemoryIndex;
 
 use crate::forgetful::ForgetfulDisk;
 use crate::plant::Plant;
+use crate::snapshot_files::SnapshotFiles;
 
 /// What fails once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(crate) struct Disks {
     pub(crate) records: FaultyDisk,
     pub(crate) index: Arc<MemoryIndex>,
     pub(crate) metadata: MemoryDatabase,
+    /// The files beside it.
+    pub(crate) snapshots: SnapshotFiles,
     /// The machine's own draws.
     random: Arc<Mutex<StdRng>>,
     /// The last change of the records' disk for which a power cut is planned.
@@ -52,9 +55,11 @@ impl Disks {
     /// Disks with nothing on them. A sync of the metadata takes up to `commit_ms_max` milliseconds.
     pub(crate) fn empty(seed: u64, plant: Plant, random: &Arc<Mutex<StdRng>>, commit_ms_max: &Arc<AtomicU64>) -> Self {
         let (drawn, longest) = (Arc::clone(random), Arc::clone(commit_ms_max));
+        let snapshots = SnapshotFiles::new(seed, plant == Plant::UnsyncedSnapshots);
         let metadata = MemoryDatabase::new(move || {
             Duration::from_millis(drawn.lock().random_range(1..=longest.load(Ordering::Relaxed)))
         });
+        let metadata = metadata.with_snapshot_files(Arc::new(snapshots.clone()));
         if plant == Plant::ForgottenVotes {
             metadata.lie_about_syncs();
         }
@@ -66,6 +71,7 @@ impl Disks {
             forgetful,
             index: Arc::new(MemoryIndex::new()),
             metadata,
+            snapshots,
             random: Arc::clone(random),
             planned_until: Arc::default(),
             errors: Arc::default(),
@@ -79,7 +85,7 @@ impl Disks {
     pub(crate) fn without_records(&self) -> Self {
         let seed = self.random.lock().next_u64();
         let empty = Self::empty(seed, self.plant, &self.random, &Arc::default());
-        Self { metadata: self.metadata.clone(), ..empty }
+        Self { metadata: self.metadata.clone(), snapshots: self.snapshots.clone(), ..empty }
     }
 
     /// The process is gone: what it wrote stays, what only its memory held does not.
@@ -88,13 +94,20 @@ impl Disks {
         self.metadata.crash(usize::MAX);
     }
 
-    /// Power is gone: what was not synced may be lost.
-    pub(crate) fn lose_power(&self) {
+    /// Power is gone: what was not synced may be lost. Says what became of a snapshot of the metadata, if one was hit.
+    pub(crate) fn lose_power(&self) -> Option<String> {
         self.forgetful.lose_power().expect("a disk in memory works");
         self.records.cut_power().expect("a disk in memory works");
         self.index.crash();
         let kept = self.random.lock().random_range(0..=self.metadata.unsynced());
         self.metadata.crash(kept);
+        self.snapshots.lose_power().expect("files can be changed")
+    }
+
+    /// Power is back.
+    pub(crate) fn restart(&self) {
+        self.records.restart();
+        self.snapshots.restart();
     }
 
     /// Power will be lost in the middle of the `nth` change from now on.
@@ -164,6 +177,6 @@ impl Disks {
 
     /// False once a planned power cut has come.
     pub(crate) fn is_powered(&self) -> bool {
-        self.records.is_running()
+        self.records.is_running() && self.snapshots.is_powered()
     }
 }

@@ -126,7 +126,10 @@ impl Machine {
     pub(crate) fn lose_power(&self) {
         self.network.silent.store(true, Ordering::Relaxed);
         *self.image.lock() = None;
-        self.disks().lose_power();
+        if let Some(damage) = self.disks().lose_power() {
+            self.trace.line(&host(self.id), &format!("a snapshot of the metadata was not durable: {damage}"));
+            self.metadata_log.done.lock().torn += 1;
+        }
     }
 
     /// Gives a machine without a process disks with nothing on them. What it was in the metadata's Raft group it must never
@@ -146,7 +149,7 @@ impl Machine {
 
     /// Power is back, the process may start.
     pub(crate) fn restart(&self) {
-        self.disks().records.restart();
+        self.disks().restart();
         *self.stop.lock() = CancellationToken::new();
         self.has_stopped.store(false, Ordering::Relaxed);
         self.network.silent.store(false, Ordering::Relaxed);

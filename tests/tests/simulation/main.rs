@@ -18,6 +18,7 @@ mod machine;
 mod network;
 mod operator;
 mod plant;
+mod snapshot_files;
 mod trace;
 mod world;
 
@@ -92,10 +93,14 @@ fn assert_metadata_was_compacted(results: &[Finished]) {
     const SEEDS_ENOUGH: usize = 10;
     let all = |count: fn(&Compaction) -> u64| results.iter().map(|finished| count(&finished.compaction)).sum::<u64>();
     let (built, installed, purged) = (all(|c| c.built), all(|c| c.installed), all(|c| c.purged));
-    eprintln!("metadata: {built} snapshots written, {installed} given to others, logs shortened {purged} times");
+    let torn = all(|c| c.torn);
+    eprintln!(
+        "metadata: {built} snapshots written, {installed} given to others, logs shortened {purged} times, {torn} snapshots torn"
+    );
     let is_enough = results.len() >= SEEDS_ENOUGH;
     assert!(!is_enough || (built > 0 && purged > 0), "no broker let go of the beginning of the metadata's log");
     assert!(!is_enough || installed > 0, "no broker was given a snapshot of the metadata");
+    assert!(!is_enough || torn > 0, "no power cut came while a snapshot of the metadata was written");
 }
 
 fn is_caught(plant: Plant) {
@@ -118,6 +123,11 @@ fn records_acknowledged_before_their_sync_are_caught() {
 #[test]
 fn forgotten_votes_are_caught() {
     is_caught(Plant::ForgottenVotes);
+}
+
+#[test]
+fn snapshots_that_are_never_synced_are_caught() {
+    is_caught(Plant::UnsyncedSnapshots);
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub(crate) enum Plant {
     AckBeforeSync,
     /// The metadata's database confirms votes and entries that are only in its cache.
     ForgottenVotes,
+    /// The disks confirm snapshots of the metadata, and their names, that are only in their cache.
+    UnsyncedSnapshots,
     /// A broker that is asked to stop goes at once and says that it has stopped in order.
     StopWithoutHandOver,
     /// The disk that a broker keeps its records on is emptied, and the empty one says that it is the same.
@@ -23,10 +25,11 @@ pub(crate) enum Plant {
 }
 
 impl Plant {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::None,
         Self::AckBeforeSync,
         Self::ForgottenVotes,
+        Self::UnsyncedSnapshots,
         Self::StopWithoutHandOver,
         Self::UnnoticedLossOfRecords,
         Self::UnnoticedWriteErrors,
@@ -46,7 +49,7 @@ impl Plant {
         match self {
             Self::None | Self::Undetermined => None,
             Self::AckBeforeSync => Some(Fault::PowerCutOfAll),
-            Self::ForgottenVotes => Some(Fault::PowerCut),
+            Self::ForgottenVotes | Self::UnsyncedSnapshots => Some(Fault::PowerCut),
             Self::StopWithoutHandOver => Some(Fault::OrderlyRestart),
             Self::UnnoticedLossOfRecords => Some(Fault::EmptiedDisk),
             Self::UnnoticedWriteErrors => Some(Fault::DiskError),

@@ -272,6 +272,7 @@ impl World<'_> {
         kinds.extend(self.plant.shown_by().filter(|kind| !kinds.contains(kind)));
         let pause_max = self.random.random_range(300..=3_000);
         self.trace.line("driver", &format!("faults of this run: {kinds:?}"));
+        self.maybe_plan_torn_snapshot();
         if kinds.contains(&Fault::OrderlyRestart) {
             // In a cluster that is well, where it has to hand over.
             self.until("not every replica is in sync", Self::is_in_sync)?;

@@ -29,6 +29,8 @@ pub(crate) struct Compaction {
     pub(crate) installed: u64,
     /// How often the beginning of a log went.
     pub(crate) purged: u64,
+    /// Snapshots that a power cut left absent, in part or without their name.
+    pub(crate) torn: u64,
 }
 
 /// What was seen of one life of a broker so far.

@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rand::Rng;
+use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 use streambus_tests::event::What;
 
 use super::{CLIENTS, Emptied, STOP_PATIENCE, SUPERVISED_AFTER, Stopping, TICK, UNCONFIRMED_MAX, World};
@@ -15,6 +16,18 @@ use crate::network::Machine as MachineState;
 use crate::plant::Plant;
 
 impl World<'_> {
+    /// In every other run the power of one broker goes while it writes a snapshot of the metadata, whatever else comes.
+    pub(super) fn maybe_plan_torn_snapshot(&mut self) {
+        // A generator of its own: these draws are nobody else's.
+        let mut random = StdRng::seed_from_u64(self.setup.seed.rotate_left(32));
+        if random.random_bool(0.5)
+            && let Some(id) = self.brokers().choose(&mut random)
+        {
+            self.fault(format!("power of broker {id} will go in a snapshot of the metadata"));
+            self.machines[id].disks().snapshots.plan_power_cut();
+        }
+    }
+
     pub(super) fn fault(&mut self, what: String) {
         self.faults += 1;
         self.trace.event("driver", What::Fault { what });
@@ -71,8 +84,10 @@ impl World<'_> {
             Fault::PowerCutInAWrite => {
                 let (id, nth) = (self.broker(), self.random.random_range(1..=PLANNED_MAX));
                 if !self.down.contains(&id) {
-                    self.fault(format!("power of broker {id} will go in change {nth} of its disk"));
+                    self.fault(format!("power of broker {id} will go in change {nth} of its disk, and in a snapshot"));
                     self.machines[&id].disks().plan_power_cut(nth);
+                    // Whichever comes first; the other one after that.
+                    self.machines[&id].disks().snapshots.plan_power_cut();
                 }
             }
             Fault::PowerCutOfAll => {
@@ -341,6 +356,7 @@ impl World<'_> {
         self.emptied = Emptied::Done;
         self.want_no_replacement();
         for id in self.brokers() {
+            self.machines[&id].disks().snapshots.forget_plan();
             if self.machines[&id].disks().has_plan() {
                 if !self.down.contains(&id) {
                     self.lose_power(id, TICK);
