@@ -97,6 +97,8 @@ pub struct Cluster {
     founders: Vec<u32>,
     /// Where the others dial each broker: its own address, or its proxy's.
     doors: BTreeMap<u32, SocketAddr>,
+    /// Where brokers will be from their next start on, when that is elsewhere.
+    moving: BTreeMap<u32, Addresses>,
     wiring: Wiring,
     settings: Vec<String>,
     has_racks: bool,
@@ -162,6 +164,7 @@ impl Cluster {
             outside,
             founders,
             doors,
+            moving: BTreeMap::new(),
             wiring,
             settings: options.settings.clone(),
             has_racks: options.has_racks,
@@ -250,8 +253,21 @@ impl Cluster {
         self.node(id).pid()
     }
 
+    /// From now on everybody's `--peers` says another address of a broker, which goes on where it is and is there from its
+    /// next start on.
+    pub fn move_at_next_start(&mut self, id: u32) -> u64 {
+        assert!(matches!(self.wiring, Wiring::Direct), "what stands between the brokers stays where it is");
+        let addresses = Addresses::on(own_address());
+        self.doors.insert(id, addresses.cluster);
+        self.moving.insert(id, addresses);
+        self.recorder.fault(format!("broker {id} will be at {} from its next start on", addresses.cluster))
+    }
+
     /// Starts a stopped broker; it is not ready yet.
     pub fn start_broker(&mut self, id: u32) {
+        if let Some(addresses) = self.moving.remove(&id) {
+            self.node_mut(id).addresses = addresses;
+        }
         let arguments = self.arguments(id);
         self.start_with(id, &arguments);
     }

@@ -141,6 +141,11 @@ impl Parts {
             .map_err(|_| StartError::Interrupted("the data directory was claimed"))?
             .map_err(StartError::Claim)?;
         let disk = (store.status().directory, is_intact);
+        if let Some(peers) = &self.peers {
+            // Before it registers: the configuration may say already where the controller will be from its next start on.
+            let (book, stop) = (peers.pool.book().clone(), self.tokens.stop.clone());
+            self.background.spawn(follow_peers::run(book, metadata.watch(), stop));
+        }
         let engine = Engine::new(
             Arc::clone(registry),
             Registration::new(broker),
@@ -182,8 +187,6 @@ impl Parts {
         engine.start(Arc::new(peers.pool.clone()), authority, &self.background, &self.tokens.stop);
         let (repairs, lifecycle) = (engine.repairs(), self.lifecycle.clone());
         self.background.spawn(watch_replicas::run(Arc::clone(registry), repairs, store.clone(), lifecycle, stop()));
-        let book = peers.pool.book().clone();
-        self.background.spawn(follow_peers::run(book, metadata.watch(), stop()));
         let (wants, wanted) = watch::channel(Wants::Serve);
         let (answered, answers) = watch::channel(None);
         let session = self.config.cluster.session_timeout;

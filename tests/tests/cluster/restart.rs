@@ -52,3 +52,27 @@ fn an_emptied_disk_rejoins_by_itself() {
     }
     run.finish();
 }
+
+// Catches a broker that knows of the controller only where that will be, and cannot start while it is not there yet; and one
+// that has moved and is looked for where it was.
+#[test]
+fn a_broker_moves_to_another_address() {
+    let mut run = Run::start("a broker moves to another address", &Options::default(), &LoadOptions::default());
+    for _ in 0..setting::cycles(1) {
+        run.wait_in_sync();
+        // Whoever starts must reach this one before it takes part.
+        let moving = run.controller();
+        run.cluster.move_at_next_start(moving);
+        let others = run.cluster.ids().into_iter().filter(|id| *id != moving);
+        for id in others.chain([moving]).collect::<Vec<_>>() {
+            assert!(run.cluster.terminate(id).success(), "a drain ends well");
+            let back_us = run.cluster.recorder().fault(format!("broker {id} is started again"));
+            run.cluster.start_broker(id);
+            run.cluster.wait_ready(id);
+            run.wait_recovery(back_us);
+            run.wait_in_sync();
+        }
+    }
+    let report = run.finish();
+    assert_eq!(report.refused, 0, "a planned restart is no error of a client");
+}
