@@ -26,7 +26,7 @@ use streambus_protocol::ids::{BrokerId, ClusterId, PartitionId, PartitionIndex, 
 use self::transition::Transition;
 use crate::command::Command;
 use crate::election::Standing;
-use crate::image::{BrokerImage, ClusterImage, PartitionImage, TopicImage};
+use crate::image::{BrokerImage, ClusterImage, NodeImage, PartitionImage, TopicImage};
 use crate::outcome::{Outcome, RefusedReason};
 use crate::types::RaftId;
 
@@ -107,8 +107,9 @@ impl ClusterState {
             Command::CancelReassign { id } => self.cancel_reassign(*id, touched),
             Command::SetDraining { broker, draining } => self.set_draining(*broker, *draining, touched),
             Command::RemoveBroker { broker, epoch } => self.remove_broker(*broker, *epoch, touched),
-            Command::JoinNode { broker, directory, host, port } => {
-                self.join_node(index, *broker, *directory, host, *port, touched)
+            Command::JoinNode { broker, directory, host, port, returns } => {
+                let node = NodeImage { broker: *broker, directory: *directory, host: host.clone(), port: *port };
+                self.join_node(index, node, *returns, touched)
             }
             Command::RemoveNode { raft_id } => Ok(self.remove_node(*raft_id, touched)),
         }

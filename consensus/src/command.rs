@@ -235,6 +235,8 @@ pub enum Command {
         host: String,
         /// Port of its cluster listener.
         port: u16,
+        /// The broker was removed and comes back: from now on it is one that joins, like any other.
+        returns: bool,
     },
     /// Forgets a node that is no member of the Raft group any more. Succeeds again.
     RemoveNode {

@@ -1,7 +1,5 @@
 //! Raft ids for disks that join after the founding. An id is the log index of the join, so no two disks ever share one.
 
-use streambus_protocol::ids::{BrokerId, DirectoryId};
-
 use super::{ClusterState, RowKey, Touched};
 use crate::image::NodeImage;
 use crate::limits::RAFT_NODES_MAX;
@@ -11,25 +9,25 @@ use crate::types::RaftId;
 impl ClusterState {
     /// Idempotent by disk; where the disk is reached may have changed meanwhile. A new disk waits until its broker's
     /// former life is fenced: two processes with one broker id must not take each other's place.
+    ///
+    /// A broker that was removed and `returns` is no removed one from here on. Otherwise its disk would not be let in, since
+    /// it can register, which ends the removal too, only once it is.
     pub(super) fn join_node(
         &mut self,
         index: u64,
-        broker: BrokerId,
-        directory: DirectoryId,
-        host: &str,
-        port: u16,
+        node: NodeImage,
+        returns: bool,
         touched: &mut Touched,
     ) -> Result<Outcome, RefusedReason> {
+        let NodeImage { broker, directory, .. } = node;
         if directory.is_zero() {
             return Err(RefusedReason::ZeroId);
         }
-        let node = NodeImage { broker, directory, host: host.to_owned(), port };
         let known = self.image.nodes.iter().find(|(_, node)| node.directory == directory);
         let raft_id = match known {
             Some((_, known)) if known.broker != broker => {
                 return Err(RefusedReason::DirectoryInUse { directory, owner: known.broker });
             }
-            Some((raft_id, known)) if *known == node => return Ok(Outcome::NodeJoined { raft_id: *raft_id }),
             Some((raft_id, _)) => *raft_id,
             None if self.broker(broker).is_some_and(|b| !b.fenced) => {
                 let current = self.broker(broker).map_or(directory, |b| b.directory);
@@ -43,8 +41,13 @@ impl ClusterState {
                 RaftId::new(id.ok_or(RefusedReason::Exhausted(Counter::RaftIds))?)
             }
         };
-        self.image.nodes.insert(raft_id, node);
-        touched.insert(RowKey::Node(raft_id));
+        if returns && self.image.removed_brokers.remove(&broker).is_some() {
+            touched.insert(RowKey::RemovedBroker(broker));
+        }
+        if self.image.nodes.get(&raft_id) != Some(&node) {
+            self.image.nodes.insert(raft_id, node);
+            touched.insert(RowKey::Node(raft_id));
+        }
         Ok(Outcome::NodeJoined { raft_id })
     }
 

@@ -355,11 +355,12 @@ fn broker_command() -> impl Strategy<Value = Command> {
         1 => (1u32..4, any::<bool>())
             .prop_map(|(id, draining)| Command::SetDraining { broker: BrokerId::new(id), draining }),
         1 => life().prop_map(|(broker, epoch)| Command::RemoveBroker { broker, epoch }),
-        1 => (1u32..4, 0u8..4, 0u16..3).prop_map(|(id, directory, port)| Command::JoinNode {
+        1 => (1u32..4, 0u8..4, 0u16..3, any::<bool>()).prop_map(|(id, directory, port, returns)| Command::JoinNode {
             broker: BrokerId::new(id),
             directory: DirectoryId::from_bytes([directory; 16]),
             host: "h".to_owned(),
             port,
+            returns,
         }),
         1 => (0u64..30).prop_map(|n| Command::RemoveNode { raft_id: RaftId::new(RaftId::JOINED_MIN.get() + n) }),
     ]

@@ -36,6 +36,8 @@ const JOIN_NODE: u8 = 17;
 const REMOVE_NODE: u8 = 18;
 /// A [`REASSIGN`] with a limit of its own. One without keeps the bytes it has always had.
 const REASSIGN_THROTTLED: u8 = 19;
+/// A [`JOIN_NODE`] of a broker that was removed. Any other keeps the bytes it has always had.
+const JOIN_NODE_AGAIN: u8 = 20;
 
 impl Command {
     /// The command's bytes, as the log and the peers carry them.
@@ -117,8 +119,8 @@ impl Command {
                 out.bool(*draining);
             }
             Self::RemoveBroker { broker, epoch } => write_life(&mut out, REMOVE_BROKER, *broker, *epoch),
-            Self::JoinNode { broker, directory, host, port } => {
-                out.u8(JOIN_NODE);
+            Self::JoinNode { broker, directory, host, port, returns } => {
+                out.u8(if *returns { JOIN_NODE_AGAIN } else { JOIN_NODE });
                 out.u32(broker.get());
                 out.raw(directory.as_bytes());
                 out.text(host);
@@ -192,11 +194,12 @@ impl Command {
             CANCEL_REASSIGN => Self::CancelReassign { id: read_partition_id(&mut input)? },
             SET_DRAINING => Self::SetDraining { broker: broker(&mut input)?, draining: input.bool()? },
             REMOVE_BROKER => Self::RemoveBroker { broker: broker(&mut input)?, epoch: broker_epoch(&mut input)? },
-            JOIN_NODE => Self::JoinNode {
+            kind @ (JOIN_NODE | JOIN_NODE_AGAIN) => Self::JoinNode {
                 broker: broker(&mut input)?,
                 directory: DirectoryId::from_bytes(input.array()?),
                 host: input.text("cluster host", HOST_BYTES_MAX)?.to_owned(),
                 port: input.u16()?,
+                returns: kind == JOIN_NODE_AGAIN,
             },
             REMOVE_NODE => Self::RemoveNode { raft_id: RaftId::new(input.u64()?) },
             kind => return Err(DecodeError::Invalid { what: "command", found: format!("kind {kind}") }),

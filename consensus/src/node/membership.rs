@@ -86,7 +86,9 @@ impl Inner {
         host: String,
         port: u16,
     ) -> Joined {
-        let command = Command::JoinNode { broker, directory, host, port };
+        // One that hears too late of a removal is told that it was removed, and asks again with another empty disk.
+        let returns = self.images.borrow().removed_brokers.contains_key(&broker);
+        let command = Command::JoinNode { broker, directory, host, port, returns };
         match self.propose(command, self.config.tuning.propose).await {
             Ok(Outcome::NodeJoined { raft_id }) => Joined::As(raft_id),
             Ok(other) => Joined::NotNow(format!("a join was answered with {other:?}")),

@@ -59,7 +59,7 @@ impl World {
             37 => {
                 let directory = DirectoryId::from_bytes([u8::try_from(self.random.below(6)).unwrap(); 16]);
                 let port = u16::try_from(self.random.below(3)).unwrap();
-                Command::JoinNode { broker, directory, host: "h".to_owned(), port }
+                Command::JoinNode { broker, directory, host: "h".to_owned(), port, returns: port == 0 }
             }
             38 => {
                 let nodes: Vec<_> = believed.nodes.keys().copied().collect();

@@ -12,7 +12,26 @@ fn join(id: u32, directory: u8, port: u16) -> Command {
         directory: DirectoryId::from_bytes([directory; 16]),
         host: "h".to_owned(),
         port,
+        returns: false,
     }
+}
+
+/// Catches: a removed broker that can never be one again, because its emptied disk counts as removed too; a join that ends a
+/// removal which came after it was decided on.
+#[test]
+fn removed_broker_that_returns_is_removed_no_longer() {
+    let mut m = Machine::with_brokers(2);
+    m.fence(2);
+    m.apply(&Command::RemoveBroker { broker: broker(2), epoch: m.epoch(2) }).unwrap();
+    let Command::JoinNode { broker: id, directory, host, port, .. } = join(2, 5, 1) else { unreachable!() };
+    let back = Command::JoinNode { broker: id, directory, host, port, returns: true };
+    m.apply(&join(2, 5, 1)).unwrap();
+    assert!(m.state.image.removed_brokers.contains_key(&id), "it did not know of the removal");
+    let again = m.apply(&back);
+    assert!(m.state.image.removed_brokers.is_empty());
+    assert!(matches!(again, Ok(Outcome::NodeJoined { .. })), "{again:?}");
+    assert_eq!(m.apply(&back), again, "asked again, the disk has the same id");
+    assert_eq!(m.state.image.nodes.len(), 1);
 }
 
 /// Catches: a broker that is removed while it serves or holds replicas, and a removal that cannot be retried.

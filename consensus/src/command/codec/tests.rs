@@ -34,6 +34,11 @@ fn register() -> Command {
     }
 }
 
+fn join(broker: BrokerId, returns: bool) -> Command {
+    let directory = DirectoryId::from_bytes([0x44; 16]);
+    Command::JoinNode { broker, directory, host: "h".into(), port: 9093, returns }
+}
+
 fn partition() -> PartitionId {
     PartitionId { topic: TopicId::from_bytes([0x11; 16]), partition: PartitionIndex::new(7) }
 }
@@ -112,10 +117,8 @@ fn samples() -> Vec<(Command, String)> {
         (Command::CancelReassign { id: partition() }, format!("020e{id}07000000")),
         (Command::SetDraining { broker, draining: true }, "020f0100000001".to_owned()),
         (Command::RemoveBroker { broker, epoch }, "0210010000000200000000000000".to_owned()),
-        (
-            Command::JoinNode { broker, directory: DirectoryId::from_bytes([0x44; 16]), host: "h".into(), port: 9093 },
-            format!("021101000000{}01000000688523", "44".repeat(16)),
-        ),
+        (join(broker, false), format!("021101000000{}01000000688523", "44".repeat(16))),
+        (join(broker, true), format!("021401000000{}01000000688523", "44".repeat(16))),
         (Command::RemoveNode { raft_id: RaftId::new(9) }, "02120900000000000000".to_owned()),
     ]
 }
@@ -154,7 +157,7 @@ fn newer_version_is_named() {
 proptest! {
     /// Catches: a panic, or an allocation without bound, on hostile bytes.
     #[test]
-    fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..20) {
+    fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..22) {
         let mut command = vec![2, kind];
         command.extend(bytes);
         if let Ok(decoded) = Command::decode(&command) {

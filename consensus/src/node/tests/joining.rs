@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use openraft::raft::VoteRequest;
-use streambus_protocol::ids::TopicName;
+use streambus_protocol::ids::{DirectoryId, TopicName};
 use tokio::time::timeout;
 
 use super::cluster::{Cluster, HOST, PATIENCE, broker, create};
@@ -91,6 +91,34 @@ async fn running_node_that_was_removed_ends_and_says_so() {
     for n in rest {
         assert!(timeout(Duration::ZERO, cluster.nodes[&n].stopped()).await.is_err(), "broker {n}");
     }
+    cluster.stop().await;
+}
+
+/// Catches: a removed broker that is told to empty its disk, does, and is told the same again for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removed_broker_comes_back_with_an_emptied_disk() {
+    let mut cluster = Cluster::started().await;
+    let controller = cluster.controller(&[1, 2, 3]).await;
+    let gone = controller % 3 + 1;
+    let epoch = cluster.register(controller, gone).await;
+    cluster.kill(gone).await;
+    let remove = Command::RemoveBroker { broker: broker(gone), epoch };
+    cluster.nodes[&controller].propose_within(remove, PATIENCE).await.unwrap();
+    cluster.voters(controller, |voters| voters.len() == 2).await;
+    let old = timeout(PATIENCE, cluster.begin(gone)).await.expect("it must not wait").map(|_| ());
+    assert!(matches!(old, Err(StartError::Removed { .. })), "{old:?}");
+
+    cluster.wipe(gone);
+    cluster.start(&[gone]).await;
+    let id = cluster.nodes[&gone].identity().raft_id;
+    assert!(id >= RaftId::JOINED_MIN);
+    cluster.image(gone, |image| image.removed_brokers.is_empty() && image.nodes.contains_key(&id)).await;
+    // As any broker that joins, it takes the place of a voter that is missing once it serves.
+    let directory = DirectoryId::from_bytes([0x77; 16]);
+    let epoch = cluster.nodes[&gone].register_disk(directory, true).await.unwrap();
+    let unfence = Command::UnfenceBroker { broker: broker(gone), epoch };
+    cluster.nodes[&gone].propose_within(unfence, PATIENCE).await.unwrap();
+    cluster.voters(gone, |voters| voters.len() == 3 && voters.contains(&(id, gone))).await;
     cluster.stop().await;
 }
 
