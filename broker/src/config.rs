@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use streambus_consensus::round_trip::RoundTrip;
 use streambus_protocol::ids::BrokerId;
 use streambus_protocol::limits::FRAME_BYTES_MAX;
 
@@ -114,6 +115,8 @@ pub struct ClusterConfig {
     pub session_timeout: Duration,
     /// How often this broker is heard of.
     pub heartbeat_interval: Duration,
+    /// How long a message to another broker and its answer may take together.
+    pub round_trip_max: Duration,
     /// Changes of the metadata between two snapshots of it.
     pub metadata_snapshot_changes: u32,
     /// Changes of the metadata kept behind a snapshot, for brokers that were away.
@@ -138,6 +141,7 @@ impl Default for ClusterConfig {
             peers: Peers::default(),
             session_timeout: Duration::from_secs(2),
             heartbeat_interval: Duration::from_millis(250),
+            round_trip_max: RoundTrip::DEFAULT,
             metadata_snapshot_changes: 10_000,
             metadata_kept_changes: 20_000,
         }

@@ -9,6 +9,7 @@ use streambus_protocol::api::metadata::BrokerEndpoint;
 use streambus_protocol::ids::{BrokerId, ClusterId};
 
 use crate::command::ClusterEndpoint;
+use crate::round_trip::RoundTrip;
 
 /// The folder of the metadata in a data directory.
 pub(crate) const METADATA_DIRECTORY: &str = "metadata";
@@ -65,15 +66,17 @@ pub const FOUNDING_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Tuning {
     /// Between heartbeats of a leader, if they are answered as soon. Default 100 ms.
     pub heartbeat: Duration,
+    /// How far apart the nodes may be: other waits follow from it. Default 400 ms.
+    pub round_trip: RoundTrip,
     /// How long a heartbeat may be under way, there and back; the next one goes out when it is answered, or then. Default
-    /// 420 ms: nodes that are further apart keep no leader. Below `election_min`.
+    /// 420 ms, by `round_trip`: nodes that are further apart keep no leader. Below `election_min`.
     pub answer: Duration,
     /// The shortest time without a leader before a node campaigns, and how long a vote may take, there, onto a disk and
-    /// back. Default 450 ms.
+    /// back. Default 450 ms, by `round_trip`.
     pub election_min: Duration,
-    /// The longest, and the length of a leader's lease. Default 800 ms: two answers' time, since the one that counts was
-    /// asked for before the one that is on its way. Failover takes this plus one draw of the range, except when the
-    /// leader's machine says that its process is gone: then it takes a round of votes.
+    /// The longest, and the length of a leader's lease. Default 800 ms, by `round_trip`: two answers' time, since the one
+    /// that counts was asked for before the one that is on its way. Failover takes this plus one draw of the range, except
+    /// when the leader's machine says that its process is gone: then it takes a round of votes.
     pub election_max: Duration,
     /// How long a follower may take to install a snapshot. Default 10 s.
     pub install_snapshot: Duration,
@@ -91,11 +94,19 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
+        Self::within(RoundTrip::default())
+    }
+}
+
+impl Tuning {
+    /// The defaults of nodes that are so far apart.
+    pub fn within(round_trip: RoundTrip) -> Self {
         Self {
             heartbeat: Duration::from_millis(100),
-            answer: Duration::from_millis(420),
-            election_min: Duration::from_millis(450),
-            election_max: Duration::from_millis(800),
+            round_trip,
+            answer: round_trip.answer(),
+            election_min: round_trip.election_min(),
+            election_max: round_trip.election_max(),
             install_snapshot: Duration::from_secs(10),
             snapshot_entries: 10_000,
             kept_entries: 20_000,

@@ -53,9 +53,6 @@ pub enum HeartbeatError {
     Unanswered(String),
 }
 
-/// How long one heartbeat may take; the next one is better than a late answer.
-pub(crate) const HEARTBEAT_TTL: Duration = Duration::from_secs(1);
-
 /// One [`BrokerDisk`] on the wire.
 const DISK_BYTES: usize = 4 + 8 + 8;
 

@@ -41,6 +41,7 @@ pub mod peer_door;
 pub mod peer_service;
 pub mod placement;
 mod raft_codec;
+pub mod round_trip;
 mod rows;
 pub mod rpc;
 pub mod snapshot;

@@ -40,6 +40,7 @@ use crate::outcome::Outcome;
 use crate::outcome_board::OutcomeBoard;
 use crate::peer_door::PeerDoor;
 use crate::peer_service::PeerService;
+use crate::round_trip::RoundTrip;
 use crate::snapshot::SnapshotCounts;
 use crate::types::{Raft, RaftId, TypeConfig};
 
@@ -209,6 +210,11 @@ impl MetadataNode {
     /// After an outcome or a refusal, this node's image contains what the command did.
     pub async fn propose_within(&self, command: Command, patience: Duration) -> Result<Outcome, ProposeError> {
         self.inner.propose(command, patience).await
+    }
+
+    /// How far this node and its peers may be apart.
+    pub fn round_trip(&self) -> RoundTrip {
+        self.inner.config.tuning.round_trip
     }
 
     /// Waits until this node's image contains everything that was acknowledged anywhere before the call, and returns

@@ -1,5 +1,6 @@
 //! Settings that are legal alone and wrong together.
 
+use streambus_consensus::round_trip::RoundTrip;
 use streambus_protocol::limits::BATCH_BYTES_MAX;
 
 use super::BrokerConfig;
@@ -10,6 +11,9 @@ use super::unit::{show_bytes, show_duration};
 
 /// Journal segments are whole blocks of this many bytes.
 const BLOCK_BYTES: u64 = 4096;
+/// What a session holds: a heartbeat and its answer, what a controller's quorum said two round trips before, and as much again
+/// for one that is lost.
+const SESSION_ROUND_TRIPS: u32 = 5;
 
 /// Appends one problem per contradiction, placed at the setting that is named first.
 pub(super) fn conflicts(config: &BrokerConfig, origins: &[Origin], problems: &mut Vec<ConfigError>) {
@@ -31,6 +35,22 @@ pub(super) fn conflicts(config: &BrokerConfig, origins: &[Origin], problems: &mu
                 show_duration(cluster.session_timeout)
             ),
             "one lost heartbeat would cost the broker what it leads".to_owned(),
+        );
+    }
+    if cluster.round_trip_max > RoundTrip::DEFAULT
+        && cluster.round_trip_max * SESSION_ROUND_TRIPS > cluster.session_timeout
+    {
+        conflict(
+            "cluster.round_trip_max",
+            format!(
+                "`cluster.round_trip_max` ({}) is more than a fifth of `cluster.session_timeout` ({})",
+                show_duration(cluster.round_trip_max),
+                show_duration(cluster.session_timeout)
+            ),
+            format!(
+                "a broker so far away would lose what it leads: set `cluster.session_timeout` to {} or more",
+                show_duration(cluster.round_trip_max * SESSION_ROUND_TRIPS)
+            ),
         );
     }
     if !cluster.peers.is_empty() {

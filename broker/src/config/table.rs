@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use streambus_consensus::round_trip::RoundTrip;
 use streambus_protocol::limits::FRAME_BYTES_MAX;
 
 use super::LogFormat;
@@ -90,6 +91,15 @@ pub(super) static SETTINGS: &[Setting] = &[
         flag: None,
         reload: Reload::Restart,
         doc: "How often this broker says that it is there. At most a third of `cluster.session_timeout`.",
+    },
+    Setting {
+        key: "cluster.round_trip_max",
+        kind: Kind::Time { min: RoundTrip::MIN, max: RoundTrip::MAX, slot: |c| &mut c.cluster.round_trip_max },
+        flag: None,
+        reload: Reload::Restart,
+        doc: "How long a message to another broker and its answer may take together, the same on every broker. Brokers \
+              further apart than this keep no controller; a controller that is cut off is succeeded after three to four \
+              times this. Above the default, `cluster.session_timeout` is at least five times this.",
     },
     Setting {
         key: "cluster.metadata_snapshot_changes",

@@ -294,6 +294,10 @@ fn settings_that_contradict_each_other_are_refused_where_they_were_set() {
             "limits.handshake_timeout = \"1h\"",
             "`limits.handshake_timeout` (1h) is longer than `limits.idle_timeout` (10m)",
         ),
+        (
+            "cluster.round_trip_max = \"500ms\"",
+            "`cluster.round_trip_max` (500ms) is more than a fifth of `cluster.session_timeout` (2s)",
+        ),
         ("http.header_timeout = \"1m\"", "`http.header_timeout` (1m) is longer than `http.request_timeout` (30s)"),
         ("http.body_bytes_max = \"1GiB\"", "`http.body_bytes_max` (1GiB) is more than `http.inflight_bytes` (32MiB)"),
         (

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use streambus_consensus::blocking;
-use streambus_consensus::config::ConsensusConfig;
+use streambus_consensus::config::{ConsensusConfig, Tuning};
 use streambus_consensus::node::{ConsensusEnv, MetadataNode};
+use streambus_consensus::round_trip::RoundTrip;
 use streambus_protocol::api::metadata::BrokerEndpoint;
 use streambus_storage::store::Store;
 use tokio_util::sync::CancellationToken;
@@ -188,6 +189,7 @@ impl Parts {
         let mut consensus = ConsensusConfig::alone(self.config.storage.data_dir.clone(), endpoint);
         consensus.version = SOFTWARE_VERSION.to_owned();
         let cluster = &self.config.cluster;
+        consensus.tuning = Tuning::within(RoundTrip::of_up_to(cluster.round_trip_max));
         consensus.tuning.session = cluster.session_timeout;
         consensus.tuning.snapshot_entries = u64::from(cluster.metadata_snapshot_changes);
         consensus.tuning.kept_entries = u64::from(cluster.metadata_kept_changes);

@@ -22,11 +22,6 @@ use crate::partition::role::Leadership;
 /// Names compared for a suggestion: the comparison is quadratic in the name and linear in their number.
 const SUGGESTION_TOPICS_MAX: usize = 2_000;
 
-/// How long the answer that there is no such topic waits for a controller's word. Longer than an election between brokers
-/// that reach each other, and than a question to the controller, and then one of its to a quorum behind a heartbeat that is
-/// under way, where each takes as long as a controller bears.
-const CONFIRM_MAX: Duration = Duration::from_secs(2);
-
 /// What this broker holds and what the cluster has.
 #[derive(Clone)]
 pub struct Directory {
@@ -95,7 +90,8 @@ impl Directory {
     /// # Errors
     /// `NO_CONTROLLER` when none confirms it in time.
     pub(crate) async fn current(&self, deadline: Deadline) -> Result<Arc<ClusterImage>, ErrorBody> {
-        match self.metadata.read_index_within(deadline.left().min(CONFIRM_MAX)).await {
+        let patience = deadline.left().min(self.metadata.round_trip().confirmation());
+        match self.metadata.read_index_within(patience).await {
             Ok(_) => Ok(self.image()),
             Err(error) => Err(ErrorBody::new(
                 ErrorCode::NoController,

@@ -182,7 +182,8 @@ impl Inner {
         }
         let (host, port, epoch) = (registered.cluster.host.clone(), registered.cluster.port, registered.epoch);
         work.push(Box::pin(async move {
-            let is_gone = is_gone(self.transport.as_ref(), &host, port).await;
+            let ttl = self.config.tuning.round_trip.probe();
+            let is_gone = is_gone(self.transport.as_ref(), &host, port, ttl).await;
             Done::Probed { broker, epoch, is_gone }
         }));
     }

@@ -12,7 +12,7 @@ use streambus_protocol::ids::BrokerId;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::settle::{HELLO_TTL, described};
+use super::settle::described;
 use crate::error::StartError;
 use crate::hello::{Hello, HelloAnswer, Introduction, Place, Wish};
 use crate::rpc::{decode, encode};
@@ -48,6 +48,7 @@ impl Inner {
     pub(super) async fn end_if_removed(&self) {
         let elders = self.elders();
         let me = self.config.broker_id;
+        let ttl = self.config.tuning.round_trip.question();
         let asked = elders.iter().map(|(broker, (host, port))| async move {
             let hello = Hello {
                 from: me,
@@ -57,8 +58,8 @@ impl Inner {
                 disk: Some(described(&self.identity, u64::MAX)),
                 wish: Wish::Nothing,
             };
-            let sent = self.transport.hello(host.clone(), *port, Bytes::from(encode(&hello)), HELLO_TTL);
-            let answer = tokio::time::timeout(HELLO_TTL, sent).await.ok().and_then(Result::ok);
+            let sent = self.transport.hello(host.clone(), *port, Bytes::from(encode(&hello)), ttl);
+            let answer = tokio::time::timeout(ttl, sent).await.ok().and_then(Result::ok);
             let introduction = answer.map(|answer| decode::<HelloAnswer>(&answer).ok().and_then(Result::ok));
             (*broker, introduction)
         });

@@ -11,12 +11,11 @@ use tokio::time::{Instant, timeout};
 
 use super::Inner;
 use super::propose::Unanswered;
-use super::takeover::PROBE_TTL;
 use crate::command::Command;
 use crate::controller::liveness::{Heartbeat, Liveness, ShutdownVerdict};
 use crate::error::TransferError;
 use crate::forward::{Forward, Forwarded};
-use crate::heartbeat::{HEARTBEAT_TTL, HeartbeatAnswer, HeartbeatError, ShutdownProgress};
+use crate::heartbeat::{HeartbeatAnswer, HeartbeatError, ShutdownProgress};
 use crate::image::ClusterImage;
 use crate::network::{Peer, Probe};
 use crate::types::{RaftId, TypeConfig};
@@ -47,7 +46,8 @@ impl Inner {
         if controller.id == self.identity.raft_id {
             return self.hear(&beat);
         }
-        match self.ask_controller(&controller, &Forward::Heartbeat(beat), HEARTBEAT_TTL).await {
+        let ttl = self.config.tuning.round_trip.broker_heartbeat();
+        match self.ask_controller(&controller, &Forward::Heartbeat(beat), ttl).await {
             Ok(Forwarded::Heard(answer)) => Ok(answer),
             Ok(Forwarded::NotApplied(_)) | Err(Unanswered::Certainly) => Err(HeartbeatError::NoController),
             Ok(other) => Err(HeartbeatError::Unanswered(format!("it answered {other:?}"))),
@@ -118,7 +118,8 @@ impl Inner {
     async fn first_present(&self, heirs: Vec<(Option<u64>, Peer)>) -> Option<RaftId> {
         for (_, heir) in heirs {
             let node = self.addresses.locate(&heir.node);
-            if self.transport.probe(node.host, node.port, PROBE_TTL).await == Probe::Reachable {
+            let ttl = self.config.tuning.round_trip.probe();
+            if self.transport.probe(node.host, node.port, ttl).await == Probe::Reachable {
                 return Some(heir.id);
             }
         }

@@ -29,8 +29,6 @@ use crate::types::{RaftId, RaftNode};
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// The same while a quorum is missing; nothing depends on the answers but what people are told.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a peer may take to answer a question: three times there and back, a connection being opened for it.
-pub(super) const HELLO_TTL: Duration = Duration::from_millis(1_200);
 /// How long it may take to give out a Raft id.
 const JOIN_TTL: Duration = Duration::from_secs(5);
 
@@ -44,6 +42,8 @@ pub(super) struct Neighbours {
     expected_cluster: Option<ClusterId>,
     /// Silence after which a broker is fenced.
     session: Duration,
+    /// How long a peer may take to answer a question.
+    question: Duration,
     transport: Arc<dyn RaftTransport>,
     door: PeerDoor,
     /// Why peers did not answer, as logged last.
@@ -77,6 +77,7 @@ impl Neighbours {
             patience: *founding_patience,
             expected_cluster: config.expected_cluster,
             session: config.tuning.session,
+            question: config.tuning.round_trip.question(),
             transport,
             door,
             problems: Mutex::default(),
@@ -316,7 +317,7 @@ impl Neighbours {
 
     async fn ask_all(&self, disk: Option<hello::Disk>) -> Answers {
         let asked = self.others().map(|(broker, address)| async move {
-            (broker, self.ask(broker, address, disk, Wish::Nothing, HELLO_TTL).await)
+            (broker, self.ask(broker, address, disk, Wish::Nothing, self.question).await)
         });
         let answers: Answers = join_all(asked).await.into_iter().collect();
         let mut problems = self.problems.lock();

@@ -17,19 +17,15 @@ use super::Inner;
 use crate::network::{Probe, RaftTransport};
 use crate::types::{RaftId, RaftNode, Vote};
 
-/// How long a connection attempt may take.
-pub(super) const PROBE_TTL: Duration = Duration::from_millis(500);
 /// Pauses before another attempt. A killed process's connections break a moment before its listener is closed.
 const PROBE_AGAIN: [Duration; 4] =
     [Duration::from_millis(10), Duration::from_millis(30), Duration::from_millis(80), Duration::from_millis(180)];
-/// How long each survivor waits for the one before it. Two that campaign together may elect nobody.
-const TURN: Duration = Duration::from_millis(150);
 
-/// True when nobody listens at that address any more. To be asked when a connection to it broke.
-pub(super) async fn is_gone(transport: &dyn RaftTransport, host: &str, port: u16) -> bool {
+/// True when nobody listens at that address any more. To be asked when a connection to it broke. An attempt may take `ttl`.
+pub(super) async fn is_gone(transport: &dyn RaftTransport, host: &str, port: u16, ttl: Duration) -> bool {
     let mut pauses = PROBE_AGAIN.into_iter();
     loop {
-        match transport.probe(host.to_owned(), port, PROBE_TTL).await {
+        match transport.probe(host.to_owned(), port, ttl).await {
             Probe::Refused => return true,
             Probe::Unknown => return false,
             Probe::Reachable => match pauses.next() {
@@ -70,13 +66,15 @@ impl Inner {
     /// Takes over if the controller's process is gone. To be called when a connection to it broke.
     pub(super) async fn take_over(&self, reign: Reign) {
         let address = self.addresses.locate(&reign.node);
-        if !is_gone(self.transport.as_ref(), &address.host, address.port).await {
+        let round_trip = self.config.tuning.round_trip;
+        if !is_gone(self.transport.as_ref(), &address.host, address.port, round_trip.probe()).await {
             return;
         }
         let Some(turn) = self.turn_behind(reign.id) else {
             return;
         };
-        if timeout(TURN * turn, self.ends(&reign)).await.is_ok() {
+        // Two that campaign together may elect nobody.
+        if timeout(round_trip.turn() * turn, self.ends(&reign)).await.is_ok() {
             return;
         }
         tracing::info!(broker = %reign.node.broker, "the controller's process is gone: taking over");
