@@ -45,6 +45,8 @@ pub(super) struct Replica {
     pub(super) changes: u64,
     pub(super) open_change: Option<u64>,
     sequence: u64,
+    /// The last fetch from before its log was cut last.
+    cut_after: u64,
     planted: Option<PlantedBug>,
 }
 
@@ -76,6 +78,8 @@ pub(super) struct Fetch {
 #[derive(Clone, Debug)]
 pub(super) struct Reply {
     pub(super) life: u8,
+    /// The number of the fetch.
+    sequence: u64,
     pub(super) asked: Asked,
     pub(super) answer: Answer,
     pub(super) entries: Vec<Entry>,
@@ -96,6 +100,7 @@ impl Replica {
             changes: 0,
             open_change: None,
             sequence: 0,
+            cut_after: 0,
             planted,
         }
     }
@@ -271,7 +276,7 @@ impl Replica {
         };
         let asked = Asked { leader_epoch: fetch.leader_epoch, fetch_offset: fetch.log_end };
         let answer = Answer { leader_epoch, diverging, ends: Ok(ends) };
-        Some(Reply { life: follower_life, asked, answer, entries })
+        Some(Reply { life: follower_life, sequence: fetch.sequence, asked, answer, entries })
     }
 
     /// A follower's disk has moved.
@@ -305,7 +310,8 @@ impl Replica {
 
     /// Takes its leader's answer.
     pub(super) fn on_reply(&mut self, from: BrokerId, reply: &Reply) -> Result<(), String> {
-        if reply.life != self.life {
+        // One fetch at a time is on its way: none about the log before a cut is answered after it.
+        if reply.life != self.life || reply.sequence <= self.cut_after {
             return Ok(());
         }
         let Part::Following(leader, state) = &mut self.part else { return Ok(()) };
@@ -322,6 +328,7 @@ impl Replica {
             Step::Truncate(to) => {
                 self.log.truncate(index(to));
                 state.on_cut(to);
+                self.cut_after = self.sequence;
             }
             Step::RestartAt(at) => return Err(format!("broker {} restarts at {at} in a log from 0", self.id)),
             Step::Ignore | Step::Wait(_) => {}
