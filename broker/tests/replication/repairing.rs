@@ -94,6 +94,28 @@ async fn a_follower_goes_on_once_its_leader_is_repaired() {
     world.until("broker 3 should join", || world.isr() == [1, 2, 3]).await;
 }
 
+// F5. Catches a cut that ends below what is committed because damage lies across the place: whatever this leader leads would
+// be copied here no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deposed_leader_with_damage_across_the_cut_copies_on_and_is_repaired() {
+    let (mut world, _) = filled().await;
+    world.cut(1);
+    for n in 0..10 {
+        let _unheard = world.append(1, &format!("{n:>900}"), Acks::Leader).expect("it is appended");
+    }
+    world.until("its own disk should have them", || world.partition(1).log().durable_end() == at(BATCHES + 10)).await;
+    world.elect(2).await;
+    world.set_isr(&[2, 3]);
+    let disk = world.stop(1).await;
+    decay(&disk.0, BATCHES - 2..BATCHES + 2);
+    world.heal();
+    world.commit(2, "of the next leader").await;
+    world.restart(1, Some(disk));
+    world.until("broker 1 should join again", || world.isr() == [1, 2, 3]).await;
+    world.converge().await;
+    assert!(is_whole(&world, 1) && world.bytes(1) == world.bytes(2));
+}
+
 /// Broker 2 has lost batches 396 and 397, knows it from its recovery, and is not given them yet. Recovery reads what lies
 /// behind the last checkpoint, and where that is depends on how commits were grouped: another world where it does not.
 async fn with_a_hole_that_recovery_finds() -> (World, Vec<u8>) {

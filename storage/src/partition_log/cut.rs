@@ -69,9 +69,10 @@ impl PartitionLog {
         Ok(durable)
     }
 
-    /// Cuts the log at `to`, or at the start of the batch that holds `to`; returns the new end. An offset above the end
-    /// changes nothing; the end itself takes away only a leadership of which the log holds no record (KAFKA-20961). The
-    /// durable end falls at once, and a promise of a batch that was cut while it was on its way to the disk breaks with
+    /// Cuts the log at `to`, or at the start of the batch that holds `to`; returns the new end. Damage that holds `to` goes
+    /// too, but for what is known to be committed. An offset above the end changes nothing; the end itself takes away only a
+    /// leadership of which the log holds no record (KAFKA-20961). The durable end falls at once, and a promise of a batch
+    /// that was cut while it was on its way to the disk breaks with
     /// [`DurabilityLost::Truncated`](crate::error::DurabilityLost::Truncated). What it would make the log forget of producers
     /// is looked up below. May read the disk.
     ///
@@ -179,7 +180,7 @@ impl PartitionLog {
         Ok((state.start, state.end))
     }
 
-    /// The base of the batch that holds `to`.
+    /// The base of the batch that holds `to`; near it, where this disk has lost that batch.
     fn batch_boundary(&self, to: Offset) -> Result<Offset, StoreError> {
         // What log compaction has stored anew may have other boundaries than what is cached.
         let is_as_cached = {
@@ -189,17 +190,33 @@ impl PartitionLog {
         if is_as_cached && let Some(base) = self.store.cache.lock().base_of(self.core.id, to) {
             return Ok(base);
         }
-        Ok(match self.locate(to)? {
-            // What is damaged goes as a whole.
-            Place::Damaged(range) => range.base,
-            Place::Extent(extent) => {
-                let batches = self.read_extent(&extent)?;
-                batches.iter().rev().find(|batch| batch.base <= to).map_or(extent.base, |batch| {
-                    // Behind a hole in the extent: the hole goes with it.
-                    if batch.next > to { batch.base } else { batch.next }
-                })
+        let mut looked_again = false;
+        loop {
+            let extent = match self.locate(to)? {
+                Place::Damaged(range) => return Ok(self.keeps_committed(range.base, to)),
+                Place::Extent(extent) => extent,
+            };
+            let batches = self.read_extent(&extent)?;
+            let hole = match batches.iter().rev().find(|batch| batch.base <= to) {
+                Some(batch) if to < batch.next => return Ok(batch.base),
+                Some(batch) => batch.next,
+                None => extent.base,
+            };
+            if hole >= to || looked_again {
+                return Ok(self.keeps_committed(hole, to));
             }
-        })
+            // Damage that nobody had met, or a disk that answers better the second time.
+            self.note_hole(&extent, hole.max(self.log_start()))?;
+            looked_again = true;
+        }
+    }
+
+    /// Where a log is cut whose damage begins at `base` and holds `to`. What is damaged goes as a whole, since nobody knows
+    /// where its batches begin, but for what is known to be committed: that stays, as damage. Others have it, and a shorter
+    /// log would say that it never was.
+    fn keeps_committed(&self, base: Offset, to: Offset) -> Offset {
+        let committed = self.core.state.lock().committed();
+        if committed <= to { base.max(committed) } else { base }
     }
 
     /// Batch bytes of the extents in the index between the one that holds `from` and `to` that `gone` says are lost.

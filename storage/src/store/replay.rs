@@ -161,10 +161,8 @@ impl<'a> Replay<'a> {
         // The checkpoint knows the end even where the truncation that made it is lost to damage.
         let end = state.end;
         state.extents.cut_to(end);
-        let says_end = match entry.kind {
-            EntryKind::Trim => entry.base > end,
-            kind => !matches!(kind, EntryKind::Repair | EntryKind::Rewrite | EntryKind::Checkpoint),
-        };
+        // A trim above the end may have begun the log anew there, or the batches that it cut into were lost to damage.
+        let says_end = matches!(entry.kind, EntryKind::Batch | EntryKind::Truncate | EntryKind::EpochStart);
         let known = if says_end { entry.lsn } else { state.accepted() };
         let last = self.end_known.entry(core.id).or_insert(known);
         if says_end {
@@ -195,6 +193,10 @@ impl<'a> Replay<'a> {
                         core.partition, entry.base
                     ));
                 };
+                if entry.base > state.end {
+                    // Nothing is cut above the end: what lay up to there was lost to damage.
+                    self.lost(core, &mut state, entry.base);
+                }
                 match entry.base < state.start {
                     true => state.accept_restart_below(entry.lsn, entry.base, 0),
                     false => state.accept_truncate(entry.lsn, entry.base, 0, &recalled),

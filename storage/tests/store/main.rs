@@ -13,6 +13,7 @@ mod held;
 mod hooked_index;
 mod index_trouble;
 mod logs;
+mod lost_tail;
 mod model;
 mod power;
 mod repair;

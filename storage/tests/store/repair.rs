@@ -11,7 +11,7 @@ use streambus_storage::error::{ReadError, RepairError};
 use streambus_storage::partition_log::{PartitionLog, ReadLimit};
 use streambus_storage::store::Store;
 
-use crate::world::{Spec, World, append, batch, create, epoch, fill, offset, partition, read, read_all, settle};
+use crate::world::{Spec, World, append, batch, create, decay, epoch, fill, offset, partition, read, read_all, settle};
 
 /// Two logs of batches with one record each, in several segments, and their content.
 fn filled(world: &World) -> (Store, Vec<Vec<Bytes>>) {
@@ -26,19 +26,6 @@ fn filled(world: &World) -> (Store, Vec<Vec<Bytes>>) {
     }
     store.step_idle();
     (store, logs.iter().map(|log| read_all(log).expect("readable")).collect())
-}
-
-/// Flips a bit in the payload of the batch of `log` at `base`, wherever its copies lie.
-fn decay(world: &World, log: &PartitionLog, base: u64) {
-    for name in world.memory.list("journal-").expect("list") {
-        let bytes = world.memory.read_file(&name).expect("read");
-        for at in (4096..bytes.len() - 200).step_by(8).filter(|at| &bytes[*at..at + 4] == b"SBEN") {
-            let word = |from: usize| u64::from_le_bytes(*bytes[at + from..].first_chunk().expect("eight bytes"));
-            if (word(16), word(24)) == (log.id().get(), base) && matches!(bytes[at + 60], 1 | 8) {
-                world.memory.flip_bit(&name, at as u64 + 150, 1).expect("flipped");
-            }
-        }
-    }
 }
 
 /// The batches of `content`, one offset each, that lie in the damage of `log`.

@@ -11,6 +11,7 @@ use streambus_protocol::record::Record;
 use streambus_protocol::timestamp::Timestamp;
 use streambus_storage::clock::ManualClock;
 use streambus_storage::config::StoreConfig;
+use streambus_storage::disk::Disk;
 use streambus_storage::disk::faulty::FaultyDisk;
 use streambus_storage::disk::memory::MemoryDisk;
 use streambus_storage::error::{OpenError, ReadError};
@@ -159,4 +160,17 @@ pub fn read_all(log: &PartitionLog) -> Result<Vec<Bytes>, ReadError> {
         cursor = next;
     }
     Ok(all)
+}
+
+/// Flips a bit in the payload of the batch of `log` at `base`, wherever its copies lie.
+pub fn decay(world: &World, log: &PartitionLog, base: u64) {
+    for name in world.memory.list("journal-").expect("list") {
+        let bytes = world.memory.read_file(&name).expect("read");
+        for at in (4096..bytes.len() - 200).step_by(8).filter(|at| &bytes[*at..at + 4] == b"SBEN") {
+            let word = |from: usize| u64::from_le_bytes(*bytes[at + from..].first_chunk().expect("eight bytes"));
+            if (word(16), word(24)) == (log.id().get(), base) && matches!(bytes[at + 60], 1 | 8) {
+                world.memory.flip_bit(&name, at as u64 + 150, 1).expect("flipped");
+            }
+        }
+    }
 }
