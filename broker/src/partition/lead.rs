@@ -16,7 +16,7 @@ use streambus_storage::partition_log::{LogEnds, PartitionLog};
 use crate::partition::standing::Committed;
 use crate::partition::{Part, Partition};
 use crate::replication::follower_progress::FollowerReport;
-use crate::replication::follower_state::{FollowerLog, LeaderEnds, Prefix, compare};
+use crate::replication::follower_state::{FollowerLog, LeaderEnds, Prefix, look_at};
 use crate::replication::in_sync::{ChangeAnswer, IsrChange};
 use crate::replication::leader_state::{Holders, LeaderState, ReplicaStanding};
 use crate::replication::watermark::LeaderLog;
@@ -254,19 +254,16 @@ impl Partition {
     }
 
     fn compare(&self, leading: &Leading, position: &ReplicaFetchPartition) -> Result<FollowerLook, ErrorBody> {
-        // In the order of the number line, and before any batch is read (rule F2).
-        let log_start = self.log.log_start();
-        let high_watermark = leading.state.high_watermark().max(log_start);
-        let log_end = self.log.log_end();
         let leader_epoch = leading.state.leader_epoch();
-        let prefix = compare(position.fetch_offset, position.last_fetched_epoch, leader_epoch, &self.log);
+        let (fetch_offset, last_epoch) = (position.fetch_offset, position.last_fetched_epoch);
+        let watermark = leading.state.high_watermark();
+        let (ends, prefix) = look_at(fetch_offset, last_epoch, leader_epoch, watermark, &self.log);
         if prefix == Prefix::Unknown {
             return Err(ErrorBody::new(
                 ErrorCode::OffsetOutOfRange,
                 format!("epoch {} of the follower's last batch is not known here", position.last_fetched_epoch),
             ));
         }
-        let ends = LeaderEnds { log_start, high_watermark, log_end };
         let appended_bytes = leading.appended_bytes;
         Ok(FollowerLook { leader_epoch, ends, prefix, wants_change: false, is_waited_for: false, appended_bytes })
     }

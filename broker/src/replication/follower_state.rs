@@ -257,6 +257,24 @@ pub enum Prefix {
     Unknown,
 }
 
+/// The leader's ends, and how the log of a follower at `fetch_offset` compares. Retention may move the leader's start
+/// meanwhile: the answer is of one moment all the same.
+pub fn look_at(
+    fetch_offset: Offset,
+    last_epoch: LeaderEpoch,
+    leader_latest: LeaderEpoch,
+    high_watermark: Offset,
+    leader: &impl FollowerLog,
+) -> (LeaderEnds, Prefix) {
+    // In the order of the number line, and before any batch is read (rule F2).
+    let log_start = leader.start();
+    let log_end = leader.end();
+    let prefix = compare(fetch_offset, last_epoch, leader_latest, leader);
+    // A start from before it moved would tell a follower below it that its log was compared.
+    let log_start = if prefix == Prefix::BelowStart { leader.start() } else { log_start };
+    (LeaderEnds { log_start, high_watermark: high_watermark.max(log_start), log_end }, prefix)
+}
+
 /// Compares a follower whose log ends at `fetch_offset`, with its last batch from `last_epoch`, with the leader's log.
 pub fn compare(
     fetch_offset: Offset,

@@ -1,5 +1,7 @@
 //! Each test names the rule of the replication specification that it is about.
 
+use std::cell::RefCell;
+
 use streambus_storage::epoch_cache::{EpochCache, EpochStart};
 
 use super::*;
@@ -216,4 +218,40 @@ fn two_divergent_leaderships_converge_in_finitely_many_rounds() {
     }
     assert_eq!(own.end, 8, "epoch 1 is all that both have");
     assert!(rounds <= 3, "{rounds}");
+}
+
+/// A leader's log whose start retention moves while it is looked at: each look finds the next of `starts`.
+struct Moving {
+    starts: RefCell<Vec<u64>>,
+    log: Log,
+}
+
+impl FollowerLog for Moving {
+    fn start(&self) -> Offset {
+        let mut starts = self.starts.borrow_mut();
+        at(if starts.len() > 1 { starts.remove(0) } else { starts[0] })
+    }
+
+    fn end(&self) -> Offset {
+        self.log.end()
+    }
+
+    fn end_offset_for(&self, epoch: LeaderEpoch) -> EpochEnd {
+        self.log.end_offset_for(epoch)
+    }
+}
+
+// F6. Catches a log start from before retention moved it, next to a comparison from after: a log that ends below the start,
+// and was compared with nothing, would pass for a prefix of the leader's.
+#[test]
+fn f6_a_leader_that_trims_while_it_compares_says_one_thing() {
+    let leader = Moving { starts: RefCell::new(vec![5, 12]), log: Log::new(12, 30, &[(8, 12), (9, 20)]) };
+    let own = Log::new(0, 10, &[(7, 0)]);
+    let (ends, prefix) = look_at(own.end(), e(7), e(9), at(25), &leader);
+    assert_eq!(
+        (prefix, ends),
+        (Prefix::BelowStart, LeaderEnds { log_start: at(12), high_watermark: at(25), log_end: at(30) })
+    );
+    let mut state = follower(0);
+    assert_eq!(state.judge(asked(10), &answer(None, ends), &own), Step::RestartAt(at(12)));
 }
