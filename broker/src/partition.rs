@@ -16,6 +16,7 @@ pub mod repair;
 pub mod role;
 pub mod standing;
 pub mod step_down;
+pub mod trim;
 
 use std::fmt;
 use std::sync::Arc;
@@ -92,6 +93,7 @@ impl Partition {
             leads: None,
             has_enough_in_sync: false,
             committed: Committed::default(),
+            followers_start: None,
             version: 0,
         };
         let idle = Role { leadership: Leadership::Nobody, ..role.clone() };
@@ -298,6 +300,10 @@ impl Partition {
             Part::Leading(leading) => Committed::of(&leading.state),
             Part::Alone | Part::Following(..) | Part::Idle => Committed::default(),
         };
+        let followers_start = match part {
+            Part::Leading(leading) => leading.state.followers_start(),
+            Part::Alone | Part::Following(..) | Part::Idle => None,
+        };
         // Retention takes nothing that is not committed (rule H5). Nor does compaction: a newer record that is undone later
         // must not have taken the place of an older one.
         match role.is_replicated() {
@@ -308,7 +314,7 @@ impl Partition {
             }
         }
         self.standing.send_if_modified(|standing| {
-            let next = Standing { high_watermark, leads, has_enough_in_sync, committed, ..*standing };
+            let next = Standing { high_watermark, leads, has_enough_in_sync, committed, followers_start, ..*standing };
             std::mem::replace(standing, next) != next
         });
     }

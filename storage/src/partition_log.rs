@@ -235,6 +235,11 @@ impl PartitionLog {
         self.core.state.lock().synced_end
     }
 
+    /// Everything below is given up on stable storage too: a crash does not bring it back.
+    pub fn synced_start(&self) -> Offset {
+        self.core.state.lock().durable_start
+    }
+
     /// Follows [`Self::durable_end`]. It goes back only when the log is truncated, at once.
     pub fn watch_durable_end(&self) -> watch::Receiver<Offset> {
         self.core.watch()

@@ -68,7 +68,7 @@ impl Partition {
             return None;
         }
         // In the order of the number line.
-        let log_start = self.log.log_start();
+        let log_start = self.log.synced_start();
         let CountedEnds { durable_end, accepted_end } = self.counted_ends();
         Some(ReplicaFetchPartition {
             topic: self.id.topic,
@@ -186,16 +186,18 @@ impl Partition {
         Ok(Some(durable))
     }
 
-    /// Gives up what the leader has given up. Blocks on the disk.
+    /// Gives up what the leader has given up. Blocks on the disk. Returns the promise of the change, or nothing when this
+    /// broker follows that leader no more.
     ///
     /// # Errors
     /// The log is as it was.
-    pub fn trim_as_follower(&self, leader: BrokerId, before: Offset) -> Result<(), FollowError> {
+    pub fn trim_as_follower(&self, leader: BrokerId, before: Offset) -> Result<Option<Durable>, FollowError> {
         let _order = self.append_lock.lock();
-        if following(&self.part.lock(), leader).is_some() {
-            self.log.trim(before)?;
+        if following(&self.part.lock(), leader).is_none() {
+            return Ok(None);
         }
-        Ok(())
+        let (_, durable) = self.log.trim(before)?;
+        Ok(Some(durable))
     }
 
     /// Appends what the leader placed. The caller holds the append lock.

@@ -26,7 +26,7 @@ use crate::replication::watermark::LeaderLog;
 pub trait FollowerNews: Send + Sync {
     /// There are records that the follower has not been sent.
     fn has_records(&self, id: PartitionId);
-    /// The high watermark has moved.
+    /// The high watermark has moved, or the log starts later.
     fn has_watermark(&self, id: PartitionId);
 }
 
@@ -64,6 +64,11 @@ impl Leading {
         let news = Arc::downgrade(news);
         self.listeners.retain(|(broker, known)| known.strong_count() > 0 && (*broker != follower));
         self.listeners.push((follower, news));
+    }
+
+    /// Tells everybody that the log starts later.
+    pub(super) fn tell_start(&self, id: PartitionId) {
+        self.tell(None, |news| news.has_watermark(id));
     }
 
     /// Tells everybody but `except`.
@@ -114,6 +119,8 @@ impl Partition {
                 ));
             }
             self.advance(leading, log, now, Some(follower));
+            let start = leading.state.followers_start();
+            self.standing.send_if_modified(|standing| std::mem::replace(&mut standing.followers_start, start) != start);
             look.wants_change = leading.state.has_joiner(log);
             look.is_waited_for = leading.state.is_waited_for(follower, now);
             look.ends.high_watermark = leading.state.high_watermark().min(look.ends.log_end);

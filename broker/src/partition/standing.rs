@@ -23,6 +23,8 @@ pub struct Standing {
     pub has_enough_in_sync: bool,
     /// What being committed says about replicas and disks.
     pub committed: Committed,
+    /// While it leads: no follower in sync has given up more than what lies below; none when nobody else is in sync.
+    pub followers_start: Option<Offset>,
     /// Grows when the role changes.
     pub version: u64,
 }
@@ -102,6 +104,36 @@ pub(crate) async fn committed(
         };
         if moved.is_err() {
             // The log is gone, and with it who could commit. Whoever waits has a deadline.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Completes once every follower in sync has said, in the leadership of `epoch`, that its log starts at `start` or above.
+/// Safe to drop at any time.
+///
+/// # Errors
+/// `LEADERSHIP_LOST` when this broker no longer leads in that epoch.
+pub(crate) async fn trimmed(partition: Arc<Partition>, start: Offset, epoch: LeaderEpoch) -> Result<(), ErrorBody> {
+    let mut moves = partition.watch_standing();
+    loop {
+        // Seen first, looked at second: a move in between wakes us again, none is missed.
+        let standing = *moves.borrow_and_update();
+        if standing.leads != Some(epoch) {
+            return Err(ErrorBody::new(
+                ErrorCode::LeadershipLost,
+                format!(
+                    "the leadership of epoch {epoch} ended before every replica in sync had given up what lies below \
+                     {start}: refresh the metadata and trim again"
+                ),
+            )
+            .with_leader(partition.role().leader_hint()));
+        }
+        if standing.followers_start.is_none_or(|followers| followers >= start) {
+            return Ok(());
+        }
+        if moves.changed().await.is_err() {
+            // The partition is gone. Whoever waits has a deadline.
             std::future::pending::<()>().await;
         }
     }

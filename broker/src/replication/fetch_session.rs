@@ -339,10 +339,11 @@ impl LeaderSession {
         None
     }
 
-    /// The answer tells the follower this watermark of `id`.
-    pub fn on_watermark_told(&mut self, id: PartitionId, high_watermark: Offset) {
+    /// The answer tells the follower this watermark of `id`, and where the leader's log starts.
+    pub fn on_told(&mut self, id: PartitionId, high_watermark: Offset, log_start: Offset) {
         if let Some(tracked) = self.partitions.get_mut(&id) {
             tracked.position.known_high_watermark = high_watermark;
+            tracked.position.log_start = tracked.position.log_start.max(log_start);
         }
     }
 }

@@ -279,6 +279,16 @@ impl Fetcher {
             self.moved.extend(ids.iter().filter(|id| !postponed.contains_key(id)));
             return;
         }
+        // A leader that gives up records on request waits for this, and only a fetch says it.
+        let starts_later = |id: &&PartitionId| match (self.session.position(**id), self.partitions.get(*id)) {
+            (Some(said), Some(partition)) => partition.log().synced_start() > said.log_start,
+            _ => false,
+        };
+        let later: Vec<PartitionId> = ids.iter().filter(starts_later).copied().collect();
+        if !later.is_empty() {
+            self.moved.extend(later);
+            self.nudge();
+        }
         let progress = |id: &PartitionId| {
             let (epoch, durable_end) = self.partitions.get(id)?.follower_progress(self.leader)?;
             Some((*id, epoch, durable_end))
@@ -379,8 +389,9 @@ impl Fetcher {
             Taken::AppendedAbove(durable, before) => {
                 self.moved.insert(id);
                 let leader = self.leader;
-                blocking(move || partition.trim_as_follower(leader, before)).await?;
-                Ok(durable)
+                let trimmed = blocking(move || partition.trim_as_follower(leader, before)).await?;
+                // The journal is one for all: the later promise is the earlier one's too.
+                Ok(trimmed.or(durable))
             }
             Taken::Realign(how) => {
                 self.moved.insert(id);

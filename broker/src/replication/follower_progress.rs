@@ -26,7 +26,7 @@ pub struct FollowerReport {
     pub durable_end: Offset,
     /// What it has, wherever.
     pub accepted_end: Offset,
-    /// The first offset it still has.
+    /// The first offset it still has, once what it has given up is gone from stable storage.
     pub log_start: Offset,
 }
 

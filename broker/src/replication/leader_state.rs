@@ -229,6 +229,14 @@ impl LeaderState {
         followers + usize::from(self.in_sync.is_committed(self.me))
     }
 
+    /// The smallest log start on the disk of a follower in sync, zero while one has not been heard in this leadership; none
+    /// when nobody else is in sync.
+    pub fn followers_start(&self) -> Option<Offset> {
+        let start = |follower: &FollowerProgress| follower.report().map_or(Offset::ZERO, |report| report.log_start);
+        let in_sync = self.followers.iter().filter(|(broker, _)| self.in_sync.is_committed(**broker));
+        in_sync.map(|(_, follower)| start(follower)).min()
+    }
+
     /// How many of those in sync have on disk what lies below the durable watermark. One that has not been heard in this
     /// leadership has; one that joined while the topic was `async` says so itself.
     pub fn durable_count(&self) -> usize {

@@ -538,11 +538,13 @@ fn outcome(
             match (look.prefix, read) {
                 (Prefix::Matches, Some(Err(error))) => (look.leader_epoch, None, Err(error)),
                 (Prefix::Matches, Some(Ok(batches))) if !batches.is_empty() => {
-                    session.on_watermark_told(id_of(&position), look.ends.high_watermark);
+                    session.on_told(id_of(&position), look.ends.high_watermark, look.ends.log_start);
                     (look.leader_epoch, None, Ok(fetched(batches)))
                 }
-                (Prefix::Matches, _) if told > position.known_high_watermark => {
-                    session.on_watermark_told(id_of(&position), told);
+                (Prefix::Matches, _)
+                    if told > position.known_high_watermark || look.ends.log_start > position.log_start =>
+                {
+                    session.on_told(id_of(&position), told.max(position.known_high_watermark), look.ends.log_start);
                     (look.leader_epoch, None, Ok(fetched(Batches::EMPTY)))
                 }
                 (Prefix::Matches, _) => return None,

@@ -193,8 +193,8 @@ impl ReplicaSession {
         state.is_turn_of_moves
     }
 
-    pub(crate) fn on_watermark_told(&self, id: PartitionId, high_watermark: Offset) {
-        self.state.lock().session.on_watermark_told(id, high_watermark);
+    pub(crate) fn on_told(&self, id: PartitionId, high_watermark: Offset, log_start: Offset) {
+        self.state.lock().session.on_told(id, high_watermark, log_start);
     }
 
     /// What the fetch of `turn` should do now.

@@ -255,30 +255,25 @@ impl TopicService {
         }
     }
 
-    /// Deletes the records of one partition before an offset, whole batches at a time; never past the high watermark.
+    /// Deletes the records of one partition before an offset, whole batches at a time; never past the high watermark. They are
+    /// gone from every replica in sync then.
     ///
     /// # Errors
-    /// `UNKNOWN_TOPIC`, `UNKNOWN_PARTITION`, `NOT_LEADER`, `OFFSET_OUT_OF_RANGE`, or those of the store.
+    /// `UNKNOWN_TOPIC`, `UNKNOWN_PARTITION`, `NOT_LEADER`, `OFFSET_OUT_OF_RANGE`, or those of the store: nothing was deleted.
+    /// `TIMEOUT`, `LEADERSHIP_LOST`: perhaps not on every replica.
     pub async fn trim(&self, request: TrimLogRequest, deadline: Deadline) -> Result<TrimLogResponse, ErrorBody> {
         let topic = self.directory.existing_topic(&request.topic, deadline).await?;
         let partition = self.directory.partition(topic.id, request.partition)?;
-        let _token = partition.lead(streambus_protocol::epoch::LeaderEpoch::UNKNOWN)?;
-        let high_watermark = partition.high_watermark();
-        if request.before > high_watermark {
-            return Err(ErrorBody::new(
-                ErrorCode::OffsetOutOfRange,
-                format!(
-                    "offset {} is above the high watermark of '{}' partition {}, which is {high_watermark}",
-                    request.before, request.topic, request.partition
-                ),
-            ));
-        }
-        let log = partition.log().clone();
-        let trim = blocking::spawn(move || log.trim(request.before).map(|_| log.log_start()));
-        match deadline.limit(trim).await {
-            Some(Ok(trimmed)) => Ok(TrimLogResponse { log_start: trimmed.map_err(|error| refusal::store(&error))? }),
-            Some(Err(error)) => Err(refusal::blocking_failed(&error)),
-            None => Err(ErrorBody::new(ErrorCode::Timeout, "the deadline passed before the log was trimmed")),
+        let trimming = blocking::spawn(move || partition.trim_as_leader(request.before));
+        let late = |what: &str| ErrorBody::new(ErrorCode::Timeout, format!("the deadline passed before {what}"));
+        let trimmed = match deadline.limit(trimming).await {
+            Some(Ok(trimmed)) => trimmed?,
+            Some(Err(error)) => return Err(refusal::blocking_failed(&error)),
+            None => return Err(late("the log was trimmed")),
+        };
+        match deadline.limit(trimmed.everywhere()).await {
+            Some(log_start) => Ok(TrimLogResponse { log_start: log_start? }),
+            None => Err(late("every replica in sync had the records off its disk: trim again to the same offset")),
         }
     }
 

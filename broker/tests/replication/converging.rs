@@ -131,6 +131,28 @@ async fn a_follower_behind_the_leaders_start_begins_there() {
     assert_equal(&world);
 }
 
+// Catches a deletion that is acknowledged although followers hear of it with the next record only, perhaps never: the next
+// leader would have the records again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_partition_is_trimmed_on_every_disk_in_sync_before_that_is_said() {
+    let world = World::new(LONG).await;
+    for n in 0..20 {
+        world.commit(1, &format!("record {n}")).await;
+    }
+    world.converge().await;
+    let start = Offset::new(15).expect("small");
+    let trimmed = world.partition(1).trim_as_leader(start).expect("it trims");
+    assert_eq!(world.settle(trimmed.everywhere()).await, Ok(start));
+    for id in [1, 2, 3] {
+        assert_eq!(world.partition(id).log().synced_start(), start, "broker {id}");
+    }
+    world.elect(2).await;
+    let late = world.partition(1).trim_as_leader(start).expect_err("another broker leads");
+    assert_eq!(late.code, ErrorCode::NotLeader);
+    let above = Offset::new(21).expect("small");
+    assert_eq!(world.partition(2).trim_as_leader(above).expect_err("not there").code, ErrorCode::OffsetOutOfRange);
+}
+
 // KIP-98 over a leader change. Catches a new leader that takes a repeated batch for a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_batch_is_found_by_the_new_leader() {

@@ -134,7 +134,7 @@ fn more_partitions_than_a_request_may_name_take_several() {
 #[test]
 fn h4_a_watermark_that_was_told_is_known() {
     let (_, mut leader) = opened(1);
-    leader.on_watermark_told(id(0), Offset::new(8).expect("small"));
+    leader.on_told(id(0), Offset::new(8).expect("small"), Offset::ZERO);
     leader.mark(id(0));
     assert_eq!(
         leader.next_queued().map(|(position, fresh)| (position.known_high_watermark.get(), fresh)),
