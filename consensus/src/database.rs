@@ -22,7 +22,6 @@ pub use self::memory::MemoryDatabase;
 pub(crate) use self::memory::MemoryHandle;
 use self::rocks::RocksDatabase;
 use self::sync_latch::SyncLatch;
-use crate::snapshot::FileSteps;
 
 /// Called by the flusher's thread before each sync of the log. A test stalls a disk with it.
 pub type BeforeSync = Arc<dyn Fn() + Send + Sync>;
@@ -39,7 +38,7 @@ pub enum DatabaseSource {
 
 impl DatabaseSource {
     /// Who is told what becomes of the snapshots beside the database: nobody, unless it is a simulation's.
-    pub(crate) fn snapshot_files(&self) -> Option<Arc<dyn FileSteps>> {
+    pub(crate) fn snapshot_files(&self) -> Option<Arc<dyn crate::snapshot::FileSteps>> {
         match self {
             Self::Directory => None,
             Self::Memory(database) => database.snapshot_files(),

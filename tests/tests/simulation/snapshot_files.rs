@@ -78,7 +78,8 @@ impl SnapshotFiles {
 
     /// Power is gone: leaves the files as a disk may. Says what became of a snapshot that was not durable, if one suffered.
     pub(crate) fn lose_power(&self) -> io::Result<Option<String>> {
-        let mut state = self.0.lock();
+        let mut guard = self.0.lock();
+        let state = &mut *guard;
         state.is_powered = false;
         let mut damage = Vec::new();
         let survivors = state.random.random_range(0..=state.renaming.len());
@@ -104,9 +105,11 @@ impl FileSteps for SnapshotFiles {
                 state.unsynced.insert(path.to_owned());
                 state.renaming.push(NameChange::Created(path.to_owned()));
             }
-            FileStep::Synced(path) if !state.lies => drop(state.unsynced.remove(path)),
-            FileStep::NamesSynced if !state.lies => state.renaming.clear(),
-            FileStep::Synced(_) | FileStep::NamesSynced => {}
+            FileStep::Synced(_) | FileStep::NamesSynced if state.lies => {}
+            FileStep::Synced(path) => {
+                state.unsynced.remove(path);
+            }
+            FileStep::NamesSynced => state.renaming.clear(),
             FileStep::Renamed { from, to } => {
                 if state.unsynced.remove(from) {
                     state.unsynced.insert(to.to_owned());
