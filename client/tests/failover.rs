@@ -2,10 +2,12 @@
 
 mod support;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use streambus_client::{
-    Client, Config, ConsumedRecord, Consumer, Error, ErrorCode, OutOfRange, Producer, Record, Seek, Start, Topic,
+    Client, Config, ConsumedRecord, Consumer, ConsumerBuilder, Error, ErrorCode, OutOfRange, Producer, Record, Seek,
+    Start, Topic,
 };
 use streambus_protocol::api::ApiKey;
 use support::Cluster;
@@ -24,6 +26,37 @@ async fn send(producer: &Producer, value: &str) -> (u64, Duration) {
     let began = Instant::now();
     let position = producer.send(Record::new("orders", value.to_owned())).await.expect("stored");
     (position.offset, began.elapsed())
+}
+
+/// Sends `value 0`, `value 1` and so on, those of `numbers`.
+async fn send_all(producer: &Producer, numbers: Range<u32>) {
+    for number in numbers {
+        send(producer, &format!("value {number}")).await;
+    }
+}
+
+/// Four records, of which the first is of the first leader and the others are of the second one, broker 2.
+async fn records_of_two_leaders() -> (Cluster, Client) {
+    let (cluster, client) = cluster().await;
+    let producer = client.producer();
+    send_all(&producer, 0..1).await;
+    cluster.lead("orders", 0, 2);
+    send_all(&producer, 1..4).await;
+    (cluster, client)
+}
+
+/// A consumer from the first record on.
+fn from_the_first(client: &Client) -> ConsumerBuilder {
+    client.consumer(["orders"]).from(Start::Earliest)
+}
+
+/// Starts `reader` and reads so many records.
+async fn having_read(reader: ConsumerBuilder, records: u32) -> Consumer {
+    let mut consumer = reader.start().await.expect("started");
+    for _ in 0..records {
+        next(&mut consumer).await;
+    }
+    consumer
 }
 
 async fn next(consumer: &mut Consumer) -> (ConsumedRecord, Duration) {
@@ -250,18 +283,10 @@ async fn partitions_that_are_added_are_read_from_their_first_record() {
 async fn an_offset_beyond_the_new_leaders_end_is_an_error_unless_it_comes_to_be() {
     let (cluster, client) = cluster().await;
     let producer = client.producer();
-    for n in 0..10 {
-        send(&producer, &format!("value {n}")).await;
-    }
-    let reader = || client.consumer(["orders"]).from(Start::Earliest);
-    let mut failing = reader().start().await.expect("started");
-    let mut resetting = reader().on_out_of_range(OutOfRange::Earliest).start().await.expect("started");
-    let mut late = reader().on_out_of_range(OutOfRange::Latest).start().await.expect("started");
-    for consumer in [&mut failing, &mut resetting, &mut late] {
-        for _ in 0..10 {
-            next(consumer).await;
-        }
-    }
+    send_all(&producer, 0..10).await;
+    let mut failing = having_read(from_the_first(&client), 10).await;
+    let mut resetting = having_read(from_the_first(&client).on_out_of_range(OutOfRange::Earliest), 10).await;
+    let mut late = having_read(from_the_first(&client).on_out_of_range(OutOfRange::Latest), 10).await;
     cluster.elect_uncleanly("orders", 0, 2, 4);
     let error = failing.next().await.expect_err("never in silence");
     assert!(matches!(error, Error::OffsetOutOfRange { offset: 10, earliest: 0, latest: 6, .. }), "{error}");
@@ -273,17 +298,8 @@ async fn an_offset_beyond_the_new_leaders_end_is_an_error_unless_it_comes_to_be(
 
 #[tokio::test(start_paused = true)]
 async fn records_that_were_replaced_behind_the_readers_back_are_told() {
-    let (cluster, client) = cluster().await;
-    let producer = client.producer();
-    send(&producer, "value 0").await;
-    cluster.lead("orders", 0, 2);
-    for n in 1..4 {
-        send(&producer, &format!("value {n}")).await;
-    }
-    let mut consumer = client.consumer(["orders"]).from(Start::Earliest).start().await.expect("started");
-    for _ in 0..4 {
-        next(&mut consumer).await;
-    }
+    let (cluster, client) = records_of_two_leaders().await;
+    let mut consumer = having_read(from_the_first(&client), 4).await;
     // What has the offsets from 1 on now was written by a leader of an older epoch.
     cluster.replace("orders", 0, 1, 0, 8);
     let error = consumer.next().await.expect_err("told");
@@ -295,14 +311,8 @@ async fn records_that_were_replaced_behind_the_readers_back_are_told() {
 #[tokio::test(start_paused = true)]
 async fn a_new_leader_that_is_past_what_it_lacks_is_noticed() {
     let (cluster, client) = cluster().await;
-    let producer = client.producer();
-    for n in 0..10 {
-        send(&producer, &format!("value {n}")).await;
-    }
-    let mut consumer = client.consumer(["orders"]).from(Start::Earliest).start().await.expect("started");
-    for _ in 0..10 {
-        next(&mut consumer).await;
-    }
+    send_all(&client.producer(), 0..10).await;
+    let mut consumer = having_read(from_the_first(&client), 10).await;
     // Of the ten it has six, and more than ten by the time that anybody asks it.
     cluster.lead("orders", 0, 2);
     cluster.replace("orders", 0, 6, 1, 8);
@@ -319,13 +329,8 @@ async fn a_new_leader_that_is_past_what_it_lacks_is_noticed() {
 async fn a_new_leader_need_not_have_what_retention_took() {
     let (cluster, client) = cluster().await;
     let producer = client.producer();
-    for n in 0..3 {
-        send(&producer, &format!("value {n}")).await;
-    }
-    let mut consumer = client.consumer(["orders"]).from(Start::Earliest).start().await.expect("started");
-    for _ in 0..3 {
-        next(&mut consumer).await;
-    }
+    send_all(&producer, 0..3).await;
+    let mut consumer = having_read(from_the_first(&client), 3).await;
     cluster.trim("orders", 0, 3);
     cluster.lead("orders", 0, 2);
     send(&producer, "after").await;
@@ -335,18 +340,8 @@ async fn a_new_leader_need_not_have_what_retention_took() {
 /// Catches a consumer that begins anew, as it was told to, and takes the older records there for another log's.
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_is_set_back_reads_what_older_leaders_wrote() {
-    let (cluster, client) = cluster().await;
-    let producer = client.producer();
-    send(&producer, "value 0").await;
-    cluster.lead("orders", 0, 2);
-    for n in 1..4 {
-        send(&producer, &format!("value {n}")).await;
-    }
-    let reader = client.consumer(["orders"]).from(Start::Earliest).on_out_of_range(OutOfRange::Earliest);
-    let mut consumer = reader.start().await.expect("started");
-    for _ in 0..4 {
-        next(&mut consumer).await;
-    }
+    let (cluster, client) = records_of_two_leaders().await;
+    let mut consumer = having_read(from_the_first(&client).on_out_of_range(OutOfRange::Earliest), 4).await;
     cluster.elect_uncleanly("orders", 0, 3, 2);
     for offset in 0..2 {
         assert_eq!(next(&mut consumer).await.0.offset, offset);

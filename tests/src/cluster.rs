@@ -87,6 +87,27 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The same with more settings, as `--set` takes them.
+    #[must_use]
+    pub fn with(mut self, settings: &[&str]) -> Self {
+        self.settings.extend(settings.iter().map(|setting| (*setting).to_owned()));
+        self
+    }
+
+    /// The same with the smallest segments there are, so that they are sealed often and small disks hold several.
+    #[must_use]
+    pub fn with_small_segments(self) -> Self {
+        self.with(&["storage.segment_bytes=40MiB", "storage.commit_queue_bytes=8MiB", "storage.spare_segments=1"])
+    }
+
+    /// The same with little room kept free, so that a disk of less than a GiB does not count as full.
+    #[must_use]
+    pub fn with_small_reserve(self) -> Self {
+        self.with(&["storage.disk_reserve_bytes=16MiB", "storage.disk_reserve_percent=1%"])
+    }
+}
+
 /// A running cluster. Its processes are killed when it is dropped; its folder is kept when the test fails.
 #[derive(Debug)]
 pub struct Cluster {

@@ -222,6 +222,24 @@ impl Run {
         field("leader").zip(field("leader_epoch")).unwrap_or_else(|| panic!("no leader and epoch in {said:?}"))
     }
 
+    /// Waits until every replica is in sync and one partition of the load's topic has a leader: who that is, and who has the
+    /// partition.
+    pub fn whole_partition(&self, partition: u32) -> (u32, Vec<u32>) {
+        self.wait_in_sync();
+        let now = self.wait_partition(partition, "a leader", |now| now.layout.leader.is_some());
+        let leader = now.layout.leader.map(BrokerId::get).expect("waited for");
+        (leader, now.layout.replicas.iter().map(|replica| replica.get()).collect())
+    }
+
+    /// Has one partition of the load's topic move to `replicas`, which are sent no more than `limit`, a size as in
+    /// settings, in a second.
+    pub fn reassign(&self, partition: u32, replicas: &[u32], limit: &str) {
+        let (topic, number) = (self.load_options.topic.as_str(), partition.to_string());
+        let list = replicas.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let arguments = ["topic", "reassign", topic, "--partition", &number, "--replicas", &list, "--throttle", limit];
+        self.cluster.command_well(PATIENCE, &arguments);
+    }
+
     /// One partition of the load's topic as a broker that answers describes it, once `is_so`; `what` is what the test
     /// waits for.
     pub fn wait_partition(

@@ -13,7 +13,7 @@ use streambus_consensus::database::{DatabaseSource, MemoryDatabase};
 use streambus_protocol::api::cluster::{ClusterDescribeRequest, ClusterDescribeResponse};
 use streambus_protocol::api::metadata::{MetadataRequest, MetadataResponse, PartitionLayout};
 use streambus_protocol::api::topics::{CreateTopicRequest, CreateTopicResponse};
-use streambus_protocol::ids::BrokerId;
+use streambus_protocol::ids::{BrokerId, PartitionIndex, TopicId};
 use tempfile::TempDir;
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
@@ -108,6 +108,31 @@ pub(crate) async fn until<T>(mut ask: impl AsyncFnMut() -> T, accepts: impl Fn(&
         }
     })
     .await
+}
+
+/// Three brokers that run, a client of the first one, and the topic `orders`, which all of them hold.
+pub(crate) struct Orders {
+    pub(crate) founders: Founders,
+    pub(crate) servers: BTreeMap<u32, RunningServer>,
+    pub(crate) first: TestClient,
+    pub(crate) topic: TopicId,
+}
+
+impl Orders {
+    pub(crate) async fn begin() -> Self {
+        let founders = Founders::new(3);
+        let servers = founders.start_all().await;
+        let mut first = client(&servers[&1]).await;
+        let topic = create(&mut first, "orders", 3).await.id;
+        Self { founders, servers, first, topic }
+    }
+
+    /// Waits until `broker` leads a partition, and says which.
+    pub(crate) async fn led_by(&mut self, broker: u32) -> PartitionIndex {
+        let leads = |partition: &PartitionLayout| partition.leader == Some(BrokerId::new(broker));
+        let led = until(async || layout(&mut self.first, "orders").await, |layout| layout.iter().flatten().any(leads));
+        led.await.into_iter().flatten().find(leads).expect("waited for").index
+    }
 }
 
 pub(crate) fn ids(brokers: &[u32]) -> Vec<BrokerId> {

@@ -1,6 +1,6 @@
 //! Bits that decay on one disk and are mended from another.
 
-use crate::founders::{Founders, client, create, layout, until};
+use crate::founders::{Orders, client, layout, until};
 use crate::harness::{self, PATIENCE, TestClient, name};
 use streambus_broker::server::RunningServer;
 use streambus_protocol::api::cluster::{ElectLeaderRequest, LeaderChoice};
@@ -44,15 +44,9 @@ fn repaired_batches(server: &RunningServer) -> u64 {
 // meets it, and on a follower, whose recovery finds it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_on_one_disk_is_repaired_from_another() {
-    let founders = Founders::new(3);
-    let mut servers = founders.start_all().await;
-    let mut first = client(&servers[&1]).await;
-    let topic = create(&mut first, "orders", 3).await.id;
-    let led = until(
-        async || layout(&mut first, "orders").await,
-        |layout| layout.iter().flatten().any(|partition| partition.leader == Some(BrokerId::new(2))),
-    );
-    let index = led.await.into_iter().flatten().find(|p| p.leader == Some(BrokerId::new(2))).expect("one").index;
+    let mut orders = Orders::begin().await;
+    let index = orders.led_by(2).await;
+    let Orders { founders, mut servers, mut first, topic } = orders;
     let partition = index.get();
     let mut leader = client(&servers[&2]).await;
     let values: Vec<String> = (0..40).map(|n| format!("value-{n:04}-{}", "x".repeat(8_000))).collect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::founders::{Founders, client, create, describe, ids, layout, until};
+use crate::founders::{Founders, Orders, client, create, describe, ids, layout, until};
 use crate::harness::{PATIENCE, TestClient, fetch_request, name, values, within};
 use streambus_broker::lifecycle::State;
 use streambus_consensus::database::MemoryDatabase;
@@ -18,16 +18,9 @@ use tokio::time::Instant;
 // Catches a planned stop that leaves its partitions without a leader, and a broker that does not come back as itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stops_hands_its_leaderships_over_first_and_comes_back() {
-    let founders = Founders::new(3);
-    let mut servers = founders.start_all().await;
-    let mut first = client(&servers[&1]).await;
-    create(&mut first, "orders", 3).await;
-    let leads = |id: u32| {
-        move |layout: &Option<Vec<PartitionLayout>>| {
-            layout.iter().flatten().any(|partition| partition.leader == Some(BrokerId::new(id)))
-        }
-    };
-    until(async || layout(&mut first, "orders").await, leads(3)).await;
+    let mut orders = Orders::begin().await;
+    orders.led_by(3).await;
+    let Orders { founders, mut servers, mut first, .. } = orders;
     let third = servers.remove(&3).expect("started");
     third.drain_and_stop(PATIENCE).await.expect("an orderly stop");
     let now = layout(&mut first, "orders").await.expect("a layout");
@@ -120,15 +113,10 @@ async fn a_broker_without_metadata_ends_at_once() {
 // acknowledged it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_three_brokers_acknowledged_is_there_when_one_of_them_dies() {
-    let founders = Founders::new(3);
-    let mut servers = founders.start_all().await;
-    let mut first = client(&servers[&1]).await;
-    let topic = create(&mut first, "orders", 3).await.id;
-    let led = until(
-        async || layout(&mut first, "orders").await,
-        |layout| layout.iter().flatten().any(|partition| partition.leader == Some(BrokerId::new(2))),
-    );
-    let partition = led.await.into_iter().flatten().find(|p| p.leader == Some(BrokerId::new(2))).expect("one").index;
+    let mut orders = Orders::begin().await;
+    let partition = orders.led_by(2).await;
+    // The directories stay until the end.
+    let Orders { founders: _founders, mut servers, mut first, topic } = orders;
     let mut leader = client(&servers[&2]).await;
     let produced = until(
         async || leader.produce(topic, partition.get(), &["a", "b"]).await,

@@ -27,16 +27,9 @@ enum End {
 }
 
 fn start(name: &str) -> Run {
-    let settings = [
-        "storage.segment_bytes=40MiB",
-        "storage.commit_queue_bytes=8MiB",
-        "storage.spare_segments=1",
-        "storage.index_write_buffer_bytes=1MiB",
-        // What recovery does not read the background check shall find soon.
-        "storage.scrub_rate=1GiB/s",
-    ];
-    let settings = settings.into_iter().map(str::to_owned).collect();
-    Run::start(name, &Options { settings, ..Options::default() }, &LoadOptions::default())
+    // What recovery does not read the background check shall find soon.
+    let more = ["storage.index_write_buffer_bytes=1MiB", "storage.scrub_rate=1GiB/s"];
+    Run::start(name, &Options::default().with_small_segments().with(&more), &LoadOptions::default())
 }
 
 /// Writes more than a segment on every broker, so that there are sealed segments, checkpoints and tables of the index.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use streambus_protocol::api::topics::PartitionDescription;
 use streambus_protocol::ids::BrokerId;
-use streambus_tests::cluster::{Options, PATIENCE};
+use streambus_tests::cluster::Options;
 use streambus_tests::load::LoadOptions;
 use streambus_tests::run::Run;
 use streambus_tests::setting;
@@ -81,16 +81,11 @@ fn disjoint_moves(name: &str, replicas: u16) {
     // One seed goes on where the one before it ended.
     let first = usize::try_from(setting::seed().wrapping_mul(moves) % 12).expect("less than twelve");
     for (step, victim) in turns.cycle().skip(first).take(usize::try_from(moves).expect("few")) {
-        run.wait_in_sync();
-        let before = run.wait_partition(0, "a leader", |now| now.layout.leader.is_some());
-        let old = numbers(&before.layout.replicas);
-        let leader = before.layout.leader.map(BrokerId::get).expect("waited for");
+        let (leader, old) = run.whole_partition(0);
         let others = run.cluster.ids().into_iter().filter(|id| !old.contains(id));
         let wanted: Vec<u32> = others.take(usize::from(replicas)).collect();
-        let list = wanted.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         run.cluster.recorder().fault(format!("{victim:?} shall die at step {step:?} of {old:?} to {wanted:?}"));
-        let arguments = ["topic", "reassign", "proof", "--partition", "0", "--replicas", &list, "--throttle", LIMIT];
-        run.cluster.command_well(PATIENCE, &arguments);
+        run.reassign(0, &wanted, LIMIT);
         run.wait_partition(0, &format!("step {step:?}"), |now| step.is_reached(now, &wanted));
 
         let id = match victim {

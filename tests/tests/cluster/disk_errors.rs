@@ -14,9 +14,6 @@ use streambus_tests::run::Run;
 use streambus_tests::setting;
 use streambus_tests::shim::{Call, ENOSPC, Rule};
 
-/// Disks of a GiB shall not count as full.
-const ROOM: [&str; 2] = ["storage.disk_reserve_bytes=16MiB", "storage.disk_reserve_percent=1%"];
-
 /// The broker whose disk fails.
 #[derive(Clone, Copy)]
 enum Victim {
@@ -67,10 +64,8 @@ impl Fault {
     /// Arms the rule on a victim in each cycle under load, waits until it was hit and every partition takes records
     /// again, restarts the victim without the fault; then judges. `provoke` makes the broker do what the rule waits for.
     fn play(&self, provoke: impl Fn(&Run, u64)) {
-        let settings = ["storage.segment_bytes=40MiB", "storage.commit_queue_bytes=8MiB", "storage.spare_segments=1"];
-        let settings = settings.into_iter().chain(ROOM).map(str::to_owned).collect();
         let disks = self.disks.loops_if_possible(1 << 30);
-        let options = Options { disks, settings, ..Options::default() };
+        let options = Options { disks, ..Options::default() }.with_small_segments().with_small_reserve();
         let mut random = StdRng::seed_from_u64(setting::seed());
         let mut run = Run::start(self.name, &options, &LoadOptions::default());
         let mut times = Times::default();

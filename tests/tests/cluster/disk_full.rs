@@ -19,16 +19,8 @@ const LEFT: u64 = 20 * MIB;
 const ROUNDS_MAX: u32 = 64;
 
 fn options() -> Options {
-    let settings = [
-        "storage.segment_bytes=40MiB",
-        "storage.commit_queue_bytes=8MiB",
-        "storage.spare_segments=1",
-        "storage.disk_reserve_bytes=16MiB",
-        "storage.disk_reserve_percent=1%",
-        "replication.lag_time_max=1s",
-    ];
-    let settings = settings.into_iter().map(str::to_owned).collect();
-    Options { settings, disks: Disks::default().loops(768 * MIB), ..Options::default() }
+    let options = Options { disks: Disks::default().loops(768 * MIB), ..Options::default() };
+    options.with_small_segments().with_small_reserve().with(&["replication.lag_time_max=1s"])
 }
 
 /// Writes to a topic of its own on every broker until the one named in `full` refuses; returns what it said.

@@ -86,11 +86,7 @@ fn stop(run: &mut Run, id: u32, part: Part, moment: Moment) -> bool {
 /// Stops leaders under load, each time with failing syncs, and has them come back after a power cut.
 fn play(name: &str, part: Part, moments: [Moment; 2]) {
     let disks = Disks::default().shimmed_page_cache().loops_if_possible(1 << 30);
-    let settings =
-        ["storage.disk_reserve_bytes=16MiB", "storage.disk_reserve_percent=1%", "storage.segment_bytes=40MiB"];
-    let more = ["storage.commit_queue_bytes=8MiB", "storage.spare_segments=1"];
-    let settings = settings.into_iter().chain(more).map(str::to_owned).collect();
-    let options = Options { disks, settings, ..Options::default() };
+    let options = Options { disks, ..Options::default() }.with_small_segments().with_small_reserve();
     let mut random = StdRng::seed_from_u64(setting::seed());
     let mut run = Run::start(name, &options, &LoadOptions::default());
     for cycle in 0..setting::cycles(2) {

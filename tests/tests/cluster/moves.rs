@@ -81,20 +81,14 @@ fn limited_move(name: &str, victim: Victim) {
     let mut run = Run::start(name, &options, &LoadOptions::default());
     run.burst(0, RECORDS);
     for _ in 0..setting::cycles(1) {
-        run.wait_in_sync();
-        let before = run.wait_partition(0, "a leader", |partition| partition.layout.leader.is_some());
-        let old: Vec<u32> = before.layout.replicas.iter().map(|id| id.get()).collect();
-        let leader = before.layout.leader.map(BrokerId::get).expect("waited for");
+        let (leader, old) = run.whole_partition(0);
         let target = run.cluster.ids().into_iter().find(|id| !old.contains(id)).expect("four brokers, three replicas");
         // One that follows makes room.
         let leaving = *old.iter().rfind(|id| **id != leader).expect("three replicas");
         let wanted: Vec<u32> = old.iter().map(|id| if *id == leaving { target } else { *id }).collect();
-        let replicas = wanted.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
 
         let first = Stretch::begin(&run);
-        let arguments =
-            ["topic", "reassign", "proof", "--partition", "0", "--replicas", &replicas, "--throttle", LIMIT];
-        run.cluster.command_well(PATIENCE, &arguments);
+        run.reassign(0, &wanted, LIMIT);
         run.wait_recovery(first.began_us);
         first.check_limit(&run, BEFORE_BYTES, "before the kill");
 

@@ -16,16 +16,8 @@ const MIB: u64 = 1 << 20;
 
 /// Brokers on disks that are small but hold a run of so many cuts, with segments small enough to be sealed often.
 fn options(brokers: u32, cuts: u64) -> Options {
-    let settings = [
-        // The smallest segments there are.
-        "storage.segment_bytes=40MiB",
-        "storage.commit_queue_bytes=8MiB",
-        "storage.spare_segments=1",
-        "storage.disk_reserve_bytes=16MiB",
-        "storage.disk_reserve_percent=1%",
-    ];
-    let settings = settings.into_iter().map(str::to_owned).collect();
-    Options { brokers, settings, disks: Disks::default().loops(512 * MIB + cuts * 64 * MIB), ..Options::default() }
+    let disks = Disks::default().loops(512 * MIB + cuts * 64 * MIB);
+    Options { brokers, disks, ..Options::default() }.with_small_segments().with_small_reserve()
 }
 
 fn first_to_go(random: &mut StdRng) -> FirstToGo {
