@@ -1,6 +1,7 @@
 //! What an operator types: the one binary's other commands, run against the cluster.
 
-use std::process::{Child, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, ChildStderr, Stdio};
 use std::time::Duration;
 
 use super::Cluster;
@@ -23,6 +24,9 @@ pub struct Said {
 pub struct Command {
     words: String,
     child: Child,
+    notes: BufReader<ChildStderr>,
+    /// What was read of standard error already.
+    heard: String,
 }
 
 impl Cluster {
@@ -31,7 +35,7 @@ impl Cluster {
         let words = arguments.join(" ");
         self.recorder.fault(format!("streambus {words}"));
         let all = ["--brokers".to_owned(), self.client_addresses().join(",")];
-        let child = std::process::Command::new(binary())
+        let mut child = std::process::Command::new(binary())
             .args(all.iter().filter(|_| !arguments.contains(&"--brokers")))
             .args(arguments)
             .stdin(Stdio::null())
@@ -39,7 +43,8 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        Command { words, child }
+        let notes = BufReader::new(child.stderr.take().expect("standard error is piped"));
+        Command { words, child, notes, heard: String::new() }
     }
 
     /// Runs `streambus ARGUMENTS` to its end, within `limit`.
@@ -63,18 +68,24 @@ impl Command {
         self.child.try_wait().expect("the process can be waited for").is_none()
     }
 
+    /// The next line of its standard error, as soon as it is written; `None` when the command has ended.
+    pub fn next_note(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.notes.read_line(&mut line).expect("what it says is text");
+        self.heard.push_str(&line);
+        (!line.is_empty()).then(|| line.trim_end().to_owned())
+    }
+
     /// Waits until it ends. What it writes must fit a pipe: a few lines.
     pub fn wait(mut self, limit: Duration) -> Said {
         let ended = wait_for(limit, || (!self.runs()).then_some(()));
         assert!(ended.is_some(), "`streambus {}` does not end within {limit:?}", self.words);
         let code = self.child.wait().expect("it has ended").code().unwrap_or(-1);
-        let read = |from: &mut dyn std::io::Read| {
-            let mut text = String::new();
-            from.read_to_string(&mut text).expect("what it said is text");
-            text
-        };
-        let out = self.child.stdout.as_mut().map(|out| read(out)).unwrap_or_default();
-        let err = self.child.stderr.as_mut().map(|err| read(err)).unwrap_or_default();
+        let (mut out, mut err) = (String::new(), std::mem::take(&mut self.heard));
+        if let Some(stdout) = self.child.stdout.as_mut() {
+            stdout.read_to_string(&mut out).expect("what it said is text");
+        }
+        self.notes.read_to_string(&mut err).expect("what it said is text");
         Said { code, out, err }
     }
 }

@@ -21,6 +21,7 @@ mod one;
 mod operator;
 mod pause;
 mod power;
+mod progress;
 mod refusals;
 mod restart;
 mod stale;

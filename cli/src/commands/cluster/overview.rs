@@ -153,6 +153,9 @@ pub async fn run(global: &Global, verdict_first: bool) -> Result<Exit, Failure> 
 
 #[cfg(test)]
 mod tests {
+    use streambus_protocol::api::cluster::BrokerDescription;
+    use streambus_protocol::api::metadata::BrokerEndpoint;
+    use streambus_protocol::epoch::BrokerEpoch;
     use streambus_protocol::ids::ClusterId;
 
     use super::*;
@@ -182,6 +185,55 @@ mod tests {
         let text = cluster(2, Some(BrokerId::new(1))).text(false);
         assert!(text.starts_with("Healthy     NO: 2 of 3 partitions have no leader"), "{text}");
         assert!(cluster(0, None).problems()[0].contains("no controller"));
+    }
+
+    fn broker(id: u32, fenced: bool, draining: bool) -> BrokerDescription {
+        BrokerDescription {
+            endpoint: BrokerEndpoint { id: BrokerId::new(id), host: format!("b{id}"), port: 9092, rack: None },
+            cluster_host: format!("b{id}"),
+            cluster_port: 9192,
+            epoch: BrokerEpoch::new(7),
+            fenced,
+            in_controlled_shutdown: false,
+            draining,
+            is_voter: true,
+            metadata_lag: None,
+            state: "ready".to_owned(),
+            version: "1".to_owned(),
+            leaders: 1,
+            replicas: 3,
+            reassigning: 0,
+            disk_used_bytes: 0,
+            disk_free_bytes: 0,
+        }
+    }
+
+    // Catches a kind of trouble that health passes over, and the worst of several that comes last.
+    #[test]
+    fn everything_that_is_wrong_is_named_worst_first() {
+        let mut cluster = cluster(1, Some(BrokerId::new(1)));
+        cluster.state.under_min_isr = 2;
+        cluster.state.under_replicated = 3;
+        cluster.state.brokers = vec![broker(1, false, false), broker(2, true, false), broker(3, false, true)];
+        let problems = cluster.problems();
+        let parts = [
+            "have no leader",
+            "acks=all is refused",
+            "under-replicated",
+            "broker 2 is fenced: ",
+            "broker 3 is draining",
+        ];
+        assert_eq!(problems.len(), parts.len(), "{problems:?}");
+        for (problem, part) in problems.iter().zip(parts) {
+            assert!(problem.contains(part), "{part:?} is not in its place: {problems:?}");
+        }
+        let text = cluster.text(false);
+        assert!(text.starts_with("Healthy     NO: 1 of 3 partitions have no leader"), "{text}");
+        let json = serde_json::to_value(&cluster.items()[0]).unwrap();
+        assert_eq!((&json["healthy"], &json["brokers"][1]["state"]), (&false.into(), &"fenced".into()));
+        cluster.state =
+            ClusterDescribeResponse { leaderless: 0, under_min_isr: 0, under_replicated: 0, ..cluster.state };
+        assert!(cluster.problems()[0].starts_with("broker 2 is fenced"), "{:?}", cluster.problems());
     }
 
     // Catches a verdict over what was true before the majority went.
