@@ -32,6 +32,7 @@ use crate::config::ConsensusConfig;
 use crate::controller::liveness::Heartbeat;
 use crate::database::{BeforeSync, DatabaseSource};
 use crate::error::{NotApplied, ProposeError, ReadIndexError, TransferError};
+use crate::forward::Confirmation;
 use crate::heartbeat::{HeartbeatAnswer, HeartbeatError};
 use crate::identity::Identity;
 use crate::image::ClusterImage;
@@ -226,7 +227,17 @@ impl MetadataNode {
 
     /// As [`MetadataNode::read_index`], for at most `patience`.
     pub async fn read_index_within(&self, patience: Duration) -> Result<u64, ReadIndexError> {
-        self.inner.read_index(patience).await
+        self.inner.read_index(Confirmation::Quorum, patience).await
+    }
+
+    /// As [`MetadataNode::read_index_within`], without a round through the quorum: the controller answers while a quorum
+    /// has answered it less than a lease ago. For lists and overviews, where what was true a lease ago does no harm, and for
+    /// nothing that is denied or cannot be taken back: for less than a lease it may answer from before. So it is when a voter
+    /// that had answered it was restarted, which forgets the lease, and helps to elect another; when it was taken over from
+    /// because connections to it are refused although it runs; and on a machine whose monotonic clock stands still while it is
+    /// suspended.
+    pub async fn lease_read_within(&self, patience: Duration) -> Result<u64, ReadIndexError> {
+        self.inner.read_index(Confirmation::Lease, patience).await
     }
 
     /// Tells the controller that this broker is alive, and hears whether it may serve. To be sent several times per

@@ -48,21 +48,21 @@ where
     match target {
         ApiTarget::Cluster => {
             query(&[])?;
-            cluster::describe(services)
+            cluster::describe(services, deadline).await
         }
         ApiTarget::ClusterHealth => {
             query(&[])?;
-            cluster::health(services)
+            cluster::health(services, deadline).await
         }
         ApiTarget::Brokers => {
             query(&[])?;
-            cluster::brokers(services)
+            cluster::brokers(services, deadline).await
         }
         ApiTarget::Broker(id) => {
             query(&[])?;
-            cluster::broker(services, &id)
+            cluster::broker(services, &id, deadline).await
         }
-        ApiTarget::ListTopics => topics::list(services, &query(topics::LIST_PARAMETERS)?),
+        ApiTarget::ListTopics => topics::list(services, &query(topics::LIST_PARAMETERS)?, deadline).await,
         ApiTarget::CreateTopic => {
             query(&[])?;
             let body = document(state, &head.headers, body, deadline).await?;

@@ -1,4 +1,5 @@
-//! Metadata, ClusterDescribe, Health: answered at once from memory, but for topics that are not known here.
+//! Metadata, ClusterDescribe, Health: answered from memory, an overview after the controller was asked whether that has all,
+//! and metadata at once, but for topics that are not known here.
 
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ pub(super) fn metadata(session: &Session, call: Call, frame: Frame) -> Result<Ha
 
 pub(super) fn describe(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {
     let (ClusterDescribeRequest {}, call) = call.decode(frame)?;
-    Ok(call.finish(session.door.services().cluster.describe()).into())
+    let (services, deadline) = (Arc::clone(session.door.services()), call.deadline());
+    Ok(Handled::Later(Box::pin(async move { call.finish(services.cluster.describe(deadline).await) })))
 }
 
 pub(super) fn health(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {

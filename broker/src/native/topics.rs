@@ -26,7 +26,8 @@ pub(super) fn delete(session: &Session, call: Call, frame: Frame) -> Result<Hand
 
 pub(super) fn list(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {
     let (ListTopicsRequest {}, call) = call.decode(frame)?;
-    Ok(call.answer(&session.door.services().topics.list()).into())
+    let (services, deadline) = (Arc::clone(session.door.services()), call.deadline());
+    Ok(Handled::Later(Box::pin(async move { call.answer(&services.topics.list(deadline).await) })))
 }
 
 pub(super) fn describe(session: &Session, call: Call, frame: Frame) -> Result<Handled, Reply> {

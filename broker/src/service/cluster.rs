@@ -120,12 +120,12 @@ impl ClusterService {
         })
     }
 
-    /// The cluster at a glance.
+    /// The cluster at a glance: as the controller has it or, where it does not answer, as this broker knows it.
     ///
     /// # Errors
     /// None today; the signature leaves room for a broker that does not know its cluster yet.
-    pub fn describe(&self) -> Result<ClusterDescribeResponse, ErrorBody> {
-        let image = self.directory.image();
+    pub async fn describe(&self, deadline: Deadline) -> Result<ClusterDescribeResponse, ErrorBody> {
+        let image = self.directory.recent(deadline).await;
         let status = self.directory.metadata().status();
         let tally = tally(&image);
         let out_of_touch = self.directory.contact().lost_for();

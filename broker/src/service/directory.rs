@@ -22,6 +22,9 @@ use crate::partition::role::Leadership;
 /// Names compared for a suggestion: the comparison is quadratic in the name and linear in their number.
 const SUGGESTION_TOPICS_MAX: usize = 2_000;
 
+/// How long a list or an overview waits for the controller's word that this broker has everything. Nothing depends on it.
+const LIST_WAIT_MAX: Duration = Duration::from_millis(300);
+
 /// What this broker holds and what the cluster has.
 #[derive(Clone)]
 pub struct Directory {
@@ -98,6 +101,19 @@ impl Directory {
                 format!("what this broker knows of the cluster may be old: {error}; try again shortly"),
             )),
         }
+    }
+
+    /// The cluster for a list or an overview: with everything in it that was acknowledged anywhere before the call, on the
+    /// word of the controller's lease, which may be from before for less than a lease. As it is known here, where that word
+    /// does not come soon.
+    pub(crate) async fn recent(&self, deadline: Deadline) -> Arc<ClusterImage> {
+        // Without contact nobody answers, and the answer says how old it is.
+        if !self.contact.is_lost()
+            && let Err(error) = self.metadata.lease_read_within(deadline.left().min(LIST_WAIT_MAX)).await
+        {
+            tracing::debug!(%error, "what is listed is what this broker knows");
+        }
+        self.image()
     }
 
     /// The topic of this name. That there is none is said only when a controller confirms it: another broker may just have

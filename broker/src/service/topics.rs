@@ -142,9 +142,9 @@ impl TopicService {
         }
     }
 
-    /// Every topic, by name.
-    pub fn list(&self) -> ListTopicsResponse {
-        let image = self.directory.image();
+    /// Every topic, by name: as the controller has them or, where it does not answer, as this broker knows them.
+    pub async fn list(&self, deadline: Deadline) -> ListTopicsResponse {
+        let image = self.directory.recent(deadline).await;
         let topics = image
             .topics_by_name()
             .map(|topic| TopicListing {

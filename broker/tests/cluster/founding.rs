@@ -4,7 +4,9 @@ use crate::founders::{Founders, client, create, describe, ids, layout, until};
 use crate::harness::{PATIENCE, config, name, within};
 use streambus_broker::server::{BrokerEnv, Server};
 use streambus_protocol::api::cluster::ClusterDescribeResponse;
-use streambus_protocol::api::topics::{DescribeTopicRequest, DescribeTopicResponse};
+use streambus_protocol::api::topics::{
+    DescribeTopicRequest, DescribeTopicResponse, ListTopicsRequest, ListTopicsResponse,
+};
 use streambus_protocol::error_code::ErrorCode;
 use streambus_protocol::ids::BrokerId;
 
@@ -71,6 +73,31 @@ async fn a_topic_that_one_broker_made_exists_at_every_other_at_once() {
     let denied = clients[0].call(&DescribeTopicRequest { name: name("round-3o") }).await.expect_err("there is none");
     assert_eq!(denied.code, ErrorCode::UnknownTopic, "{denied:?}");
     assert!(denied.message.contains("round-3"), "it suggests what is near: {denied:?}");
+}
+
+// Catches a list or an overview that does not ask the controller whether it has everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_one_broker_made_is_listed_by_every_other_at_once() {
+    const ROUNDS: usize = 20;
+    let founders = Founders::new(3);
+    let servers = founders.start_all().await;
+    let mut clients = Vec::new();
+    for server in servers.values() {
+        clients.push(client(server).await);
+    }
+    let mut missed = Vec::new();
+    for round in 0..ROUNDS {
+        let topic = format!("round-{round}");
+        create(&mut clients[round % 3], &topic, 3).await;
+        let listed: ListTopicsResponse = clients[(round + 1) % 3].call(&ListTopicsRequest {}).await.expect("a list");
+        let overview = describe(&mut clients[(round + 2) % 3]).await;
+        let counted = usize::try_from(overview.topics).expect("few");
+        if listed.topics.iter().all(|other| other.name != name(&topic)) || counted <= round {
+            missed.push(topic);
+        }
+    }
+    // Neither waits for long: a machine that stands still may cost one.
+    assert!(missed.len() <= 1, "{missed:?} were not listed");
 }
 
 // Catches a cluster of one that cannot grow, that loses what it has when it does, and a lone voter that does not hear its

@@ -225,7 +225,7 @@ impl Inner {
                     }
                 }
             }
-            Forward::ReadIndex => match self.read_index_here().await {
+            Forward::ReadIndex(policy) => match self.read_index_here(policy).await {
                 Ok(index) => Forwarded::ReadIndex { index },
                 Err(reason) => Forwarded::NotApplied(reason),
             },

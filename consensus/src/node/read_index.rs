@@ -9,19 +9,19 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::Inner;
 use super::propose::{BACKOFF_FIRST, BACKOFF_MAX};
 use crate::error::{NotApplied, ReadIndexError};
-use crate::forward::{Forward, Forwarded};
+use crate::forward::{Confirmation, Forward, Forwarded};
 use crate::network::Peer;
 
 impl Inner {
     /// An index such that a reader that has applied it sees everything acknowledged before the call.
-    pub(super) async fn read_index(&self, patience: Duration) -> Result<u64, ReadIndexError> {
+    pub(super) async fn read_index(&self, policy: Confirmation, patience: Duration) -> Result<u64, ReadIndexError> {
         let deadline = Instant::now() + patience;
         let mut backoff = BACKOFF_FIRST;
         let index = loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let attempt = match tokio::time::timeout(left, self.read_index_here()).await {
+            let attempt = match tokio::time::timeout(left, self.read_index_here(policy)).await {
                 Ok(Err(NotApplied::OtherController { id, node })) => {
-                    match self.ask_controller(&Peer { id, node }, &Forward::ReadIndex, left).await {
+                    match self.ask_controller(&Peer { id, node }, &Forward::ReadIndex(policy), left).await {
                         Ok(Forwarded::ReadIndex { index }) => Some(index),
                         Ok(_) | Err(_) => None,
                     }
@@ -47,10 +47,13 @@ impl Inner {
         }
     }
 
-    /// The read index, if this node is the controller and a quorum says so now. That it said so less than a lease ago is not
-    /// enough: a voter's restart forgets the lease, and a refused connection ends it early.
-    pub(super) async fn read_index_here(&self) -> Result<u64, NotApplied> {
-        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+    /// The read index, confirmed as asked, if this node is the controller.
+    pub(super) async fn read_index_here(&self, policy: Confirmation) -> Result<u64, NotApplied> {
+        let policy = match policy {
+            Confirmation::Quorum => ReadPolicy::ReadIndex,
+            Confirmation::Lease => ReadPolicy::LeaseRead,
+        };
+        match self.raft.get_read_log_id(policy).await {
             Ok((read, _)) => Ok(read.index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 match (forward.leader_id, forward.leader_node) {

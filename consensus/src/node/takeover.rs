@@ -4,7 +4,7 @@
 //! killed leaves a better proof: its machine refuses connections. Then a follower takes over at once, in the way of a
 //! controller that hands over its office, which lets voters disregard the lease. Votes, terms and logs decide as ever,
 //! so a wrong conclusion costs an election and decides nothing: decisions are confirmed by a quorum, and so is what the
-//! former controller, if it runs after all, answers to readers. Nobody trusts its lease.
+//! former controller, if it runs after all, denies. Its lists may be from before, for as long as its lease lasts.
 
 use std::time::Duration;
 

@@ -7,17 +7,18 @@ use streambus_protocol::ids::BrokerId;
 
 use super::super::body::{Answer, json};
 use super::super::problem::{Problem, ProblemCode};
+use crate::clock::Deadline;
 use crate::service::Services;
 
 /// `GET /cluster`.
-pub(super) fn describe(services: &Services) -> Result<Response<Answer>, Problem> {
-    let cluster = services.cluster.describe()?;
+pub(super) async fn describe(services: &Services, deadline: Deadline) -> Result<Response<Answer>, Problem> {
+    let cluster = services.cluster.describe(deadline).await?;
     Ok(json(StatusCode::OK, &Cluster::new(&cluster)))
 }
 
 /// `GET /cluster/health`: a verdict, for people and scripts. Not a probe: it is about the whole cluster.
-pub(super) fn health(services: &Services) -> Result<Response<Answer>, Problem> {
-    let cluster = services.cluster.describe()?;
+pub(super) async fn health(services: &Services, deadline: Deadline) -> Result<Response<Answer>, Problem> {
+    let cluster = services.cluster.describe(deadline).await?;
     let own = services.cluster.health();
     let mut problems = own.problems;
     match cluster.without_quorum_ms {
@@ -60,15 +61,15 @@ fn listed(brokers: &[BrokerId]) -> String {
 }
 
 /// `GET /brokers`.
-pub(super) fn brokers(services: &Services) -> Result<Response<Answer>, Problem> {
-    let cluster = services.cluster.describe()?;
+pub(super) async fn brokers(services: &Services, deadline: Deadline) -> Result<Response<Answer>, Problem> {
+    let cluster = services.cluster.describe(deadline).await?;
     let items: Vec<Broker<'_>> = cluster.brokers.iter().map(Broker::new).collect();
     Ok(json(StatusCode::OK, &Brokers { total: items.len(), items }))
 }
 
 /// `GET /brokers/{id}`.
-pub(super) fn broker(services: &Services, id: &str) -> Result<Response<Answer>, Problem> {
-    let cluster = services.cluster.describe()?;
+pub(super) async fn broker(services: &Services, id: &str, deadline: Deadline) -> Result<Response<Answer>, Problem> {
+    let cluster = services.cluster.describe(deadline).await?;
     let wanted: u32 = id.parse().map_err(|_| Problem::invalid(format!("'{id}' is no broker id: it is a number")))?;
     match cluster.brokers.iter().find(|broker| broker.endpoint.id.get() == wanted) {
         Some(broker) => Ok(json(StatusCode::OK, &Broker::new(broker))),

@@ -25,10 +25,11 @@ const LIST_LIMIT_MAX: usize = 1_000;
 
 /// `GET /topics`: a page in the order of names. `search` is part of a name, in any case; internal topics are left out
 /// unless asked for.
-pub(super) fn list(services: &Services, query: &Query) -> Result<Response<Answer>, Problem> {
+pub(super) async fn list(services: &Services, query: &Query, deadline: Deadline) -> Result<Response<Answer>, Problem> {
     let limit = query.number("limit", 1..=LIST_LIMIT_MAX)?.unwrap_or(LIST_LIMIT_DEFAULT);
     let with_internal = query.switch("internal")?;
-    Ok(json(StatusCode::OK, &page(services.topics.list().topics, query, with_internal, limit)))
+    let topics = services.topics.list(deadline).await.topics;
+    Ok(json(StatusCode::OK, &page(topics, query, with_internal, limit)))
 }
 
 fn page(mut topics: Vec<TopicListing>, query: &Query, with_internal: bool, limit: usize) -> TopicPage {

@@ -130,6 +130,47 @@ impl Nodes {
     }
 }
 
+/// A topic on broker `on`.
+fn create(topic: &TopicName, on: BrokerId) -> Command {
+    let mut id = [0; 16];
+    let bytes = topic.as_str().as_bytes();
+    id[..bytes.len()].copy_from_slice(bytes);
+    Command::CreateTopic {
+        name: topic.clone(),
+        id: TopicId::from_bytes(id),
+        partitions: vec![Assignment { replicas: vec![on] }],
+        config: BTreeMap::new(),
+        at: Timestamp::from_millis(1),
+    }
+}
+
+// Catches a list that does not ask whether it has everything: a follower hears of a decision some time after it was made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_has_what_was_just_made_elsewhere() {
+    const ROUNDS: usize = 20;
+    let mut nodes = Nodes::started().await;
+    let (controller, other) = nodes.settled().await;
+    let directory = nodes.directory(other);
+    nodes.network.set_delay(Duration::from_millis(10));
+    let (mut lacked, mut listed) = (0, 0);
+    for round in 0..ROUNDS {
+        let topic = TopicName::new(&format!("round-{round}")).unwrap();
+        nodes.running[&controller].propose_within(create(&topic, other), PATIENCE).await.unwrap();
+        if directory.image().topic_by_name(&topic).is_none() {
+            lacked += 1;
+            let image = directory.recent(Deadline::after(PATIENCE)).await;
+            listed += usize::from(image.topic_by_name(&topic).is_some());
+        }
+    }
+    assert!(lacked > 0, "the follower always had it: this shows nothing");
+    // It does not wait for long, so that a machine that stands still may cost one.
+    assert!(2 * listed > lacked, "{listed} of {lacked} were listed");
+    for node in nodes.running.values() {
+        node.shutdown().await;
+    }
+    nodes.loops.shutdown().await;
+}
+
 // Catches a controller that was taken for dead and denies, on the word of its lease, what its successor has made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_former_controller_does_not_deny_what_its_successor_has_made() {
@@ -142,15 +183,8 @@ async fn a_former_controller_does_not_deny_what_its_successor_has_made() {
     assert_eq!(none.code, ErrorCode::UnknownTopic, "{none:?}");
 
     nodes.take_for_dead(former);
-    let create = Command::CreateTopic {
-        name: orders.clone(),
-        id: TopicId::from_bytes([9; 16]),
-        partitions: vec![Assignment { replicas: vec![other] }],
-        config: BTreeMap::new(),
-        at: Timestamp::from_millis(1),
-    };
     // Over within a lease of the former controller's, where the machine is not busy.
-    nodes.running[&other].propose_within(create, PATIENCE).await.unwrap();
+    nodes.running[&other].propose_within(create(&orders, other), PATIENCE).await.unwrap();
     let unsure = existing().await.expect_err("it cannot know");
     assert_eq!(unsure.code, ErrorCode::NoController, "{unsure:?}");
     assert!(unsure.message.contains("no topic 'orders' is known here, but"), "{unsure:?}");
