@@ -138,13 +138,15 @@ impl Partition {
     /// The attempt number `attempt` to send batch `id` failed; `hint` says who leads instead, if the broker knew.
     pub(crate) fn failed(self: &Arc<Self>, id: u64, attempt: u32, error: Error, hint: Option<LeaderHint>) {
         tracing::debug!(at = %self.at, %error, "a batch was not acknowledged");
-        match hint.filter(|hint| hint.leader_epoch > self.home().leader_epoch) {
-            Some(hint) => self.shared.send(Event::Follow { partition: Arc::clone(self), hint }),
-            None if wants_new_metadata(&error) => self.shared.want_metadata(),
-            None => {}
-        }
+        let is_outdated = wants_new_metadata(&error);
         let pause = |attempts| self.shared.engine.quick_pause(attempts);
         let ended = self.state.lock().machine.failed(id, attempt, error, Instant::now(), pause);
+        // Only now: a move leaves whatever has no answer yet in doubt.
+        match hint.filter(|hint| hint.leader_epoch > self.home().leader_epoch) {
+            Some(hint) => self.shared.send(Event::Follow { partition: Arc::clone(self), hint }),
+            None if is_outdated => self.shared.want_metadata(),
+            None => {}
+        }
         self.end(ended);
         self.progress();
     }
