@@ -151,15 +151,17 @@ async fn records_come_back_as_they_were_sent() {
     let page = api.get("/api/v1/topics/t/records").await;
     assert_eq!(page.status, 200, "{}", page.text);
     let records = &page.body["records"];
+    let epoch = &records[3]["leader_epoch"];
+    assert!(epoch.is_u64(), "{}", page.text);
     assert_eq!(
         records[0],
-        json!({"partition": 0, "offset": 0, "timestamp": 1000, "key": "k", "value": "text ä",
+        json!({"partition": 0, "offset": 0, "leader_epoch": epoch, "timestamp": 1000, "key": "k", "value": "text ä",
             "headers": [{"key": "h", "value": "1"}, {"key": "h", "value_base64": "/w=="}]})
     );
     assert_eq!(records[1]["value"], r#"{"big":12345678901234567890123,"z":1,"a":1.10}"#);
     assert_eq!((&records[2]["key_base64"], &records[2]["value_base64"]), (&json!("/wA="), &json!("/v8=")));
     assert_eq!((&records[3]["key"], &records[3]["value"]), (&json!("gone"), &Value::Null));
-    assert_eq!(page.body["next"], "0:4");
+    assert_eq!(page.body["next"], format!("0:4:{epoch}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,6 +225,52 @@ async fn reading_starts_where_it_is_asked_to() {
     }
     let beyond = api.get("/api/v1/topics/t/records?partition=0&from=offset:99").await;
     assert_eq!((beyond.status, &beyond.body["code"]), (416, &json!("OFFSET_OUT_OF_RANGE")), "{}", beyond.text);
+}
+
+// Catches a reader over HTTP that goes on in a log which has other records where it has read, and is told nothing; one that is
+// sent to a place where they differ already; and one that is refused in the log that it has always read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_says_under_which_epoch_it_has_read_and_hears_when_the_log_has_something_else_there() {
+    let mut api = Api::start().await;
+    api.create("t", 1).await;
+    let epoch_of = |answer: &Answer| answer.body["records"][0]["leader_epoch"].as_u64().expect("an epoch");
+    for value in ["a", "b", "c"] {
+        assert_eq!(api.post("/api/v1/topics/t/records", &json!({"value": value})).await.status, 200);
+    }
+    let first = api.get("/api/v1/topics/t/records?limit=2").await;
+    let earlier = epoch_of(&first);
+    assert_eq!(first.body["next"], format!("0:2:{earlier}"), "{}", first.text);
+    assert_eq!(first.body["partitions"][0]["leader_epoch"], earlier, "{}", first.text);
+
+    // Another leadership, which begins at offset 3.
+    let broker = api.broker.restart().await;
+    api = Api { address: broker.server.http_address(), broker };
+    for value in ["d", "e"] {
+        assert_eq!(api.post("/api/v1/topics/t/records", &json!({"value": value})).await.status, 200);
+    }
+    let rest = api.get(&format!("/api/v1/topics/t/records?cursor=0:2:{earlier}")).await;
+    assert_eq!((rest.status, values(&rest.body)), (200, vec!["c", "d", "e"]), "{}", rest.text);
+    let later = rest.body["records"][2]["leader_epoch"].as_u64().expect("an epoch");
+    assert!(later > earlier, "{}", rest.text);
+    assert_eq!(rest.body["next"], format!("0:5:{later}"), "{}", rest.text);
+
+    // Who had read offset 3 as the earlier leader wrote it has read something else than what is there.
+    for place in [format!("cursor=0:4:{earlier}"), format!("partition=0&from=offset:4&epoch={earlier}")] {
+        let other = api.get(&format!("/api/v1/topics/t/records?{place}")).await;
+        assert_eq!((other.status, &other.body["code"]), (416, &json!("OFFSET_OUT_OF_RANGE")), "{}", other.text);
+        let detail = other.body["detail"].as_str().expect("a detail");
+        assert!(detail.contains("not in this log any more") && detail.contains("offset 3 at most"), "{detail}");
+    }
+    let beyond = api.get(&format!("/api/v1/topics/t/records?cursor=0:99:{earlier}")).await;
+    let detail = beyond.body["detail"].as_str().expect("a detail");
+    assert!(beyond.status == 416 && detail.contains("offset 3 at most"), "it has become shorter as well: {detail}");
+    let on = api.get(&format!("/api/v1/topics/t/records?partition=0&from=offset:3&epoch={earlier}")).await;
+    assert_eq!((on.status, values(&on.body)), (200, vec!["d", "e"]), "{}", on.text);
+    let unheard = api.get(&format!("/api/v1/topics/t/records?cursor=0:4:{}", later + 1)).await;
+    assert_eq!((unheard.status, &unheard.body["code"]), (421, &json!("UNKNOWN_LEADER_EPOCH")), "{}", unheard.text);
+    for wrong in ["from=earliest&epoch=0", "epoch=0", "cursor=0:4&epoch=0", "partition=0&from=offset:4&epoch=x"] {
+        assert_eq!(api.get(&format!("/api/v1/topics/t/records?{wrong}")).await.status, 400, "{wrong}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use streambus_protocol::api::fetch::{FetchOutcome, FetchPartition, FetchRequest, FetchResponse};
 use streambus_protocol::api::session::ErrorBody;
+use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::error_code::ErrorCode;
+use streambus_protocol::ids::{PartitionIndex, TopicId};
 use streambus_protocol::limits::FETCH_WAIT_MS_MAX;
 use streambus_protocol::offset::Offset;
+use streambus_storage::epoch_cache::EpochEnd;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Deadline;
@@ -100,6 +103,40 @@ impl FetchService {
                 _ = until.limit(waits.next()) => {}
                 _ = changes.changed() => {}
                 () = closing.cancelled() => {}
+            }
+        }
+    }
+
+    /// Whether the log that this broker leads has in front of `at` what a reader got there, written under leader epoch
+    /// `written`. Offset and leader epoch together name a record for ever, and epochs only rise along a log, so that where
+    /// the epoch ends here tells (KIP-320).
+    ///
+    /// # Errors
+    /// `OFFSET_OUT_OF_RANGE` when it has something else there, with the offset up to which it may be the same;
+    /// `UNKNOWN_LEADER_EPOCH` when this broker has not heard of that leadership; those of [`Directory::partition`].
+    pub fn goes_on(
+        &self,
+        topic: TopicId,
+        partition: PartitionIndex,
+        at: Offset,
+        written: LeaderEpoch,
+    ) -> Result<(), ErrorBody> {
+        let partition = self.directory.partition(topic, partition)?;
+        let log = partition.log();
+        if log.latest_epoch().is_some_and(|latest| latest.epoch < written) {
+            let text = format!("leader epoch {written} is not known here yet: try again shortly");
+            return Err(ErrorBody::new(ErrorCode::UnknownLeaderEpoch, text));
+        }
+        match log.end_offset_for(written) {
+            // Nothing of it is left, or it never had an epoch: there is nothing to compare.
+            EpochEnd::Undefined => Ok(()),
+            EpochEnd::Ended { epoch, end } if epoch == written && at <= end => Ok(()),
+            EpochEnd::Ended { end, .. } => {
+                let same = end.min(at);
+                let text = format!(
+                    "what was read up to offset {at} under leader epoch {written} is not in this log any more: a replica that                      lacked it was made the leader. It is the same up to offset {same} at most: read on from there, or from                      an earlier offset with the epoch of the record in front of it"
+                );
+                Err(ErrorBody::new(ErrorCode::OffsetOutOfRange, text))
             }
         }
     }

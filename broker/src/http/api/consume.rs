@@ -25,7 +25,7 @@ use crate::clock::Deadline;
 use crate::service::Services;
 
 /// What reading understands.
-pub(super) const PARAMETERS: &[&str] = &["from", "cursor", "partition", "limit", "wait_ms"];
+pub(super) const PARAMETERS: &[&str] = &["from", "epoch", "cursor", "partition", "limit", "wait_ms"];
 /// Records on a page.
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
@@ -39,7 +39,8 @@ const PARTITIONS_MAX: usize = 64;
 const PARTITION_BYTES_MIN: u32 = 16 * 1024;
 
 /// Answers one page. Without `partition`, all partitions are merged by timestamp. `wait_ms` waits for a first record
-/// when there is none yet.
+/// when there is none yet. A cursor, and `epoch` beside an offset, say what was read in front of it: a log that has something
+/// else there, because a replica that lacked records was made its leader, is not read on as if nothing had happened.
 pub(super) async fn consume(
     state: &HttpState,
     services: &Arc<Services>,
@@ -84,8 +85,9 @@ fn start(query: &Query, layout: &TopicLayout, topic: &TopicName) -> Result<Start
         Err(Problem::new(ErrorCode::UnknownPartition, detail))
     };
     if let Some(cursor) = query.get("cursor") {
-        if query.get("from").is_some() || query.get("partition").is_some() {
-            return Err(Problem::invalid("a cursor says where to read: give no 'from' and no 'partition' with it"));
+        if ["from", "epoch", "partition"].iter().any(|name| query.get(name).is_some()) {
+            let detail = "a cursor says where to read: give no 'from', no 'epoch' and no 'partition' with it";
+            return Err(Problem::invalid(detail));
         }
         let positions = page::positions(cursor)?;
         for position in &positions {
@@ -108,7 +110,17 @@ fn start(query: &Query, layout: &TopicLayout, topic: &TopicName) -> Result<Start
             "'{topic}' has {count} partitions, and an offset means something else in each: name a 'partition'"
         )));
     }
-    Ok(Start::From(from, partitions))
+    match (query.number("epoch", 0..=u32::MAX)?.map(LeaderEpoch::new), from, partitions.as_slice()) {
+        (None, ..) => Ok(Start::From(from, partitions)),
+        (epoch @ Some(_), From::Offset(offset), [partition]) => {
+            Ok(Start::Cursor(vec![Position { partition: *partition, offset, epoch }]))
+        }
+        (Some(_), ..) => {
+            let detail =
+                "an 'epoch' is the leader epoch of the record in front of an offset: give it with from=offset:N";
+            Err(Problem::invalid(detail).at("epoch"))
+        }
+    }
 }
 
 fn too_many(topic: &TopicName, partitions: usize) -> Problem {
@@ -132,7 +144,7 @@ async fn resolve(
         let mut found = Vec::with_capacity(partitions.len());
         for outcome in response.partitions {
             let offset = outcome.result.map_err(|error| in_partition(outcome.partition, error))?.offset;
-            found.push(Position { partition: outcome.partition, offset });
+            found.push(Position { partition: outcome.partition, offset, epoch: None });
         }
         Ok::<_, Problem>(found)
     };
@@ -140,7 +152,9 @@ async fn resolve(
         From::Earliest => find(OffsetQuery::Earliest).await,
         From::Latest => find(OffsetQuery::Latest).await,
         From::Time(at) => find(OffsetQuery::At(at)).await,
-        From::Offset(offset) => Ok(partitions.iter().map(|p| Position { partition: *p, offset }).collect()),
+        From::Offset(offset) => {
+            Ok(partitions.iter().map(|p| Position { partition: *p, offset, epoch: None }).collect())
+        }
         From::Tail(count) => {
             let (earliest, mut latest) = (find(OffsetQuery::Earliest).await?, find(OffsetQuery::Latest).await?);
             for (position, earliest) in latest.iter_mut().zip(earliest) {
@@ -180,6 +194,11 @@ async fn fetch(
     let mut fetched = Vec::with_capacity(asked.len());
     for (asked, outcome) in asked.iter().zip(response.partitions) {
         debug_assert_eq!(asked.partition, outcome.partition, "outcomes stand in the order of the request");
+        // First: what the reader hears of a log that has become shorter is that it is another one.
+        if let Some(epoch) = asked.epoch {
+            let same = services.fetch.goes_on(layout.id, asked.partition, asked.offset, epoch);
+            same.map_err(|error| in_partition(asked.partition, error))?;
+        }
         let found = outcome.result.map_err(|error| in_partition(asked.partition, error))?;
         let batches: Vec<Bytes> = found.batches.chunks().to_vec();
         fetched.push(FetchedPartition {

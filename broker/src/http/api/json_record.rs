@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
+use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::ids::PartitionIndex;
 use streambus_protocol::record::{Header, Record, StoredRecord};
 use streambus_protocol::timestamp::Timestamp;
@@ -145,6 +146,8 @@ fn instant(raw: &RawValue) -> Option<Timestamp> {
 pub(super) struct OutgoingRecord {
     pub(super) partition: u32,
     pub(super) offset: u64,
+    /// With the offset it names the record for ever.
+    leader_epoch: u32,
     pub(super) timestamp: i64,
     #[serde(flatten)]
     key: Key,
@@ -178,11 +181,12 @@ enum Value {
 }
 
 impl OutgoingRecord {
-    pub(super) fn new(partition: PartitionIndex, stored: &StoredRecord) -> Self {
+    pub(super) fn new(partition: PartitionIndex, epoch: LeaderEpoch, stored: &StoredRecord) -> Self {
         let record = &stored.record;
         Self {
             partition: partition.get(),
             offset: stored.offset.get(),
+            leader_epoch: epoch.get(),
             timestamp: record.timestamp.as_millis(),
             key: key(record.key.as_deref()),
             value: value(record.value.as_deref()),
@@ -287,9 +291,12 @@ mod tests {
             };
             let stored = StoredRecord { offset: Offset::ZERO, record: record.clone() };
             let mut json =
-                serde_json::to_value(OutgoingRecord::new(PartitionIndex::new(1), &stored)).expect("serialises");
+                serde_json::to_value(OutgoingRecord::new(PartitionIndex::new(1), LeaderEpoch::new(4), &stored))
+                    .expect("serialises");
             assert_eq!((&json["partition"], &json["offset"], &json["timestamp"]), (&1.into(), &0.into(), &7.into()));
-            json.as_object_mut().expect("an object").retain(|name, _| name != "offset");
+            assert_eq!(json["leader_epoch"], 4);
+            // What the log gives them is not sent along.
+            json.as_object_mut().expect("an object").retain(|name, _| name != "offset" && name != "leader_epoch");
             assert_eq!(read(&json.to_string(), Timestamp::NONE).expect("reads back").record, record);
         }
     }

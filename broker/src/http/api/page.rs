@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use serde::Serialize;
 use streambus_protocol::batch::{BatchError, batches};
+use streambus_protocol::epoch::LeaderEpoch;
 use streambus_protocol::ids::PartitionIndex;
 use streambus_protocol::limits::{BATCH_BYTES_MAX, DECOMPRESSED_FACTOR_MAX};
 use streambus_protocol::offset::Offset;
@@ -65,14 +66,20 @@ impl From {
 pub(super) struct Position {
     pub(super) partition: PartitionIndex,
     pub(super) offset: Offset,
+    /// The leader epoch of what lies in front of it, if that was read: by it another log is told from the one that was read.
+    pub(super) epoch: Option<LeaderEpoch>,
 }
 
-/// Writes positions as a cursor: `0:12,1:40`. Readable on purpose; it needs no state here.
+/// Writes positions as a cursor: `0:12:3,1:40`, the leader epoch where it is known. Readable on purpose; it needs no state
+/// here.
 pub(super) fn cursor(positions: &[Position]) -> String {
     let mut text = String::new();
     for position in positions {
         let separator = if text.is_empty() { "" } else { "," };
         let _infallible = write!(text, "{separator}{}:{}", position.partition, position.offset.get());
+        if let Some(epoch) = position.epoch {
+            let _infallible = write!(text, ":{epoch}");
+        }
     }
     text
 }
@@ -80,9 +87,13 @@ pub(super) fn cursor(positions: &[Position]) -> String {
 /// Reads a cursor back.
 pub(super) fn positions(cursor: &str) -> Result<Vec<Position>, Problem> {
     let read = |part: &str| {
-        let (partition, offset) = part.split_once(':')?;
+        let (partition, place) = part.split_once(':')?;
+        let (offset, epoch) = match place.split_once(':') {
+            Some((offset, epoch)) => (offset, Some(LeaderEpoch::new(epoch.parse().ok()?))),
+            None => (place, None),
+        };
         let offset = Offset::new(offset.parse().ok()?)?;
-        Some(Position { partition: PartitionIndex::new(partition.parse().ok()?), offset })
+        Some(Position { partition: PartitionIndex::new(partition.parse().ok()?), offset, epoch })
     };
     let positions: Option<Vec<Position>> = cursor.split(',').map(read).collect();
     let is_distinct = |list: &Vec<Position>| {
@@ -120,6 +131,8 @@ pub(super) struct PagePartition {
     pub(super) high_watermark: u64,
     /// The offset that the next page starts at.
     pub(super) next: u64,
+    /// The leader epoch of what lies in front of it, if that was read.
+    pub(super) leader_epoch: Option<u32>,
 }
 
 /// Takes up to `limit` records of together about `bytes_max` bytes of keys and values; the first fits always.
@@ -152,16 +165,17 @@ pub(super) fn page(
     while records.len() < limit && !queues.iter().any(Queue::is_cut_off) {
         // The partition whose next record is the oldest; ties go to the lower partition.
         let earliest = queues.iter_mut().filter(|queue| !queue.records.is_empty()).min_by_key(|queue| queue.time());
-        let Some((queue, record)) = earliest.and_then(|queue| queue.records.pop().map(|record| (queue, record))) else {
-            break;
-        };
+        let popped = earliest.and_then(|queue| queue.records.pop().map(|record| (queue, record)));
+        let Some((queue, (record, epoch))) = popped else { break };
         let size = record_bytes(&record);
         if !records.is_empty() && bytes.saturating_add(size) > bytes_max {
-            queue.records.push(record);
+            queue.records.push((record, epoch));
             break;
         }
         bytes = bytes.saturating_add(size);
-        records.push(OutgoingRecord::new(queue.partition, &record));
+        queue.taken.offset = record.offset.next().unwrap_or(Offset::MAX);
+        queue.taken.epoch = Some(epoch);
+        records.push(OutgoingRecord::new(queue.taken.partition, epoch, &record));
     }
     let next: Vec<Position> = queues.iter().map(Queue::position).collect();
     let partitions = fetched.iter().zip(&next).map(|(partition, next)| PagePartition {
@@ -169,16 +183,18 @@ pub(super) fn page(
         log_start: partition.log_start.get(),
         high_watermark: partition.high_watermark.get(),
         next: next.offset.get(),
+        leader_epoch: next.epoch.map(LeaderEpoch::get),
     });
     Ok(Page { records, partitions: partitions.collect(), next })
 }
 
 /// One partition's records, the next one last.
 struct Queue {
-    partition: PartitionIndex,
-    records: Vec<StoredRecord>,
-    /// The offset behind all of them.
-    end: Offset,
+    /// Behind the last one that is on the page.
+    taken: Position,
+    records: Vec<(StoredRecord, LeaderEpoch)>,
+    /// Behind all of them.
+    end: Position,
     /// Bytes of the records read.
     bytes: usize,
     /// There are more in what was fetched, and they were not read.
@@ -189,42 +205,44 @@ impl Queue {
     /// Reads up to `limit` records of together up to `bytes_max` bytes, but one in any case.
     fn read(fetched: &FetchedPartition, limit: usize, bytes_max: usize) -> Result<Self, BatchError> {
         let mut records = Vec::new();
-        let mut end = fetched.asked.offset;
+        let mut end = fetched.asked;
         let (mut bytes, mut has_more) = (0_usize, false);
         'chunks: for chunk in &fetched.batches {
             for batch in batches(chunk.clone()) {
                 let batch = batch?;
-                if batch.next_offset() <= end {
+                if batch.next_offset() <= end.offset {
                     continue;
                 }
+                let epoch = batch.leader_epoch();
                 if !batch.header().is_control() {
                     for record in batch.records(EXPANDED_BYTES_MAX)? {
                         let record = record?;
-                        if record.offset < end {
+                        if record.offset < end.offset {
                             continue;
                         }
                         let size = record_bytes(&record);
                         if records.len() == limit || (!records.is_empty() && bytes.saturating_add(size) > bytes_max) {
-                            // `end` is this record's offset, or in a gap before it: the next page finds it.
+                            // The end is this record's offset, or in a gap before it: the next page finds it.
                             has_more = true;
                             break 'chunks;
                         }
                         bytes = bytes.saturating_add(size);
-                        end = record.offset.next().unwrap_or(Offset::MAX);
-                        records.push(detached(record));
+                        end.offset = record.offset.next().unwrap_or(Offset::MAX);
+                        end.epoch = Some(epoch);
+                        records.push((detached(record), epoch));
                     }
                 }
-                end = batch.next_offset();
+                end.offset = batch.next_offset();
+                end.epoch = Some(epoch);
             }
         }
         records.reverse();
-        Ok(Self { partition: fetched.asked.partition, records, end, bytes, has_more })
+        Ok(Self { taken: fetched.asked, records, end, bytes, has_more })
     }
 
     /// A partition that the page leaves where it is.
     fn unread(fetched: &FetchedPartition) -> Self {
-        let asked = fetched.asked;
-        Self { partition: asked.partition, records: Vec::new(), end: asked.offset, bytes: 0, has_more: false }
+        Self { taken: fetched.asked, records: Vec::new(), end: fetched.asked, bytes: 0, has_more: false }
     }
 
     /// Its next record is not here to be compared with the others'.
@@ -233,12 +251,12 @@ impl Queue {
     }
 
     fn time(&self) -> Timestamp {
-        self.records.last().map_or(Timestamp::NONE, |record| record.record.timestamp)
+        self.records.last().map_or(Timestamp::NONE, |(record, _)| record.record.timestamp)
     }
 
+    /// Where the next page starts. Its epoch is that of the offset in front of it, and of no record behind that.
     fn position(&self) -> Position {
-        let offset = self.records.last().map_or(self.end, |record| record.offset);
-        Position { partition: self.partition, offset }
+        if self.records.is_empty() { self.end } else { self.taken }
     }
 }
 
@@ -267,7 +285,6 @@ fn record_bytes(stored: &StoredRecord) -> usize {
 #[cfg(test)]
 mod tests {
     use streambus_protocol::batch::{BatchBuilder, BatchOptions, UnverifiedBatch};
-    use streambus_protocol::epoch::LeaderEpoch;
     use streambus_protocol::record::Record;
 
     use super::*;
@@ -277,17 +294,21 @@ mod tests {
     }
 
     fn batch(base: u64, times: &[i64], value: &str) -> Bytes {
+        batch_of(0, base, times, value)
+    }
+
+    fn batch_of(epoch: u32, base: u64, times: &[i64], value: &str) -> Bytes {
         let mut builder = BatchBuilder::new(BatchOptions::default());
         for time in times {
             builder.push(&Record::new(value.to_owned(), Timestamp::from_millis(*time))).expect("fits");
         }
         let built = UnverifiedBatch::new(builder.build().expect("builds")).verify(1 << 20).expect("verifies");
-        built.place(offset(base), LeaderEpoch::new(0)).as_bytes().clone()
+        built.place(offset(base), LeaderEpoch::new(epoch)).as_bytes().clone()
     }
 
     fn fetched(partition: u32, from: u64, batches: Vec<Bytes>) -> FetchedPartition {
         FetchedPartition {
-            asked: Position { partition: PartitionIndex::new(partition), offset: offset(from) },
+            asked: Position { partition: PartitionIndex::new(partition), offset: offset(from), epoch: None },
             log_start: Offset::ZERO,
             high_watermark: offset(100),
             batches,
@@ -303,9 +324,9 @@ mod tests {
         let chunk = batch(10, &[1, 2, 3, 4], "v");
         let first = page(vec![fetched(0, 11, vec![chunk.clone()])], 2, 1 << 20).expect("decodes");
         assert_eq!(offsets(&first), [(0, 11), (0, 12)]);
-        assert_eq!(cursor(&first.next), "0:13");
+        assert_eq!(cursor(&first.next), "0:13:0");
         let second = page(vec![fetched(0, 13, vec![chunk])], 2, 1 << 20).expect("decodes");
-        assert_eq!((offsets(&second), cursor(&second.next)), (vec![(0, 13)], "0:14".to_owned()));
+        assert_eq!((offsets(&second), cursor(&second.next)), (vec![(0, 13)], "0:14:0".to_owned()));
     }
 
     /// Catches a merge that loses or repeats records where a page ends.
@@ -334,7 +355,7 @@ mod tests {
         let big = "x".repeat(1000);
         let chunks = vec![batch(0, &[1, 2, 3], &big)];
         let first = page(vec![fetched(0, 0, chunks.clone())], 100, 2100).expect("decodes");
-        assert_eq!((offsets(&first).len(), cursor(&first.next).as_str()), (2, "0:2"));
+        assert_eq!((offsets(&first).len(), cursor(&first.next).as_str()), (2, "0:2:0"));
         let tiny = page(vec![fetched(0, 2, chunks)], 100, 1).expect("decodes");
         assert_eq!(offsets(&tiny), [(0, 2)]);
     }
@@ -345,15 +366,15 @@ mod tests {
     fn a_page_holds_only_what_it_may_take() {
         let big = "x".repeat(1_000);
         let read = Queue::read(&fetched(0, 0, vec![batch(0, &[1; 50], &big)]), 1_000, 3_500).expect("decodes");
-        assert_eq!((read.records.len(), read.bytes, read.end, read.has_more), (3, 3_000, offset(3), true));
+        assert_eq!((read.records.len(), read.bytes, read.end.offset, read.has_more), (3, 3_000, offset(3), true));
         let chunk = batch(0, &[1], &big);
         let read = Queue::read(&fetched(0, 0, vec![chunk.clone()]), 10, 10_000).expect("decodes");
-        let value = read.records[0].record.value.as_ref().expect("a value").as_ptr();
+        let value = read.records[0].0.record.value.as_ref().expect("a value").as_ptr();
         assert!(!chunk.as_ptr_range().contains(&value), "a slice of the batch");
         let huge: Vec<_> = (0..8).map(|p| fetched(p, 0, vec![batch(0, &[1], &big)])).collect();
         let first = page(huge, 100, 500).expect("decodes");
         assert_eq!(offsets(&first), [(0, 0)]);
-        assert_eq!(cursor(&first.next), "0:1,1:0,2:0,3:0,4:0,5:0,6:0,7:0");
+        assert_eq!(cursor(&first.next), "0:1:0,1:0,2:0,3:0,4:0,5:0,6:0,7:0");
     }
 
     /// Catches a merge that goes on with the other partitions' later records once one has used up its share.
@@ -362,7 +383,24 @@ mod tests {
         let big = "x".repeat(1_000);
         let chunks = || vec![fetched(0, 0, vec![batch(0, &[1, 2, 3], &big)]), fetched(1, 0, vec![batch(0, &[9], "b")])];
         let first = page(chunks(), 100, 2_400).expect("decodes");
-        assert_eq!((offsets(&first), cursor(&first.next).as_str()), (vec![(0, 0)], "0:1,1:0"));
+        assert_eq!((offsets(&first), cursor(&first.next).as_str()), (vec![(0, 0)], "0:1:0,1:0"));
+    }
+
+    // Catches a cursor whose epoch is not that of the offset in front of it: a log that was never replaced would be refused, or
+    // one that was taken for the same.
+    #[test]
+    fn the_next_position_has_the_epoch_of_what_lies_in_front_of_it() {
+        let chunks = || vec![batch_of(2, 0, &[1, 2], "v"), batch_of(5, 2, &[3, 4], "v")];
+        for (limit, next) in [(1, "0:1:2"), (2, "0:2:2"), (3, "0:3:5"), (9, "0:4:5")] {
+            let page = page(vec![fetched(0, 0, chunks())], limit, 1 << 20).expect("decodes");
+            assert_eq!(cursor(&page.next), next);
+        }
+        // The other partition's record does not fit, and its position is what it was.
+        let mut other = fetched(1, 7, vec![batch_of(9, 7, &[8], "later")]);
+        other.asked.epoch = Some(LeaderEpoch::new(4));
+        let page = page(vec![fetched(0, 0, chunks()), other], 2, 1 << 20).expect("decodes");
+        assert_eq!(cursor(&page.next), "0:2:2,1:7:4");
+        assert_eq!(page.partitions.iter().map(|at| at.leader_epoch).collect::<Vec<_>>(), [Some(2), Some(4)]);
     }
 
     #[test]
@@ -397,9 +435,9 @@ mod tests {
         for text in ["", "now", "offset:", "offset:-1", "tail:x", "time:-5", "time:soon", "earliest:1"] {
             assert!(From::parse(text).is_err(), "{text}");
         }
-        let list = positions("0:12,7:40").expect("legal");
-        assert_eq!(cursor(&list), "0:12,7:40");
-        for text in ["", "0", "0:", "0:1,", "0:1,0:2", "-1:5", "0:99999999999999999999"] {
+        let list = positions("0:12,7:40:3").expect("legal");
+        assert_eq!(cursor(&list), "0:12,7:40:3");
+        for text in ["", "0", "0:", "0:1,", "0:1,0:2", "-1:5", "0:99999999999999999999", "0:1:", "0:1:x", "0:1:2:3"] {
             assert!(positions(text).is_err(), "{text}");
         }
     }
