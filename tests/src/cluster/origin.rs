@@ -28,6 +28,7 @@ struct Question {
 }
 
 impl Origins {
+    #[expect(clippy::disallowed_methods, reason = "it ends by itself with the channel, when the links do")]
     pub(super) fn new() -> Self {
         let (asked, questions) = mpsc::channel::<Question>();
         thread::spawn(move || {
