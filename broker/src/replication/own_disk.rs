@@ -116,12 +116,13 @@ mod tests {
         let registry = Arc::new(Registry::new());
         registry.insert(partition);
         let (clock, stop) = (Arc::new(ManualClock::new(Timestamp::from_millis(1))), CancellationToken::new());
-        let watching = tokio::spawn(run(Arc::clone(&registry), clock, stop.clone()));
+        let mut watching = tokio::task::JoinSet::new();
+        watching.spawn(run(Arc::clone(&registry), clock, stop.clone()));
         until("it is watched", || held.strong_count() > 1).await;
         drop(registry.remove(id));
         registry.announce_role(id);
         until("it is let go", || held.strong_count() == 0).await;
         stop.cancel();
-        watching.await.expect("it ends");
+        watching.join_next().await.expect("one task").expect("it ends");
     }
 }

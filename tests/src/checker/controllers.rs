@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn a_controller_that_lacked_what_was_applied_before_it_is_found() {
         let incomplete = Violation::ControllerIncomplete { node: 3, term: 3, index: 3, by: 1, applied: 3 };
-        assert_eq!(judged(vec![reached(1, 1, 3)], vec![log(1, &[1, 1, 3])]), [incomplete.clone()]);
+        assert_eq!(judged(vec![reached(1, 1, 3)], vec![log(1, &[1, 1, 3])]), std::slice::from_ref(&incomplete));
         // On whichever disk it is, whatever was said later, and with a term in between that reached less.
         let events = vec![reached(1, 1, 3), reached(2, 2, 1), reached(1, 3, 5)];
         assert_eq!(judged(events, vec![log(1, &[1, 1]), log(1, &[1, 1, 3, 3])]), [incomplete]);

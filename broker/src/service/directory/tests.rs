@@ -90,7 +90,8 @@ impl Nodes {
         let started = timeout(PATIENCE, join_all(starts)).await.expect("the nodes do not start");
         let running: BTreeMap<_, _> = ids.into_iter().zip(started.into_iter().map(Result::unwrap)).collect();
         let mut loops = JoinSet::new();
-        for node in running.values().cloned() {
+        for node in running.values() {
+            let node: MetadataNode = node.clone();
             loops.spawn(async move { node.control_loop().await });
         }
         Self { network, doors, running, loops, _disks: disks }
