@@ -25,6 +25,9 @@ use crate::types::{RaftId, TypeConfig};
 
 pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(2);
 pub(super) const BACKOFF_MAX: Duration = Duration::from_millis(100);
+/// An answer has a way to go: whoever asked would take one that comes after its deadline for an unknown outcome. So nothing
+/// is tried any more in the last eighth of the time, or in the last of this.
+const WAY_BACK_MAX: Duration = Duration::from_millis(500);
 
 /// Where a command stands in the log, and what applying it answered.
 pub(super) struct Committed {
@@ -36,6 +39,7 @@ impl Inner {
     pub(super) async fn propose(&self, command: Command, patience: Duration) -> Result<Outcome, ProposeError> {
         check_encoding(&command)?;
         let deadline = Instant::now() + patience;
+        let last_try = deadline - (patience / 8).min(WAY_BACK_MAX);
         let mut backoff = BACKOFF_FIRST;
         let mut controller: Option<Peer> = None;
         loop {
@@ -57,7 +61,7 @@ impl Inner {
                 Err(other) => return Err(other),
             }
             let again = Instant::now() + backoff;
-            if again >= deadline {
+            if again >= last_try {
                 return Err(NotApplied::NoController.into());
             }
             self.next_controller(again).await;

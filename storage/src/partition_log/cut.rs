@@ -32,9 +32,11 @@ impl PartitionLog {
         if before > end {
             return Err(StoreError::OutOfRange { asked: before, start, end });
         }
-        if before <= start {
+        if before <= start && self.synced_start() >= start {
             return Ok((start, Durable::at_once()));
         }
+        // What gave it up before may be on its way to the disk still, and fail there: once more, with a promise of its own.
+        let before = before.max(start);
         let gone = self.index_bytes(start, before, |extent| start < extent.next && extent.next <= before)?;
         let durable = self.change(EntryKind::Trim, before, LeaderEpoch::ZERO, |state, lsn| {
             state.accept_trim(lsn, before, gone);

@@ -169,3 +169,27 @@ fn a_log_that_is_held_stays_as_it_is_until_somebody_opens_it() {
     assert_eq!((outcome.logs_trimmed, outcome.producers_expired), (1, 1), "its owner is back");
     assert_eq!(log.log_start(), log.log_end());
 }
+
+// Catches a repeated trim that is said to be on the disk while the first one still waits for it: a crash brings the records
+// back.
+#[test]
+fn what_is_trimmed_twice_is_promised_by_the_disk_twice() {
+    let world = World::new(17);
+    let store = world.open();
+    let log = store.create_log(partition(0), LogOptions::default()).expect("created");
+    for _ in 0..8 {
+        append(&log, &Spec::default());
+    }
+    settle(&store);
+    let before = offset(5);
+    let trimmed = || log.trim(before).expect("trimmed");
+    let ((_, mut first), (start, mut again)) = (trimmed(), trimmed());
+    assert_eq!((start, log.synced_start()), (before, offset(0)));
+    assert!(first.now().is_none() && again.now().is_none(), "neither is on the disk");
+    settle(&store);
+    assert_eq!((first.now(), again.now(), log.synced_start()), (Some(Ok(())), Some(Ok(())), before));
+    let entries = store.metrics().commit_entries.get();
+    assert_eq!(trimmed().1.now(), Some(Ok(())), "it is there");
+    settle(&store);
+    assert_eq!(store.metrics().commit_entries.get(), entries, "and nothing more is written");
+}

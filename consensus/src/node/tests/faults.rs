@@ -84,8 +84,10 @@ async fn isolated_controller_commits_nothing() {
     assert_ne!(new, old);
     cluster.nodes[&new].propose_within(create("during", 3, HOST), PATIENCE).await.unwrap();
     // Its lease is over: nothing is appended, and it says so.
-    let late = cluster.nodes[&old].propose_within(create("late", 4, HOST), short).await;
+    let (asked, longer) = (Instant::now(), Duration::from_secs(2));
+    let late = cluster.nodes[&old].propose_within(create("late", 4, HOST), longer).await;
     assert_eq!(late, Err(ProposeError::NotApplied(NotApplied::NoController)));
+    assert!(asked.elapsed() < longer, "the answer has a way to go, and would come too late");
     assert!(cluster.nodes[&old].read_index_within(short).await.is_err(), "its image is old and must not pass for new");
     assert!(!has(&cluster, old, "during"));
 
