@@ -1,9 +1,10 @@
 //! Who is alive, as the controller hears it. Soft state: it is not replicated, and a new controller starts anew.
 //!
 //! A broker has a session that each heartbeat prolongs, to a session after the broker itself last heard an answer: one
-//! that is heard and hears nobody must not lead either. Nor must one whose disk stands still, which says so in the same way. A session that ends, or a broker that is known to be gone, is
-//! fenced; a fenced broker that follows the metadata, hears the controller and wants to serve is unfenced. Times are
-//! counted from any one moment, by a monotonic clock.
+//! that is heard and hears nobody must not lead either. Nor must one whose disk stands still, which says so in the
+//! same way. A session that ends, or a broker that is known to be gone, is fenced; a fenced broker that follows the
+//! metadata, hears the controller and wants to serve is unfenced. Times are counted from any one moment, by a
+//! monotonic clock.
 //!
 //! Two rules against wrong fencing: a new controller gives everybody a whole session first, and so does one that was
 //! paused itself, since it could not have heard anybody. The former controller is the exception: the new one has listened

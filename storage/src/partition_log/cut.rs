@@ -45,10 +45,11 @@ impl PartitionLog {
         Ok((before, durable))
     }
 
-    /// Drops the whole log and goes on at `at`, for a replica that shares no record with its leader: above its end, when
-    /// the leader has deleted everything as old as that, or below its start, when a leader of an unclean election ends
-    /// there. Nothing it could keep would join what it copies next, and a log has no gaps. Epochs and producers start anew. Until the restart is on stable storage the durable end stays where it was, or falls to the new start: a
-    /// crash before brings the old log back. May read the index.
+    /// Drops the whole log and goes on at `at`, for a replica that shares no record with its leader: above its end,
+    /// when the leader has deleted everything as old as that, or below its start, when a leader of an unclean election
+    /// ends there. Nothing it could keep would join what it copies next, and a log has no gaps. Epochs and producers
+    /// start anew. Until the restart is on stable storage the durable end stays where it was, or falls to the new
+    /// start: a crash before brings the old log back. May read the index.
     ///
     /// # Errors
     /// [`StoreError::OutOfRange`] from the log start to its end: trim or truncate is meant then.
