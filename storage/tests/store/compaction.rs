@@ -1,6 +1,7 @@
 //! Compaction: space pinned by a few live bytes comes back, and whatever happens on the way, every batch stays what and
 //! where it was.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use streambus_protocol::timestamp::Timestamp;
@@ -256,6 +257,8 @@ fn the_tools_understand_copies() {
     let mut dump = Vec::new();
     inspect::dump_dir(directory.path(), &mut dump).expect("dumped");
     let dump = String::from_utf8(dump).expect("text");
-    let rewritten = dump.lines().filter(|line| line.contains(" rewrite offsets=")).count();
+    // A copy is copied again when its own segment is freed: how often is the threads' affair.
+    let copies = dump.lines().filter_map(|line| line.split_once(" rewrite offsets=")?.1.split_whitespace().next());
+    let rewritten = copies.collect::<BTreeSet<_>>().len();
     assert!(rewritten > 0 && rewritten <= kept.len(), "{rewritten}");
 }
